@@ -1,0 +1,68 @@
+"""The one grammar for what the user did wrong: where, what, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EXIT_USER = 2  # the user's mistake: one message, no traceback
+EXIT_OURS = 1  # ours: a traceback
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    ``where`` names a file, ``file:line``, ``file: key`` or a flag; ``what`` says what is wrong
+    and quotes the value; ``allowed`` what would have been right; ``remedy`` what to do now.
+    """
+
+    where: str
+    what: str
+    allowed: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}"]
+        if self.allowed:
+            lines.append(f"  allowed: {self.allowed}")
+        if self.remedy:
+            lines.append(f"  to do:   {self.remedy}")
+        return "\n".join(lines)
+
+
+class UserError(ValueError):
+    """Raised once with every problem found; the command line prints it and exits with 2."""
+
+    def __init__(self, *problems: Problem) -> None:
+        assert problems, "a UserError needs at least one Problem"
+        self.problems = problems
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        head = f"{len(self.problems)} problems:"
+        body = (f"{n}. {str(p).replace(chr(10), chr(10) + '   ')}" for n, p in enumerate(self.problems, 1))
+        return "\n".join([head, *body])
+
+
+def raise_if_any(problems: Iterable[Problem]) -> None:
+    """Raise one :class:`UserError` with all ``problems``, or return if there are none."""
+    found = tuple(problems)
+    if found:
+        raise UserError(*found)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def listed(words: Iterable[object], most: int = 24) -> str:
+    """``a, b, c`` for an ``allowed`` line; beyond ``most`` words, a count of the rest."""
+    items = [str(word) for word in words]
+    rest = len(items) - most
+    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,107 @@
+"""The run directory of one phase: where each thing lies. It is the truth; all else is a view of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrain.files import make_folder, read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names the files of a phase's run directory, and reads the small ones."""
+
+    path: Path
+
+    @property
+    def phase_file(self) -> Path:
+        """``phase.toml``: what the phase is; enough to run it again."""
+        return self.path / "phase.toml"
+
+    @property
+    def ds_config(self) -> Path:
+        """``ds_config.json``: the DeepSpeed configuration, resolved."""
+        return self.path / "ds_config.json"
+
+    @property
+    def environment(self) -> Path:
+        """``environment.json``: versions, devices, ranks, choices made on this machine."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """``metrics.jsonl``: one object a line, each with its ``step``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """``events.jsonl``: start, restart, save, best, stop, warnings."""
+        return self.path / "events.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """``logs/``: what each rank printed."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``checkpoints/step-N/``: sharded state of the engine."""
+        return self.path / "checkpoints"
+
+    @property
+    def encoder(self) -> Path:
+        """``encoder/``: Hugging Face layout plus ``heads.safetensors``; the selected step."""
+        return self.path / "encoder"
+
+    @property
+    def encoder_last(self) -> Path:
+        """``encoder-last/``: the same of the last step, where that is not the selected one."""
+        return self.path / "encoder-last"
+
+    @property
+    def predictions(self) -> Path:
+        """``predictions/{task}/{language}.jsonl``."""
+        return self.path / "predictions"
+
+    @property
+    def scores(self) -> Path:
+        """``scores.json``."""
+        return self.path / "scores.json"
+
+    @property
+    def wandb(self) -> Path:
+        """``wandb/``: the offline W&B files; ``wandb/id`` is the run's one id."""
+        return self.path / "wandb"
+
+    @property
+    def done_marker(self) -> Path:
+        """``DONE``: written last."""
+        return self.path / "DONE"
+
+    @property
+    def done(self) -> bool:
+        """Whether the phase has finished."""
+        return self.done_marker.is_file()
+
+    def create(self) -> RunDirectory:
+        """Make the folder and its ``logs/``."""
+        make_folder(self.logs)
+        return self
+
+    def mark_done(self, summary: dict[str, Any]) -> None:
+        """Write ``DONE`` with a small JSON summary: the phase is finished."""
+        write_json(self.done_marker, summary)
+
+    def read_scores(self) -> dict[str, Any]:
+        """``scores.json`` as written by the evaluation."""
+        scores: dict[str, Any] = read_json(self.scores)
+        return scores
+
+    def writable(self) -> None:
+        """Raise a :class:`xtrain.errors.UserError` unless a file can be written here."""
+        probe = self.path / f".probe-{os.getpid()}"
+        write_text(probe, "probe")
+        probe.unlink(missing_ok=True)
