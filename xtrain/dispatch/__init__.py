@@ -1,0 +1,1 @@
+"""Where ranks come from: launchers' environments, and ranks started on this machine."""

@@ -1,0 +1,1 @@
+"""Evaluation: predictions by language, metrics, and ``scores.json`` with its protocol."""

@@ -1,0 +1,85 @@
+"""``scores.json``: the metrics of every language, their averages, and the protocol they were measured by."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtrain.evaluation.metrics import definitions
+from xtrain.tasks import TaskSpec
+
+AVERAGE = "plain mean over the task's languages, English included"
+
+
+@dataclass(frozen=True)
+class LanguageScore:
+    """One language of a task."""
+
+    language: str
+    metrics: Mapping[str, float]
+    """``{name: percent}`` as :func:`xtrain.evaluation.metrics.score` gives it."""
+    num_examples: int
+    truncated: int = 0
+    """Examples with a sequence longer than the maximum length."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the source that are no examples, by reason."""
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """A task with its languages."""
+
+    spec: TaskSpec
+    split: str
+    languages: Sequence[LanguageScore]
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What else belongs to the protocol of this task: for retrieval ``layer`` and ``pooling``."""
+
+
+def build(
+    tasks: Sequence[TaskScores],
+    *,
+    base: str,
+    step: int,
+    checkpoint: str = "selected",
+    disclaimer: str = "",
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of ``scores.json``; percent, unrounded.
+
+    ``base`` is the model the study starts from; ``step`` and ``checkpoint`` ("selected" on English dev,
+    or "last") say which weights were scored; ``disclaimer`` is set where the numbers are no benchmark;
+    ``extra`` is added to the protocol.
+    """
+    protocol: dict[str, Any] = {"base": base, "checkpoint": checkpoint, "step": step, "average": AVERAGE}
+    if disclaimer:
+        protocol["disclaimer"] = disclaimer
+    protocol.update(extra or {})
+    protocol["tasks"] = {task.spec.name: _protocol(task) for task in tasks}
+    assert len(protocol["tasks"]) == len(tasks), "a task is scored twice"
+    return {"protocol": protocol, "tasks": {task.spec.name: _scores(task) for task in tasks}}
+
+
+def _protocol(task: TaskScores) -> dict[str, Any]:
+    return {
+        "split": task.split,
+        "metric": task.spec.metric,
+        "metrics": definitions(task.spec),
+        **task.protocol,
+        "examples": {one.language: one.num_examples for one in task.languages},
+        "truncated": {one.language: one.truncated for one in task.languages if one.truncated},
+        "dropped": {one.language: dict(one.dropped) for one in task.languages if one.dropped},
+    }
+
+
+def _scores(task: TaskScores) -> dict[str, Any]:
+    languages = {one.language: dict(one.metrics) for one in task.languages}
+    assert languages, f"no language of {task.spec.name} was scored"
+    assert len(languages) == len(task.languages), f"a language of {task.spec.name} is scored twice"
+    names = list(next(iter(languages.values())))
+    # fmean is exactly rounded: the order of the languages does not matter
+    average = {name: statistics.fmean(metrics[name] for metrics in languages.values()) for name in names}
+    return {"languages": languages, "average": average, "score": average[task.spec.metric]}
+

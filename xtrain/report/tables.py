@@ -1,0 +1,223 @@
+"""The terminal's tables: per task a line a language, a column a row, and the differences to the base row."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from xtrain.report.languages import ascii_only, language_name
+from xtrain.report.statistics import Cell, Grid, TaskGrid
+
+TWO_BLOCKS_FROM = 41  # languages
+TWO_BLOCKS_WIDTH = 100  # columns of the terminal
+HEADER_WIDTH = 12  # longer names of rows are wrapped
+NOTHING = "-"
+
+
+def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
+    """Print every task's table; ``disclaimer`` is said before and stands for numbers that are no benchmark."""
+    plain = _plain(console)
+    for task in grid.tasks:
+        console.print()
+        console.print(Text(_title(task), style="bold"))
+        for number, table in enumerate(task_tables(task, console)):
+            if number:
+                console.print()
+            console.print(table)
+        for note in notes(task):
+            console.print(Text(note, style="dim"))
+    if len(grid.tasks) > 1:
+        console.print()
+        console.print(Text("Mean over languages, by task", style="bold"))
+        console.print(overview_table(grid, plain))
+    if disclaimer:
+        console.print()
+        console.print(Text(_ascii_if(disclaimer, plain), style="bold yellow"))
+
+
+def task_tables(task: TaskGrid, console: Console) -> list[Table]:
+    """The table of a task; several, with the base row in each, where the rows are too many for one width."""
+    plain = _plain(console)
+    rows = list(task.rows)
+    fixed, free = ([task.base_row], rows[1:]) if task.base_row else ([], rows)
+    for size in range(len(free), 0, -1):
+        groups = [[*fixed, *free[i : i + size]] for i in range(0, len(free), size)]
+        tables = [_table(task, group, plain, num_blocks=1) for group in groups]
+        if size == 1 or all(_fits(table, console) for table in tables):
+            break
+    else:
+        groups, tables = [fixed], [_table(task, fixed, plain, num_blocks=1)]
+    if len(task.languages) >= TWO_BLOCKS_FROM and console.width >= TWO_BLOCKS_WIDTH:
+        wide = [_table(task, group, plain, num_blocks=2) for group in groups]
+        if all(_fits(table, console) for table in wide):
+            return wide
+    return tables
+
+
+def overview_table(grid: Grid, plain: bool) -> Table:
+    """Rows x tasks: the mean over languages and its difference to the base row."""
+    table = _empty_table(plain)
+    table.add_column("row")
+    for task in grid.tasks:
+        table.add_column(_ascii_if(task.task, plain), justify="right")
+        if task.compared_rows:
+            table.add_column("diff", justify="right")
+    for row in grid.rows:
+        cells: list[Text] = [Text(_ascii_if(row, plain))]
+        for task in grid.tasks:
+            cells.append(_score(task.cell(row, None)))
+            if task.compared_rows:
+                cells.append(_difference(task, row, None))
+        table.add_row(*cells)
+    return table
+
+
+def notes(task: TaskGrid) -> Iterator[str]:
+    """The lines under a task's table: what is needed to read it rightly."""
+    yield f"{task.metric} in percent" + (", diff in points against the row none" if task.compared_rows else "")
+    baselines = set(task.baseline.values())
+    if len(baselines) == 1:
+        yield f"answering one class always would score {baselines.pop():.1f}"
+    elif task.baseline:
+        yield "majority: what answering the most frequent class always would score"
+    missing = len(task.languages) - len(task.mean_languages)
+    if missing:
+        yield f"the mean is over the {len(task.mean_languages)} languages that every run has; {missing} others are not in it"
+    counts = {row: cell.num_seeds for row, cell in task.means.items()}
+    if task.num_seeds > 1:
+        yield f"medians of {task.num_seeds} seeds; below the mean, that of the lowest and of the highest seed"
+        short = [f"{row} {count}" for row, count in counts.items() if count < task.num_seeds]
+        if short:
+            yield f"fewer seeds: {', '.join(short)}"
+    else:
+        yield "one seed: two runs of one configuration can differ by as much as a difference shown here"
+    if task.last_means:
+        yield "mean, last step: the weights of the last step instead of those that were best on English dev"
+
+
+def format_difference(points: float) -> str:
+    """``+1.3``, ``-0.4``, and ``0.0`` for what rounds to nothing."""
+    text = f"{points:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def _title(task: TaskGrid) -> str:
+    return f"{task.task}: {task.metric}, {len(task.languages)} languages"
+
+
+def _plain(console: Console) -> bool:
+    return not console.is_terminal or console.legacy_windows
+
+
+def _ascii_if(text: str, plain: bool) -> str:
+    return ascii_only(text) if plain else text
+
+
+def _fits(table: Table, console: Console) -> bool:
+    unlimited = console.options.update(max_width=10_000)
+    return Measurement.get(console, unlimited, table).maximum <= console.width
+
+
+def _empty_table(plain: bool) -> Table:
+    return Table(
+        box=box.ASCII if plain else box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+    )
+
+
+def _table(task: TaskGrid, rows: Sequence[str], plain: bool, num_blocks: int) -> Table:
+    table = _empty_table(plain)
+    for block in range(num_blocks):
+        if block:
+            table.add_column("")
+        _add_columns(table, task, rows, plain)
+    height = -(-len(task.languages) // num_blocks)
+    for n in range(height):
+        line: list[Text] = []
+        for block in range(num_blocks):
+            if block:
+                line.append(Text(""))
+            at = n + block * height
+            line.extend(_line(task, rows, task.languages[at], plain) if at < len(task.languages) else ())
+        table.add_row(*line, end_section=n == height - 1)
+    table.add_row(*_mean_line(task, rows), style="bold")
+    if task.num_seeds > 1:
+        for title, side in (("lowest seed", "low"), ("highest seed", "high")):
+            values = {row: f"{getattr(cell, side):.1f}" for row, cell in task.means.items()}
+            table.add_row(*_foot_line(task, rows, title, values), style="dim")
+    if task.last_means:
+        last = {row: f"{cell.median:.1f}" for row, cell in task.last_means.items()}
+        table.add_row(*_foot_line(task, rows, "mean, last step", last), style="dim")
+    return table
+
+
+def _add_columns(table: Table, task: TaskGrid, rows: Sequence[str], plain: bool) -> None:
+    table.add_column("language", no_wrap=True)
+    for row in rows:
+        name = "\n".join(textwrap.wrap(_ascii_if(row, plain), HEADER_WIDTH))
+        table.add_column(Text(name), justify="right", no_wrap=True)
+        if row in task.compared_rows:
+            table.add_column("diff", justify="right", no_wrap=True)
+    if _has_baseline_column(task):
+        table.add_column("majority", justify="right", no_wrap=True, style="dim")
+
+
+def _has_baseline_column(task: TaskGrid) -> bool:
+    return len(set(task.baseline.values())) > 1
+
+
+def _line(task: TaskGrid, rows: Sequence[str], language: str, plain: bool) -> list[Text]:
+    name = _ascii_if(language_name(language), plain)
+    width = max(map(len, task.languages))
+    line = [Text.assemble((language.ljust(width), "bold"), f"  {name}" if name else "")]
+    for row in rows:
+        line.append(_score(task.cell(row, language)))
+        if row in task.compared_rows:
+            line.append(_difference(task, row, language))
+    if _has_baseline_column(task):
+        line.append(_number(task.baseline.get(language)))
+    return line
+
+
+def _mean_line(task: TaskGrid, rows: Sequence[str]) -> list[Text]:
+    line = [Text(f"mean of {len(task.mean_languages)}")]
+    for row in rows:
+        line.append(_score(task.cell(row, None)))
+        if row in task.compared_rows:
+            line.append(_difference(task, row, None))
+    if _has_baseline_column(task):
+        line.append(_number(task.baseline_mean))
+    return line
+
+
+def _foot_line(task: TaskGrid, rows: Sequence[str], title: str, values: Mapping[str, str]) -> list[Text]:
+    line = [Text(title)]
+    for row in rows:
+        line.append(Text(values.get(row, NOTHING)))
+        if row in task.compared_rows:
+            line.append(Text(""))
+    return line
+
+
+def _score(cell: Cell | None) -> Text:
+    return _number(cell.median if cell else None)
+
+
+def _number(value: float | None) -> Text:
+    return Text(NOTHING if value is None else f"{value:.1f}")
+
+
+def _difference(task: TaskGrid, row: str, language: str | None) -> Text:
+    points = task.difference(row, language) if row in task.compared_rows else None
+    if points is None:
+        return Text("" if row == task.base_row else NOTHING)
+    text = format_difference(points)
+    return Text(text, style={"+": "green", "-": "red"}.get(text[0], ""))

@@ -1,0 +1,113 @@
+"""The cache folder, and folders in it that are made once, whole or not at all, by one process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xtrain.errors import UserError
+from xtrain.files import make_folder, read_json, write_json, writing
+from xtrain.starter.packages import Say, say
+
+MANIFEST = "starter.json"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
+
+
+def cache_folder() -> Path:
+    """Where things made once are kept: ``XTRAIN_CACHE``, else ``XDG_CACHE_HOME/xtrain``, else
+    ``~/.cache/xtrain``. It need not exist yet.
+    """  # noqa: D205
+    own = os.environ.get("XTRAIN_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "xtrain"
+
+
+def made_once(
+    folder: Path, version: int, make: Callable[[Path, Path], dict[str, Any]], say: Say = say
+) -> Path:
+    """``folder``, made by ``make`` unless it is there and whole.
+
+    ``make(work, out)`` fills the empty folder ``out``, may use the empty folder ``work`` for what is
+    thrown away, and returns what the manifest shall say besides the files. Whole means: the manifest has
+    this ``version`` and every file it lists has its size; nothing is hashed, so that looking costs
+    nothing. Of several processes one makes the folder while the others wait; an interrupted one leaves
+    nothing behind that counts. Raises :class:`UserError` where the cache cannot be written.
+    """
+    if is_whole(folder, version):
+        return folder
+    make_folder(folder.parent)
+    with _locked(folder, say) as alone:
+        if is_whole(folder, version):  # another process made it while we waited
+            return folder
+        if alone:
+            for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+                shutil.rmtree(left, ignore_errors=True)
+        with writing(folder):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+            try:
+                out, work = temporary / "out", temporary / "work"
+                out.mkdir()
+                work.mkdir()
+                facts = make(work, out)
+                write_json(out / MANIFEST, {"version": version, **facts, "files": _files(out)})
+                _replace(out, folder, temporary / "old", version)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def is_whole(folder: Path, version: int) -> bool:
+    """Whether ``folder`` has a manifest of this ``version`` and every file in it with its size."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        return bool(manifest["version"] == version) and all(
+            (folder / name).stat().st_size == size for name, size in manifest["files"].items()
+        )
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _files(folder: Path) -> dict[str, int]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+
+
+def _replace(new: Path, folder: Path, old: Path, version: int) -> None:
+    """Rename ``new`` to ``folder``; what is there goes to ``old``, unless it is as good."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        # Only without locks: another process was as quick. A rename never mixes the two.
+        if not is_whole(folder, version):
+            raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, say: Say) -> Iterator[bool]:
+    """Wait until no other process makes ``folder``; yields whether that is certain."""
+    path = folder.with_name(f"{folder.name}.lock")
+    with writing(path):
+        handle = open(path, "w")  # noqa: SIM115  (closed, and with it unlocked, below)
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that is making {folder}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            yield False
+            return
+        yield True

@@ -1,0 +1,243 @@
+"""What the user writes: a study's TOML file, as frozen dataclasses, with every mistake in one message."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtrain.config import build, limits, merged, nested, parse_override, read_toml
+from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
+from xtrain.tracking.settings import TrackingSettings
+
+NO_INTERMEDIATE = "none"  # the name of the base row: no intermediate phase
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one phase trains. Everything here changes the result, so all of it is in the phase's hash."""
+
+    epochs: float = field(default=3.0, metadata=limits(above=0))
+    """Passes over the training set; may be a fraction."""
+    max_steps: int | None = field(default=None, metadata=limits(minimum=1))
+    """Optimizer steps, instead of epochs."""
+    batch_size: int = field(default=32, metadata=limits(minimum=1))
+    """Examples in a global batch, whatever the number of ranks."""
+    learning_rate: float = field(default=1e-5, metadata=limits(above=0, maximum=1))
+    """Peak learning rate; linear warm-up to it, then linear decay to 0."""
+    warmup_ratio: float = field(default=0.1, metadata=limits(minimum=0, maximum=1))
+    """Share of all steps that warm up."""
+    weight_decay: float = field(default=0.01, metadata=limits(minimum=0))
+    """AdamW's decoupled decay; biases and LayerNorm have none."""
+    max_grad_norm: float = field(default=1.0, metadata=limits(minimum=0))
+    """Gradient norm to clip to; 0 for no clipping."""
+    adam_beta1: float = field(default=0.9, metadata=limits(minimum=0, maximum=1))
+    adam_beta2: float = field(default=0.999, metadata=limits(minimum=0, maximum=1))
+    adam_epsilon: float = field(default=1e-8, metadata=limits(above=0))
+    dropout: float | None = field(default=None, metadata=limits(minimum=0, maximum=0.9))
+    """Hidden and attention dropout; by default what the base model's configuration says."""
+    max_length: int = field(default=256, metadata=limits(minimum=8, maximum=8192))
+    """Tokens in a sequence, special tokens included; longer ones are truncated, and counted."""
+    window_batches: int = field(default=50, metadata=limits(minimum=0))
+    """Global batches in the seeded window within which examples of similar length meet; 0 for none."""
+    eval_every: int = field(default=1000, metadata=limits(minimum=1))
+    """Steps between evaluations on the dev set."""
+    eval_examples: int = field(default=500, metadata=limits(minimum=0))
+    """The first so many dev examples are evaluated; 0 for no selection on dev."""
+    patience: int = field(default=30, metadata=limits(minimum=1))
+    """Evaluations without a new best before training stops early."""
+    size_cap: int = field(default=2**17, metadata=limits(minimum=1))
+    """K of the mixing rule p(task) = min(n, K) / sum of min(n, K)."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the work is cut and computed; only ``precision`` changes the result beyond float order."""
+
+    ds_config: str = "zero2"
+    """A file of ``ds_configs/`` by its name, or a path to a DeepSpeed JSON file."""
+    precision: str = field(default="bf16", metadata=limits(choices=("bf16", "fp16", "fp32")))
+    tokens_per_micro_batch: int = field(default=8192, metadata=limits(minimum=16))
+    """Tokens a rank takes at once; smaller needs less memory, larger is faster."""
+    checkpoint_every: int = field(default=500, metadata=limits(minimum=1))
+    """Steps between sharded checkpoints."""
+    keep_checkpoints: int = field(default=2, metadata=limits(minimum=1))
+    log_every: int = field(default=10, metadata=limits(minimum=1))
+    """Steps between lines of metrics."""
+    log_example_ids: bool = False
+    """Write the example ids of every global batch to ``batches.jsonl``."""
+    used_vocabulary: bool = True
+    """Train only the embedding rows that a batch can touch: exact, and much less work."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How zero-shot evaluation is done; part of every score's protocol."""
+
+    split: str = field(default="test", metadata=limits(choices=("test", "dev")))
+    limit: int | None = field(default=None, metadata=limits(minimum=1))
+    """At most so many examples a language."""
+    last_checkpoint: bool = True
+    """Score the last step's weights beside the selected ones, where they differ."""
+    embedding_layer: int | str = "protocol"
+    """Block whose output is pooled for retrieval: a number, "last", or "protocol" (nearest 14/24)."""
+
+
+@dataclass(frozen=True)
+class Intermediate:
+    """A row of the table: the phases before the target phase."""
+
+    name: str
+    tasks: tuple[str, ...] = ()
+    """One task, or a mixture, in one phase."""
+    steps: tuple[tuple[str, ...], ...] = ()
+    """Several phases in sequence, each with its tasks."""
+
+    @property
+    def phases(self) -> tuple[tuple[str, ...], ...]:
+        """The tasks of each intermediate phase in order; empty for the base row."""
+        return self.steps or ((self.tasks,) if self.tasks else ())
+
+
+@dataclass(frozen=True)
+class Target:
+    """A column of the table: a task to train on in English and to evaluate in every language."""
+
+    task: str
+    languages: tuple[str, ...] = ()
+    """Evaluated languages; all of the task's if empty."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study."""
+
+    name: str
+    base: str
+    target: tuple[Target, ...]
+    intermediate: tuple[Intermediate, ...] = (Intermediate(NO_INTERMEDIATE),)
+    seeds: tuple[int, ...] = (0,)
+    revision: str = "main"
+    """Of a base from the hub: a commit, tag or branch; the commit it resolves to is in the hash."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """``[recipe.intermediate]``, ``[recipe.target]``, and per task ``[recipe.target.TASK]``."""
+    engine: Engine = Engine()
+    evaluation: Evaluation = Evaluation()
+    tracking: TrackingSettings = TrackingSettings()
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """The study's own data sets, in the catalogue's form."""
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    """Named overrides: ``run STUDY --variant NAME``."""
+
+    def recipe_for(self, kind: str, task: str, catalogue: Mapping[str, Any]) -> Recipe:
+        """The recipe of ``task`` in a phase of ``kind``: catalogue, then study, then the study's for the task."""
+        table = self.recipe.get(kind, {})
+        flat = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+        return Recipe(**merged(merged(catalogue, flat), table.get(task, {})))
+
+
+def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_tasks: Sequence[str] = ()) -> Study:
+    """Read, override and check a study.
+
+    ``overrides`` are the ``KEY=VALUE`` of ``--set``; ``variant`` names a table of ``[variants]``;
+    ``known_tasks`` the catalogue's tasks. Raises one :class:`UserError` that lists every mistake.
+    """
+    where = str(path)
+    mapping = read_toml(path)
+    if variant:
+        variants = mapping.get("variants", {})
+        if variant not in variants:
+            remedy = nearest(variant, variants)
+            raise UserError(Problem(f"--variant {variant}", f"{where} has no such variant", listed(variants), remedy))
+        mapping = merged(mapping, variants[variant])
+    for text in overrides:
+        keys, value = parse_override(text)
+        mapping = merged(mapping, nested(keys, value))
+    problems: list[Problem] = []
+    study = build(Study, mapping, where, problems)
+    _check_recipes(mapping.get("recipe", {}), where, problems)
+    if study is not None:
+        _check(study, {*known_tasks, *study.task}, where, problems)
+    raise_if_any(problems)
+    assert study is not None
+    return study
+
+
+def _check_recipes(table: Any, where: str, problems: list[Problem]) -> None:
+    """Every key below ``[recipe]``: a kind of phase, then recipe keys or tasks with recipe keys."""
+    if not isinstance(table, Mapping):
+        return
+    for kind, entries in table.items():
+        if kind not in ("intermediate", "target") or not isinstance(entries, Mapping):
+            remedy = nearest(kind, ("intermediate", "target")) or f"write [recipe.target] {kind} = ..."
+            problems.append(Problem(f"{where}: recipe.{kind}", "unknown key", "intermediate, target", remedy))
+            continue
+        flat = {key: value for key, value in entries.items() if not isinstance(value, Mapping)}
+        build(Recipe, flat, where, problems, f"recipe.{kind}")
+        for task, keys in entries.items():
+            if isinstance(keys, Mapping):
+                build(Recipe, keys, where, problems, f"recipe.{kind}.{task}")
+
+
+def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -> None:
+    """What the fields allow one by one but not together."""
+    for key, name in [("name", study.name), *((f"intermediate {r.name!r}: name", r.name) for r in study.intermediate)]:
+        if not re.fullmatch(r"[\w][\w .,+-]*", name):
+            problems.append(
+                Problem(f"{where}: {key}", f"{name!r} is not allowed", "letters, digits, spaces and . , + - _")
+            )
+    if not study.target:
+        problems.append(Problem(f"{where}: target", "there is none", remedy='add [[target]] with task = "xnli"'))
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds, default=0) < 0:
+        problems.append(Problem(f"{where}: seeds", f"{list(study.seeds)} is not allowed", "different numbers >= 0"))
+    _check_names([row.name for row in study.intermediate], f"{where}: intermediate", problems)
+    _check_names([column.task for column in study.target], f"{where}: target", problems)
+    for row in study.intermediate:
+        _check_row(row, where, problems)
+        for task in {task for tasks in row.phases for task in tasks}:
+            _check_task(task, known, f"{where}: intermediate {row.name!r}", problems)
+    for column in study.target:
+        _check_task(column.task, known, f"{where}: target", problems)
+    for kind in ("intermediate", "target"):
+        for task, keys in study.recipe.get(kind, {}).items():
+            if isinstance(keys, Mapping):
+                _check_task(task, known, f"{where}: recipe.{kind}", problems)
+    if isinstance(study.evaluation.embedding_layer, str) and study.evaluation.embedding_layer not in ("last", "protocol"):
+        value = study.evaluation.embedding_layer
+        problems.append(
+            Problem(f"{where}: evaluation.embedding_layer", f"{value!r} is not allowed", 'a number, "last", "protocol"')
+        )
+
+
+def _check_names(names: Sequence[str], where: str, problems: list[Problem]) -> None:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(Problem(where, f"{name!r} is there twice", remedy="give each its own name"))
+
+
+def _check_row(row: Intermediate, where: str, problems: list[Problem]) -> None:
+    here = f"{where}: intermediate {row.name!r}"
+    if row.tasks and row.steps:
+        problems.append(Problem(here, "has both tasks and steps", remedy="tasks for one phase, steps for several"))
+    if any(not tasks for tasks in row.steps):
+        problems.append(Problem(f"{here}.steps", "has an empty step", remedy="remove it"))
+    if not row.phases and row.name != NO_INTERMEDIATE:
+        problems.append(
+            Problem(here, "has no tasks", remedy=f'add tasks = ["mnli"]; only the row {NO_INTERMEDIATE!r} has none')
+        )
+    if row.phases and row.name == NO_INTERMEDIATE:
+        problems.append(Problem(here, "has tasks", remedy=f"{NO_INTERMEDIATE!r} is the base row; name this one otherwise"))
+    for tasks in row.phases:
+        _check_names(tasks, f"{here}.tasks", problems)
+
+
+def _check_task(task: str, known: set[str], where: str, problems: list[Problem]) -> None:
+    if known and task not in known:
+        problems.append(Problem(where, f"{task!r} is not a known task", listed(sorted(known)), nearest(task, known)))
+
+
+def recipe_keys() -> tuple[str, ...]:
+    """The keys of a recipe, as the catalogue may use them."""
+    return tuple(item.name for item in dataclasses.fields(Recipe))

@@ -1,0 +1,1 @@
+"""Training: the loop, the DeepSpeed engine, optimizer, schedule, selection on dev, checkpoints."""

@@ -1,0 +1,209 @@
+"""DeepSpeed behind four verbs: accumulate a micro-batch, step, gather the weights, save and load shards."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xtrain.data.batches import PackedBatch
+from xtrain.dispatch.rendezvous import Ranks
+from xtrain.errors import Problem, UserError, listed
+from xtrain.files import read_json
+from xtrain.study import Engine as EngineSettings
+from xtrain.study import Recipe
+from xtrain.training.optimizer import build_optimizer, ops_cache
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+# Keys of a DeepSpeed file that belong to the study, with the key that sets each there.
+OWNED_KEYS = {
+    "train_batch_size": "recipe.*.batch_size",
+    "train_micro_batch_size_per_gpu": "engine.tokens_per_micro_batch",
+    "gradient_accumulation_steps": "engine.tokens_per_micro_batch",
+    "gradient_clipping": "recipe.*.max_grad_norm",
+    "optimizer": "recipe.*.learning_rate and its neighbours",
+    "scheduler": "recipe.*.warmup_ratio",
+    "bf16": "engine.precision",
+}
+
+
+def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: float) -> tuple[dict[str, Any], list[str]]:
+    """The DeepSpeed configuration of a phase, and notes on what was changed in it and why.
+
+    ``settings.ds_config`` names a file of ``folder`` (``ds_configs/``) or a path. Raises a
+    :class:`UserError` for a missing file and for keys that the study owns.
+    """
+    path = Path(settings.ds_config)
+    if path.suffix != ".json":
+        path = folder / f"{settings.ds_config}.json"
+    if not path.is_file():
+        known = listed(sorted(file.stem for file in folder.glob("*.json")))
+        raise UserError(
+            Problem("engine.ds_config", f"{settings.ds_config!r}: no file {path}", known, "name one, or a path to yours")
+        )
+    config: dict[str, Any] = read_json(path)
+    problems = [
+        Problem(f"{path}: {key}", "is set by the study, not here", remedy=f"remove it and set {owner}")
+        for key, owner in OWNED_KEYS.items()
+        if key in config
+    ]
+    if config.get("fp16", {}).get("enabled") and settings.precision != "fp16":
+        problems.append(
+            Problem(
+                f"{path}: fp16.enabled",
+                f"is true, but engine.precision is {settings.precision!r}",
+                remedy='set engine.precision = "fp16", or choose another engine.ds_config',
+            )
+        )
+    if problems:
+        raise UserError(*problems)
+    notes = []
+    stage = config.setdefault("zero_optimization", {}).setdefault("stage", 0)
+    if stage == 0 and settings.precision != "fp32":
+        config["zero_optimization"]["stage"] = 1
+        notes.append(
+            f"ZeRO stage 0 in {settings.precision} runs as stage 1: DeepSpeed's stage 0 updates rounded weights "
+            "there; stage 1 keeps them in fp32 and gives the numbers that stage 0 should"
+        )
+    if settings.precision != "fp32":
+        config[settings.precision] = {**config.get(settings.precision, {}), "enabled": True}
+    config |= {
+        "train_micro_batch_size_per_gpu": 1,  # we cut the micro-batches, by tokens, and set each boundary
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "steps_per_print": 2**31,
+        "zero_allow_untested_optimizer": True,
+    }
+    return config, notes
+
+
+def initialize_ranks(ranks: Ranks) -> torch.device:
+    """Set up this rank's device and the process group; must come before anything else of DeepSpeed."""
+    ranks.export()
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ops_cache()))
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # The shared-memory all-reduce spins for ever when a peer dies, and saves nothing that matters over Gloo.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
+    return device
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step did."""
+
+    grad_norm: float  # global, before clipping
+    skipped: bool  # an fp16 overflow: the loss scale was lowered and no weight changed
+
+
+class TrainEngine:
+    """One model under DeepSpeed. A global step is some :meth:`accumulate` and one :meth:`step`."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, config: Mapping[str, Any], device: torch.device) -> None:
+        import deepspeed
+
+        zero = config["zero_optimization"]
+        self.stage = int(zero["stage"])
+        offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+        optimizer, self.choices = build_optimizer(model, recipe, offloaded=offloaded)
+        if "torch" in self.choices["optimizer"]:
+            config = {**config, "zero_force_ds_cpu_optimizer": False}
+        try:
+            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
+        except ValueError as error:
+            if "not supported on your device" not in str(error):
+                raise
+            raise UserError(
+                Problem("engine.precision", f"{error}", "bf16 or fp32 on this device", 'set engine.precision = "bf16"')
+            ) from error
+        self._max_grad_norm = recipe.max_grad_norm
+        self._world_size = torch.distributed.get_world_size()
+        self.device = device
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; call it for evaluation (all ranks together, for ZeRO-3 gathers weights in it)."""
+        module: nn.Module = self._engine.module
+        return module
+
+    def accumulate(self, batch: PackedBatch, num_units: int, *, last: bool) -> Tensor:
+        """Forward and backward of one micro-batch; returns its summed loss, detached.
+
+        ``num_units`` is the number of examples (or tokens) of the *global* batch, over all micro-batches and
+        ranks: dividing by it here, and multiplying by the world size that DeepSpeed's averaging divides by,
+        makes the accumulated gradient that of the mean loss over the global batch.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        loss_sum, _ = self._engine(batch)
+        self._engine.backward(loss_sum * (self._world_size / num_units))
+        summed: Tensor = loss_sum.detach()
+        return summed
+
+    def step(self, learning_rate: float) -> StepResult:
+        """Clip, update, and clear the gradients."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        skipped_before = self._engine.skipped_steps
+        norm = None
+        if self.stage == 0:  # fp32 without ZeRO: DeepSpeed clips but keeps no norm
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._engine.step()
+        if norm is None:
+            norm = float(self._engine.get_global_grad_norm())
+        return StepResult(grad_norm=norm, skipped=self._engine.skipped_steps > skipped_before)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """The fp16 loss scale, or None in other precisions."""
+        return float(self._engine.optimizer.cur_scale) if self._engine.fp16_enabled() else None
+
+    def gathered_weights(self) -> dict[str, Tensor]:
+        """The fp32 weights by name, on the CPU of rank 0 (empty elsewhere). All ranks must call it.
+
+        One tensor is gathered at a time, so no rank but 0 ever holds more than the largest.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            full = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
+            if full is None:  # not trained: ZeRO keeps no fp32 copy of it
+                full = self._whole(parameter)
+            if torch.distributed.get_rank() == 0:
+                weights[name] = full.to("cpu", torch.float32, copy=True)
+        return weights
+
+    def _whole(self, parameter: nn.Parameter) -> Tensor:
+        if self.stage != 3:
+            return parameter.detach()
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().clone()
+
+    def save_shards(self, folder: Path, tag: str, state: Mapping[str, Any]) -> None:
+        """Write this rank's shard into ``folder/tag``. All ranks must call it."""
+        self._engine.save_checkpoint(str(folder), tag=tag, client_state=dict(state), save_latest=False)
+
+    def load_shards(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Load this rank's shard of ``folder/tag`` and return the state saved with it."""
+        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
+        assert path is not None, f"DeepSpeed found no checkpoint in {folder / tag}"
+        return dict(state)

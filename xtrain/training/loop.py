@@ -1,0 +1,235 @@
+"""The training loop: global batches to micro-batches to optimizer steps, with evaluation and saving between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from xtrain.data.collate import collate, global_units
+from xtrain.data.microbatches import microbatches
+from xtrain.data.sampler import GlobalBatches, Mixture
+from xtrain.data.shards import Shard
+from xtrain.errors import Problem, UserError
+from xtrain.study import Engine as EngineSettings
+from xtrain.study import Recipe
+from xtrain.training.checkpoint import Checkpoints
+from xtrain.training.engine import StepResult, TrainEngine
+from xtrain.training.schedule import LinearSchedule
+from xtrain.training.selection import Selection
+from xtrain.training.throughput import Throughput, training_flops
+
+
+class Observer(Protocol):
+    """Who is told what happens; only rank 0's does anything."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Values after ``step`` optimizer steps."""
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Something that happened once."""
+
+    def advanced(self, step: int, values: Mapping[str, float]) -> None:
+        """``step`` steps are done (for a progress bar)."""
+
+    def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
+        """The examples of a global batch, where asked for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which task and which examples form global step n: a function of (seed, n) alone."""
+
+    shards: Mapping[str, Shard]
+    num_steps: int
+    batches: Mapping[str, GlobalBatches]
+    mixture: Mixture
+
+    @classmethod
+    def of(cls, shards: Mapping[str, Shard], recipe: Recipe, seed: int) -> Plan:
+        """The plan of a phase over its training shards, one a task."""
+        names, sizes = list(shards), [len(shard) for shard in shards.values()]
+        capped = sizes if len(sizes) == 1 else [min(size, recipe.size_cap) for size in sizes]
+        num_examples = math.ceil(recipe.epochs * sum(capped))
+        num_steps = recipe.max_steps or math.ceil(num_examples / recipe.batch_size)
+        mixture = Mixture(sizes, seed=seed, num_steps=num_steps, cap=recipe.size_cap)
+        batches = {}
+        for task, (name, shard) in enumerate(shards.items()):
+            total = mixture.count(task) * recipe.batch_size
+            if len(names) == 1 and recipe.max_steps is None:
+                total = num_examples  # the last batch of a single task is as short as the data make it
+            batches[name] = GlobalBatches(
+                shard.lengths,
+                batch_size=recipe.batch_size,
+                seed=seed,
+                num_examples_total=total,
+                window_batches=recipe.window_batches,
+            )
+        return cls(shards, num_steps, batches, mixture)
+
+    def batch(self, step: int) -> tuple[str, np.ndarray]:
+        """The task of global step ``step`` and its examples' rows in the task's shard."""
+        task, task_step = self.mixture.task(step)
+        name = list(self.shards)[task]
+        return name, self.batches[name].batch(task_step)
+
+
+@dataclass
+class Outcome:
+    """How training ended."""
+
+    step: int
+    best_step: int
+    best_score: float | None
+    stopped_early: bool
+
+
+@dataclass
+class Trainer:
+    """One phase's training on this rank."""
+
+    engine: TrainEngine
+    plan: Plan
+    recipe: Recipe
+    settings: EngineSettings
+    seed: int
+    observer: Observer
+    checkpoints: Checkpoints
+    evaluate: Callable[[nn.Module], dict[str, float]] | None
+    """All ranks together: dev metrics, with the one to select by under ``score``."""
+    keep_best: Callable[[int], None]
+    """All ranks together: keep the weights after so many steps as the best so far."""
+    encoder_shape: tuple[int, int, int] = (0, 0, 0)
+    """Parameters in matrices, number of layers, hidden size: for the FLOP count."""
+    throughput: Throughput = field(default_factory=Throughput)
+    num_skipped: int = 0
+
+    def run(self) -> Outcome:
+        """Train from the newest checkpoint, or from the start, to the last step or until patience ends."""
+        schedule = LinearSchedule.of(self.recipe.learning_rate, self.plan.num_steps, self.recipe.warmup_ratio)
+        selection = Selection(self.recipe.patience)
+        step = self._resume(selection)
+        window = Window(self.engine.device)
+        self.throughput = Throughput()
+        self.engine.model.train()
+        while step < self.plan.num_steps and not selection.exhausted:
+            learning_rate = schedule(step)
+            result = self._global_step(step, learning_rate, window)
+            step += 1
+            self.num_skipped += result.skipped
+            if step % self.settings.log_every == 0 or step == self.plan.num_steps:
+                self._log(step, learning_rate, result, window)
+            else:
+                self.observer.advanced(step, {})
+            last = step == self.plan.num_steps
+            if self.evaluate and (step % self.recipe.eval_every == 0 or last):
+                self._select(step, selection)
+            if step % self.settings.checkpoint_every == 0 and not last:
+                self._save(step, selection)
+        stopped = step < self.plan.num_steps
+        if stopped:
+            self.observer.event("early_stop", step=step, best_step=selection.best_step, patience=self.recipe.patience)
+        score = selection.best_score if math.isfinite(selection.best_score) else None
+        return Outcome(step, selection.best_step if score is not None else step, score, stopped)
+
+    def _resume(self, selection: Selection) -> int:
+        state = self.checkpoints.load_newest(self.engine)
+        if state is None:
+            return 0
+        selection.restore(state["selection"])
+        self.num_skipped = int(state["num_skipped"])
+        self.observer.event("resume", step=int(state["step"]))
+        return int(state["step"])
+
+    def _global_step(self, step: int, learning_rate: float, window: Window) -> StepResult:
+        """One optimizer step over the global batch of ``step``."""
+        task, indices = self.plan.batch(step)
+        shard = self.plan.shards[task]
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        if self.settings.log_example_ids:
+            self.observer.batch_ids(step, task, shard.ids(indices))
+        num_units = global_units(shard, indices)
+        lengths = shard.lengths[indices]
+        dealt = microbatches(lengths, world_size, self.settings.tokens_per_micro_batch)
+        for number, bins in enumerate(dealt):
+            positions, weights = bins[rank]
+            batch = collate(shard, indices[positions], task, weights).to(self.engine.device)
+            # Dropout draws from (seed, step, micro-batch, rank): a resumed run repeats itself exactly.
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, step, number, rank]).generate_state(1)[0]))
+            loss_sum = self.engine.accumulate(batch, num_units, last=number == len(dealt) - 1)
+            window.add_loss(loss_sum / num_units)
+        window.num_steps += 1
+        matrices, layers, hidden = self.encoder_shape
+        squares = int(np.square(lengths, dtype=np.int64).sum())
+        tokens = int(lengths.sum())
+        self.throughput.add(tokens, training_flops(tokens, squares, matrices, layers, hidden))
+        return self.engine.step(learning_rate)
+
+    def _log(self, step: int, learning_rate: float, result: StepResult, window: Window) -> None:
+        loss = window.mean_loss()
+        values = {
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": result.grad_norm,
+            "epoch": step / self.plan.num_steps * self.recipe.epochs,
+            **self.throughput.read(dist.get_world_size()),
+        }
+        if self.engine.loss_scale is not None:
+            values |= {"loss_scale": self.engine.loss_scale, "skipped_steps": float(self.num_skipped)}
+        self.observer.metrics(step, values)
+        self.observer.advanced(step, values)
+        if not math.isfinite(loss):
+            self.observer.event("non_finite_loss", step=step, loss=str(loss))
+            raise UserError(
+                Problem(
+                    f"step {step}",
+                    f"the loss is {loss}",
+                    remedy=f"lower recipe.*.learning_rate (now {self.recipe.learning_rate:g}), or set "
+                    'engine.precision = "bf16" if it is fp16',
+                )
+            )
+
+    def _select(self, step: int, selection: Selection) -> None:
+        assert self.evaluate is not None
+        self.throughput.pause()
+        self.engine.model.eval()
+        values = self.evaluate(self.engine.model)
+        self.engine.model.train()
+        if selection.update(step, values["score"]):
+            self.keep_best(step)
+            self.observer.event("best", step=step, score=values["score"])
+        self.observer.metrics(step, {f"dev/{name}": value for name, value in values.items()})
+        self.throughput.go_on()
+
+    def _save(self, step: int, selection: Selection) -> None:
+        self.throughput.pause()
+        state = {"step": step, "selection": selection.state(), "num_skipped": self.num_skipped}
+        self.checkpoints.save(self.engine, step, state)
+        self.observer.event("save", step=step)
+        self.throughput.go_on()
+
+
+class Window:
+    """The loss since the last line of metrics, summed on the device so that no step waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.num_steps = 0
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add this rank's share of a global batch's mean loss."""
+        self._sum += loss.double()
+
+    def mean_loss(self) -> float:
+        """The mean loss of the steps since the last call, over all ranks; collective."""
+        dist.all_reduce(self._sum)
+        mean = self._sum.item() / max(1, self.num_steps)
+        self._sum.zero_()
+        self.num_steps = 0
+        return mean
