@@ -29,7 +29,9 @@ def words(script: str = "latin", count: int = 200, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def sentences(count: int, script: str = "latin", seed: int = 0, shortest: int = 3, longest: int = 14) -> list[str]:
+def sentences(
+    count: int, script: str = "latin", seed: int = 0, shortest: int = 3, longest: int = 14
+) -> list[str]:
     """``count`` sentences of ``shortest`` to ``longest`` made-up words; frequent words as in real text."""
     rng = np.random.default_rng((seed, 1))
     known = words(script)
@@ -39,7 +41,8 @@ def sentences(count: int, script: str = "latin", seed: int = 0, shortest: int = 
     drawn = rng.choice(len(known), size=int(sizes.sum()), p=chance)
     ends = np.cumsum(sizes)
     return [
-        " ".join(known[w] for w in drawn[end - size : end]) + "." for end, size in zip(ends, sizes, strict=True)
+        " ".join(known[w] for w in drawn[end - size : end]) + "."
+        for end, size in zip(ends, sizes, strict=True)
     ]
 
 
@@ -62,7 +65,7 @@ def _pieces(vocab: int) -> list[tuple[str, float]]:
 
 
 def make_tiny_tokenizer(folder: Path, vocab: int = 400) -> int:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json`` as XLM-R's are built; return the number of ids."""
+    """Write ``tokenizer.json`` and ``tokenizer_config.json`` built as XLM-R's; returns the number of ids."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.Unigram(_pieces(vocab), unk_id=3, byte_fallback=False))
@@ -136,10 +139,14 @@ def make_tiny_model(
     return folder
 
 
-def pairs(count: int, num_labels: int = 3, seed: int = 0, script: str = "latin") -> Iterator[dict[str, object]]:
+def pairs(
+    count: int, num_labels: int = 3, seed: int = 0, script: str = "latin"
+) -> Iterator[dict[str, object]]:
     """Classification rows that can be learnt: the label is the number of the row's first marker word."""
     rng = np.random.default_rng((seed, 2))
-    markers = words(script)[:num_labels]
+    markers = words(script)[
+        20 : 20 + num_labels
+    ]  # rare enough to mean something, frequent enough to be pieces
     labels = rng.integers(num_labels, size=count)
     first, second = sentences(count, script, seed + 1), sentences(count, script, seed + 2)
     for n, label in enumerate(labels):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from xtrain.data.shards import Shard
 
 # Dimension letters used in the whole package:
 #   B sequences, E examples, T tokens of the pack, N heads, D head size, H hidden, C classes, V vocabulary.
@@ -21,7 +25,9 @@ class PackedBatch:
     positions: Tensor  # (T,) int64, from 0 in every sequence; the encoder adds padding_idx + 1
     cu_seqlens: Tensor  # (B + 1,) int32: sequence b is rows cu_seqlens[b] to cu_seqlens[b + 1]
     max_seqlen: int  # the longest sequence, in tokens
-    example_offsets: Tensor  # (E + 1,) int64: example e is sequences example_offsets[e] to example_offsets[e + 1]
+    example_offsets: (
+        Tensor  # (E + 1,) int64: example e is sequences example_offsets[e] to example_offsets[e + 1]
+    )
     fields: dict[str, Tensor]  # what the head needs: "label" (E,); per-token fields are (T,)
     weights: Tensor  # (E,) float32: 1, or 0 for an example that only fills a rank's micro-batch
     indices: Tensor  # (E,) int64: the example's row in its shard, by which predictions are gathered
@@ -53,3 +59,67 @@ class PackedBatch:
             weights=self.weights.to(device, non_blocking=True),
             indices=self.indices,
         )
+
+
+def collate(
+    shard: Shard, indices: npt.ArrayLike, task: str, weights: npt.ArrayLike | None = None
+) -> PackedBatch:
+    """The examples ``indices`` (E,) of ``shard``, laid end to end in this order.
+
+    ``weights`` (E,) are 1 or 0 (see :mod:`xtrain.data.microbatches`), all 1 by default.
+    """
+    rows = np.asarray(indices, dtype=np.int64)
+    assert rows.ndim == 1
+    assert rows.size > 0, "a batch has at least one example"
+    first, last = shard.example_offsets[rows], shard.example_offsets[rows + 1]  # (E,) sequences
+    sequences = ranges(first, last - first)  # (B,)
+    begin = shard.sequence_offsets[sequences]  # (B,)
+    sizes = shard.sequence_offsets[sequences + 1] - begin  # (B,)
+    tokens = ranges(begin, sizes)  # (T,) places in the shard
+    fields = {
+        name: torch.from_numpy(
+            values[tokens if shard.field_kinds[name] == "token" else rows].astype(np.int64)
+        )
+        for name, values in shard.fields.items()
+    }
+    ones = np.ones(len(rows)) if weights is None else np.asarray(weights)
+    return PackedBatch(
+        task=task,
+        input_ids=torch.from_numpy(shard.tokens[tokens].astype(np.int64)),
+        positions=torch.from_numpy(tokens - np.repeat(begin, sizes)),
+        cu_seqlens=torch.from_numpy(_offsets(sizes).astype(np.int32)),
+        max_seqlen=int(sizes.max()),
+        example_offsets=torch.from_numpy(_offsets(last - first)),
+        fields=fields,
+        weights=torch.from_numpy(ones.astype(np.float32)),
+        indices=torch.from_numpy(rows),
+    )
+
+
+def ranges(begin: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``begin[0], begin[0] + 1, ...`` of each range, one after the other, (sum of sizes,)."""
+    before = np.cumsum(sizes) - sizes  # where each range begins in the result
+    flat: npt.NDArray[np.int64] = np.arange(int(sizes.sum())) + np.repeat(begin - before, sizes)
+    return flat
+
+
+def _offsets(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+
+
+IGNORED = -100
+"""In a field of kind "token": a token that has no label (special tokens, second pieces of a word)."""
+
+
+def global_units(shard: Shard, indices: npt.ArrayLike) -> int:
+    """How many units of loss the examples ``indices`` have: what the loss of a global batch is divided by.
+
+    One an example; where a format has a label a token, one for each token that is not ``IGNORED``.
+    """
+    rows = np.asarray(indices, dtype=np.int64)
+    labelled = [name for name, kind in shard.field_kinds.items() if kind == "token"]
+    if not labelled:
+        return len(rows)
+    begin = shard.sequence_offsets[shard.example_offsets[rows]]
+    tokens = ranges(begin, shard.lengths[rows])
+    return int((shard.fields[labelled[0]][tokens] != IGNORED).sum())

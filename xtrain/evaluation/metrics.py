@@ -79,11 +79,11 @@ def multiple_choice(predictions: Arrays, gold: Arrays) -> dict[str, float]:
 @metrics_of(
     "sentence_retrieval",
     accuracy="mean of accuracy_to_english and accuracy_from_english",
-    accuracy_to_english="share of the foreign sentences whose nearest English sentence is their translation",
-    accuracy_from_english="share of the English sentences whose nearest foreign sentence is their translation",
+    accuracy_to_english="share of the foreign sentences whose nearest English one is their translation",
+    accuracy_from_english="share of the English sentences whose nearest foreign one is their translation",
 )
 def sentence_retrieval(predictions: Arrays, gold: Arrays) -> dict[str, float]:
-    """``to_english`` and ``from_english``, (E,) rows of the first hit -> accuracy@1 each way, and their mean.
+    """``to_english`` and ``from_english``, (E,) rows of first hits -> accuracy@1 each way, and the mean.
 
     A hit of example e is right where it is e: source and target of an example are translations of each
     other. ``gold`` is not read.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from xtrain.errors import Problem, UserError
 from xtrain.evaluation.metrics import Array, Arrays
 from xtrain.evaluation.retrieval import search
 from xtrain.files import make_folder, write_text
-from xtrain.model import Encoder, PhaseModel, sentence_vectors
+from xtrain.model import Encoder, Head, PhaseModel, sentence_vectors
 from xtrain.tasks import TaskSpec
 
 Progress = Callable[[int], None]  # told the tokens of each finished micro-step, of all ranks together
@@ -50,7 +50,7 @@ class GroupRanks:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> GroupRanks:
-        """The ranks of ``group`` (``None``: the default one), or a single rank if there is no group at all."""
+        """The ranks of ``group`` (``None``: the default one), or a single rank if there is no group."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
@@ -101,12 +101,13 @@ def predict(
     """
     found: list[tuple[npt.NDArray[np.int64], dict[str, Array]]] = []
     loss_sum = 0.0
+    head = cast(Head, model.heads[task])
     with _inference(model):
         for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, limit, progress):
             loss, logits = model(batch)
             _check_numbers(torch.isnan(logits).any(), task, shard)
             loss_sum += float(loss)
-            found.append(_of_weight_one(batch, model.heads[task].predictions(logits, batch)))
+            found.append(_of_weight_one(batch, head.predictions(logits, batch)))
     gathered = ranks.gather((*_joined(found), loss_sum))
     arrays = _by_example(gathered, _count(shard, limit))
     return Predictions(arrays, sum(part[2] for part in gathered) / _count(shard, limit))
@@ -138,7 +139,7 @@ def embed(
             pairs = vectors.cpu().numpy()
             found.append(_of_weight_one(batch, {"source": pairs[0::2], "target": pairs[1::2]}))
     arrays = _by_example(ranks.gather(_joined(found)), _count(shard, limit))
-    return arrays["source"], arrays["target"]
+    return arrays["source"].astype(np.float32), arrays["target"].astype(np.float32)
 
 
 def retrieve(
@@ -162,8 +163,10 @@ def retrieve(
     return Predictions(search(source, target))
 
 
-def write_predictions(folder: Path, shard: Shard, spec: TaskSpec, language: str, predictions: Predictions) -> Path:
-    """Write ``folder/{task}/{language}.jsonl``: ``{"id", "label", "prediction"}`` a line, in the shard's order.
+def write_predictions(
+    folder: Path, shard: Shard, spec: TaskSpec, language: str, predictions: Predictions
+) -> Path:
+    """Write ``folder/{task}/{language}.jsonl``: ``{"id", "label", "prediction"}`` a line, in shard order.
 
     Labels are words where the task names them, else the number in the data (a choice); for retrieval they
     are ids: ``prediction`` is the English hit, ``prediction_from_english`` the foreign one. Rank 0 calls it.
@@ -236,7 +239,8 @@ def _check_numbers(bad: torch.Tensor, task: str, shard: Shard) -> None:
             Problem(
                 f"{task} on {shard.path}",
                 "the encoder's output is not a number",
-                remedy="the weights have diverged: train again with a lower learning rate, or in bf16 if this was fp16",
+                remedy="the weights have diverged: train again with a lower learning rate, or in bf16 "
+                "instead of fp16",
             )
         )
 
@@ -246,7 +250,9 @@ def _of_weight_one(
 ) -> tuple[npt.NDArray[np.int64], dict[str, Array]]:
     """Row numbers and arrays of the examples that count; the others only filled this rank's batch."""
     kept = batch.weights.cpu().numpy() > 0  # (E,)
-    return batch.indices.cpu().numpy()[kept], {name: np.asarray(value)[kept] for name, value in arrays.items()}
+    return batch.indices.cpu().numpy()[kept], {
+        name: np.asarray(value)[kept] for name, value in arrays.items()
+    }
 
 
 def _joined(
@@ -255,7 +261,9 @@ def _joined(
     """Batches of one rank, or the parts of all ranks, end to end."""
     parts = [part for part in parts if len(part[0])] or list(parts[:1])
     names = list(parts[0][1])
-    return np.concatenate([part[0] for part in parts]), {n: _stacked([part[1][n] for part in parts]) for n in names}
+    return np.concatenate([part[0] for part in parts]), {
+        n: _stacked([part[1][n] for part in parts]) for n in names
+    }
 
 
 def _stacked(arrays: Sequence[Array]) -> Array:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xtrain.errors import Problem, UserError
+from xtrain.model import layer_for_retrieval
 
 POOLING = "mean over all tokens, special tokens included"
 SIMILARITY = "cosine, first hit"
@@ -25,10 +24,12 @@ def embedding_layer(setting: int | str, num_layers: int) -> int:
     if setting == "last":
         return num_layers
     if setting == "protocol":
-        return max(1, math.floor(num_layers * 14 / 24 + 0.5))
+        return layer_for_retrieval(num_layers)
     if not isinstance(setting, int) or not 1 <= setting <= num_layers:
         allowed = f'1 to {num_layers}, "last" or "protocol"'
-        raise UserError(Problem("evaluation.embedding_layer", f"{setting!r} is no block of this encoder", allowed))
+        raise UserError(
+            Problem("evaluation.embedding_layer", f"{setting!r} is no block of this encoder", allowed)
+        )
     return setting
 
 
@@ -40,7 +41,7 @@ def nearest(queries: Tensor, index: Tensor, chunk: int = 2048) -> Tensor:
     index = torch.nn.functional.normalize(index.float(), dim=-1)
     hits = [
         (torch.nn.functional.normalize(part.float(), dim=-1) @ index.T).argmax(dim=-1)  # (chunk,)
-        for part in queries.split(chunk)
+        for part in torch.split(queries, chunk)
     ]
     return torch.cat(hits)
 

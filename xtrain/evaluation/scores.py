@@ -10,7 +10,7 @@ from typing import Any
 from xtrain.evaluation.metrics import definitions
 from xtrain.tasks import TaskSpec
 
-AVERAGE = "plain mean over the task's languages, English included"
+AVERAGE = "plain mean over the task's evaluated languages, English included where it is one of them"
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,3 @@ def _scores(task: TaskScores) -> dict[str, Any]:
     # fmean is exactly rounded: the order of the languages does not matter
     average = {name: statistics.fmean(metrics[name] for metrics in languages.values()) for name in names}
     return {"languages": languages, "average": average, "score": average[task.spec.metric]}
-

@@ -1,4 +1,4 @@
-"""What the report shows: medians over seeds, their spread, means over languages, differences to the base row."""
+"""What the report shows: medians over seeds, their spread, means over languages, differences."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class TaskGrid:
         return ours.median - base.median if ours and base else None
 
     def clear(self, row: str, language: str | None) -> bool:
-        """Whether every seed of ``row`` is on one side of every seed of the base row, with two seeds or more."""
+        """Whether all seeds of ``row`` are on one side of all seeds of the base row, given two or more."""
         ours, base = self.cell(row, language), self.cell(NO_INTERMEDIATE, language)
         if ours is None or base is None or min(ours.num_seeds, base.num_seeds) < 2:
             return False
@@ -136,7 +136,9 @@ def assemble(results: Iterable[ResultRow]) -> Grid:
 
 
 def _rows(results: Iterable[ResultRow]) -> tuple[str, ...]:
-    return tuple(sorted(dict.fromkeys(result.row for result in results), key=lambda row: row != NO_INTERMEDIATE))
+    return tuple(
+        sorted(dict.fromkeys(result.row for result in results), key=lambda row: row != NO_INTERMEDIATE)
+    )
 
 
 def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGrid:
@@ -145,7 +147,9 @@ def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGr
     metric = selected[0].metric
     assert all(result.metric == metric for result in results), "one task with two metrics"
     languages = in_reading_order({language for result in selected for language in result.scores})
-    shared = tuple(language for language in languages if all(language in result.scores for result in selected))
+    shared = tuple(
+        language for language in languages if all(language in result.scores for result in selected)
+    )
     measured = dict.fromkeys(name for result in selected for one in result.scores.values() for name in one)
     return TaskGrid(
         task=results[0].task,
@@ -176,7 +180,7 @@ def _values(results: Iterable[ResultRow], row: str, language: str, metric: str) 
 
 
 def _means(results: Sequence[ResultRow], languages: Sequence[str], metric: str) -> dict[str, Cell]:
-    """By row: each run's mean over ``languages``, then the median over seeds; runs that lack one are left out."""
+    """By row: each run's mean over ``languages``, then the median over seeds; without runs that lack one."""
     by_row: dict[str, list[float]] = {}
     for result in results:
         if languages and all(metric in result.scores.get(language, ()) for language in languages):

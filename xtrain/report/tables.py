@@ -21,7 +21,7 @@ NOTHING = "-"
 
 
 def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
-    """Print every task's table; ``disclaimer`` is said before and stands for numbers that are no benchmark."""
+    """Print every task's table; a ``disclaimer`` ends it where the numbers are no benchmark."""
     plain = _plain(console)
     for task in grid.tasks:
         console.print()
@@ -80,7 +80,9 @@ def overview_table(grid: Grid, plain: bool) -> Table:
 
 def notes(task: TaskGrid) -> Iterator[str]:
     """The lines under a task's table: what is needed to read it rightly."""
-    yield f"{task.metric} in percent" + (", diff in points against the row none" if task.compared_rows else "")
+    yield f"{task.metric} in percent" + (
+        ", diff in points against the row none" if task.compared_rows else ""
+    )
     baselines = set(task.baseline.values())
     if len(baselines) == 1:
         yield f"answering one class always would score {baselines.pop():.1f}"
@@ -88,17 +90,18 @@ def notes(task: TaskGrid) -> Iterator[str]:
         yield "majority: what answering the most frequent class always would score"
     missing = len(task.languages) - len(task.mean_languages)
     if missing:
-        yield f"the mean is over the {len(task.mean_languages)} languages that every run has; {missing} others are not in it"
+        shared = len(task.mean_languages)
+        yield f"the mean is over the {shared} languages that every run has; {missing} are not in it"
     counts = {row: cell.num_seeds for row, cell in task.means.items()}
     if task.num_seeds > 1:
-        yield f"medians of {task.num_seeds} seeds; below the mean, that of the lowest and of the highest seed"
+        yield f"medians of {task.num_seeds} seeds, with the lowest and the highest"
         short = [f"{row} {count}" for row, count in counts.items() if count < task.num_seeds]
         if short:
             yield f"fewer seeds: {', '.join(short)}"
     else:
         yield "one seed: two runs of one configuration can differ by as much as a difference shown here"
     if task.last_means:
-        yield "mean, last step: the weights of the last step instead of those that were best on English dev"
+        yield "last step: the mean with the weights of the last step, not those that were best on English dev"
 
 
 def format_difference(points: float) -> str:
@@ -155,7 +158,7 @@ def _table(task: TaskGrid, rows: Sequence[str], plain: bool, num_blocks: int) ->
             table.add_row(*_foot_line(task, rows, title, values), style="dim")
     if task.last_means:
         last = {row: f"{cell.median:.1f}" for row, cell in task.last_means.items()}
-        table.add_row(*_foot_line(task, rows, "mean, last step", last), style="dim")
+        table.add_row(*_foot_line(task, rows, "last step", last), style="dim")
     return table
 
 
@@ -166,11 +169,12 @@ def _add_columns(table: Table, task: TaskGrid, rows: Sequence[str], plain: bool)
         table.add_column(Text(name), justify="right", no_wrap=True)
         if row in task.compared_rows:
             table.add_column("diff", justify="right", no_wrap=True)
-    if _has_baseline_column(task):
+    if has_baseline_column(task):
         table.add_column("majority", justify="right", no_wrap=True, style="dim")
 
 
-def _has_baseline_column(task: TaskGrid) -> bool:
+def has_baseline_column(task: TaskGrid) -> bool:
+    """Whether the baseline differs between languages; if it does not, a note says it once."""
     return len(set(task.baseline.values())) > 1
 
 
@@ -182,7 +186,7 @@ def _line(task: TaskGrid, rows: Sequence[str], language: str, plain: bool) -> li
         line.append(_score(task.cell(row, language)))
         if row in task.compared_rows:
             line.append(_difference(task, row, language))
-    if _has_baseline_column(task):
+    if has_baseline_column(task):
         line.append(_number(task.baseline.get(language)))
     return line
 
@@ -193,7 +197,7 @@ def _mean_line(task: TaskGrid, rows: Sequence[str]) -> list[Text]:
         line.append(_score(task.cell(row, None)))
         if row in task.compared_rows:
             line.append(_difference(task, row, None))
-    if _has_baseline_column(task):
+    if has_baseline_column(task):
         line.append(_number(task.baseline_mean))
     return line
 

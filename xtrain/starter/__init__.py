@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xtrain.starter import model
+from xtrain.starter import model, texts
 from xtrain.starter.cache import cache_folder, made_once
 
 __all__ = ["DISCLAIMER", "cache_folder", "model_folder", "texts_folder"]
@@ -23,3 +23,14 @@ def model_folder() -> Path:
     :class:`~xtrain.errors.UserError` where the packages cannot be had or the cache not be written.
     """
     return made_once(cache_folder() / "starter" / "model", model.VERSION, model.make)
+
+
+def texts_folder() -> Path:
+    """The starter texts: plain JSON lines, one object a line.
+
+    ``socialiqa``, ``hellaswag``, ``commonsense_qa``, ``rte`` and ``boolq`` (``NAME.jsonl``, the data
+    sets' own columns, English), and ``messages/{lang}.jsonl`` and ``message_retrieval/{lang}.jsonl``
+    (see `messages.py`). Made on first use, about 94 MB of download and 20 MB on disk; offline from then
+    on. Raises as :func:`model_folder` does.
+    """
+    return made_once(cache_folder() / "starter" / "texts", texts.VERSION, texts.make)

@@ -21,9 +21,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file 
 
 
 def cache_folder() -> Path:
-    """Where things made once are kept: ``XTRAIN_CACHE``, else ``XDG_CACHE_HOME/xtrain``, else
-    ``~/.cache/xtrain``. It need not exist yet.
-    """  # noqa: D205
+    """Where things made once are kept; it need not exist yet.
+
+    ``XTRAIN_CACHE``, else ``XDG_CACHE_HOME/xtrain``, else ``~/.cache/xtrain``.
+    """
     own = os.environ.get("XTRAIN_CACHE")
     if own:
         return Path(own).expanduser().absolute()
@@ -82,14 +83,15 @@ def _files(folder: Path) -> dict[str, int]:
 
 
 def _replace(new: Path, folder: Path, old: Path, version: int) -> None:
-    """Rename ``new`` to ``folder``; what is there goes to ``old``, unless it is as good."""
+    """Rename ``new`` to ``folder``; what is broken or of another version there goes to ``old``."""
+    if is_whole(folder, version):
+        return  # only without locks: another process was quicker, and its folder may be in use
     with contextlib.suppress(FileNotFoundError):
         folder.rename(old)
     try:
         new.rename(folder)
     except OSError:
-        # Only without locks: another process was as quick. A rename never mixes the two.
-        if not is_whole(folder, version):
+        if not is_whole(folder, version):  # quicker still; a rename never mixes two folders
             raise
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 
 from xtrain.errors import Problem, UserError
 from xtrain.files import write_text

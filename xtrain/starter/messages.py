@@ -5,7 +5,8 @@ What is a message, and of which class (the label is the component of Django that
 - Text outside placeholders must hold a word of two letters or more; runs of white space become one space.
 - Two messages are the same if they differ only in case, white space and the punctuation around them. What
   is the same in two components has no one answer and is left out; what is the same in one counts once.
-- A component with at least 20 messages is a label; the messages of the small ones together are `other`.
+- A component with at least 20 such messages is a label; the few messages of the smaller ones (sites,
+  sessions, postgres and the like) are left out, for too little could be learned of them.
 - A message is held out in every language or in none: its split hangs on its English text alone.
 - A translation that is the same as the English is no message of that language.
 """
@@ -26,8 +27,7 @@ from xtrain.starter.catalogues import messages
 from xtrain.starter.english import json_lines
 
 ENGLISH = "en"
-OTHER = "other"
-MIN_LABEL = 20  # messages of a component that is a label of its own
+MIN_LABEL = 20  # messages of a component that is a label
 MIN_LANGUAGE = 200  # messages of a language that is written
 MIN_PAIRS = 50  # sentence pairs of a language that is written
 MIN_WORDS = 4  # words of a sentence
@@ -91,9 +91,7 @@ def labelled(english: Translations) -> dict[tuple[str, str], str]:
         if len(components[key(text)]) == 1 and _WORD.search(_PLACEHOLDER.sub(" ", text)):
             kept.setdefault(key(text), (component, text))
     sizes = Counter(component for component, _ in kept.values())
-    return {
-        message: message[0] if sizes[message[0]] >= MIN_LABEL else OTHER for message in kept.values()
-    }
+    return {message: message[0] for message in kept.values() if sizes[message[0]] >= MIN_LABEL}
 
 
 @dataclass(frozen=True)

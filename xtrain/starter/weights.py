@@ -110,7 +110,7 @@ class WeightFile:
 
     def _take(self, layout: str, what: str) -> tuple[Any, ...]:
         begin = self._skip(struct.calcsize(layout), what)
-        return struct.unpack_from(layout, self._bytes, begin)
+        return struct.unpack(layout, self._bytes[begin : self._at].tobytes())
 
     def _read_sizes(self) -> Sizes:
         (magic,) = self._take("<4s", "header")
@@ -122,7 +122,7 @@ class WeightFile:
         if block != BLOCK or min(numbers) < 1 or numbers[0] % BLOCK or numbers[3] % BLOCK:
             raise self._broken(f"has impossible sizes {(*numbers, block)}")
         # The header holds 1e-12 as a float32; six digits give back the number that was meant.
-        return Sizes(*numbers, layer_norm_eps=float(f"{eps:.6g}"))
+        return Sizes(*(*numbers, float(f"{eps:.6g}")))
 
     def _skip_tokenizer(self) -> None:
         pieces, *_, blob = self._take("<5iQ", "tokenizer")

@@ -84,6 +84,12 @@ def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: flo
     return config, notes
 
 
+def is_offloaded(config: Mapping[str, Any]) -> bool:
+    """Whether the optimizer's state lives in the host's memory, beside the device."""
+    device: str = config["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+    return device != "none"
+
+
 def initialize_ranks(ranks: Ranks) -> torch.device:
     """Set up this rank's device and the process group; must come before anything else of DeepSpeed."""
     ranks.export()
@@ -120,8 +126,7 @@ class TrainEngine:
 
         zero = config["zero_optimization"]
         self.stage = int(zero["stage"])
-        offloaded = zero.get("offload_optimizer", {}).get("device", "none") != "none"
-        optimizer, self.choices = build_optimizer(model, recipe, offloaded=offloaded)
+        optimizer, self.choices = build_optimizer(model, recipe, offloaded=is_offloaded(config))
         if "torch" in self.choices["optimizer"]:
             config = {**config, "zero_force_ds_cpu_optimizer": False}
         try:

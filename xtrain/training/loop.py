@@ -12,10 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from xtrain.data.collate import collate, global_units
-from xtrain.data.microbatches import microbatches
-from xtrain.data.sampler import GlobalBatches, Mixture
-from xtrain.data.shards import Shard
+from xtrain.data import GlobalBatches, Mixture, Shard, collate, global_units, microbatches
 from xtrain.errors import Problem, UserError
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
@@ -54,29 +51,28 @@ class Plan:
     @classmethod
     def of(cls, shards: Mapping[str, Shard], recipe: Recipe, seed: int) -> Plan:
         """The plan of a phase over its training shards, one a task."""
-        names, sizes = list(shards), [len(shard) for shard in shards.values()]
-        capped = sizes if len(sizes) == 1 else [min(size, recipe.size_cap) for size in sizes]
+        sizes = {name: len(shard) for name, shard in shards.items()}
+        capped = sizes.values() if len(sizes) == 1 else [min(size, recipe.size_cap) for size in sizes.values()]
         num_examples = math.ceil(recipe.epochs * sum(capped))
         num_steps = recipe.max_steps or math.ceil(num_examples / recipe.batch_size)
-        mixture = Mixture(sizes, seed=seed, num_steps=num_steps, cap=recipe.size_cap)
-        batches = {}
-        for task, (name, shard) in enumerate(shards.items()):
-            total = mixture.count(task) * recipe.batch_size
-            if len(names) == 1 and recipe.max_steps is None:
-                total = num_examples  # the last batch of a single task is as short as the data make it
-            batches[name] = GlobalBatches(
+        mixture = Mixture(sizes, num_steps, seed, cap=recipe.size_cap)
+        exact = len(sizes) == 1 and recipe.max_steps is None  # the last batch is as short as the data make it
+        batches = {
+            name: GlobalBatches(
                 shard.lengths,
                 batch_size=recipe.batch_size,
                 seed=seed,
-                num_examples_total=total,
+                num_examples_total=num_examples if exact else mixture.steps(name) * recipe.batch_size,
                 window_batches=recipe.window_batches,
             )
+            for name, shard in shards.items()
+            if mixture.steps(name)
+        }
         return cls(shards, num_steps, batches, mixture)
 
     def batch(self, step: int) -> tuple[str, np.ndarray]:
         """The task of global step ``step`` and its examples' rows in the task's shard."""
-        task, task_step = self.mixture.task(step)
-        name = list(self.shards)[task]
+        name, task_step = self.mixture.at(step)
         return name, self.batches[name].batch(task_step)
 
 
@@ -109,6 +105,14 @@ class Trainer:
     """Parameters in matrices, number of layers, hidden size: for the FLOP count."""
     throughput: Throughput = field(default_factory=Throughput)
     num_skipped: int = 0
+    training_seconds: float = 0.0
+    """Of this process: steps alone, without evaluation and saving."""
+    num_tokens: int = 0
+
+    @property
+    def mean_tokens_per_second(self) -> float:
+        """Real tokens over all ranks a second of training."""
+        return self.num_tokens / self.training_seconds if self.training_seconds else 0.0
 
     def run(self) -> Outcome:
         """Train from the newest checkpoint, or from the start, to the last step or until patience ends."""
@@ -160,8 +164,7 @@ class Trainer:
         for number, bins in enumerate(dealt):
             positions, weights = bins[rank]
             batch = collate(shard, indices[positions], task, weights).to(self.engine.device)
-            # Dropout draws from (seed, step, micro-batch, rank): a resumed run repeats itself exactly.
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, step, number, rank]).generate_state(1)[0]))
+            seed_dropout(self.seed, step, number, rank, self.engine.device)
             loss_sum = self.engine.accumulate(batch, num_units, last=number == len(dealt) - 1)
             window.add_loss(loss_sum / num_units)
         window.num_steps += 1
@@ -173,12 +176,15 @@ class Trainer:
 
     def _log(self, step: int, learning_rate: float, result: StepResult, window: Window) -> None:
         loss = window.mean_loss()
+        self.num_tokens += self.throughput.num_tokens
+        rates = self.throughput.read(dist.get_world_size())
+        self.training_seconds += rates["seconds"]
         values = {
             "loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": result.grad_norm,
             "epoch": step / self.plan.num_steps * self.recipe.epochs,
-            **self.throughput.read(dist.get_world_size()),
+            **rates,
         }
         if self.engine.loss_scale is not None:
             values |= {"loss_scale": self.engine.loss_scale, "skipped_steps": float(self.num_skipped)}
@@ -213,6 +219,16 @@ class Trainer:
         self.checkpoints.save(self.engine, step, state)
         self.observer.event("save", step=step)
         self.throughput.go_on()
+
+
+def seed_dropout(seed: int, step: int, micro_step: int, rank: int, device: torch.device) -> None:
+    """Seed this forward pass, so that a resumed run repeats itself exactly.
+
+    On CPU our masks are keyed by example on top of it, so (seed, step) is enough and masks do not depend on
+    the number of ranks. CUDA's kernels draw by position: there each micro-batch of each rank has its own seed.
+    """
+    place = [] if device.type == "cpu" else [micro_step, rank]
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, *place]).generate_state(1)[0]))
 
 
 class Window:

@@ -71,6 +71,12 @@ def _last_line(error: Exception) -> str:
     return list(lines)[-1][:200] if lines else "no message"
 
 
+def op_is_built(offloaded: bool) -> bool:
+    """Whether the op that :func:`build_optimizer` wants lies built in the cache."""
+    name = "cpu_adam" if offloaded else "fused_adam"
+    return any((Path(os.environ.get("TORCH_EXTENSIONS_DIR", ops_cache())) / name).glob("*.so"))
+
+
 def ops_cache() -> Path:
     """Where built DeepSpeed ops are kept: node-local, one folder a version and machine type."""
     if os.environ.get("TORCH_EXTENSIONS_DIR"):

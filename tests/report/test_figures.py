@@ -1,0 +1,105 @@
+"""Figures: every language and row is drawn, colours are centred and legible, files repeat themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_up import random_results, result
+from matplotlib.colors import to_rgb
+
+from xtrain.report.figures import (
+    Curve,
+    _ink_on,
+    data_uri,
+    difference_map,
+    loss_curves,
+    png,
+    score_map,
+    smoothed,
+    svg,
+)
+from xtrain.report.languages import LANGUAGE_NAMES
+from xtrain.report.statistics import assemble
+
+
+def labels(figure) -> list[str]:  # type: ignore[no-untyped-def]
+    return [text.get_text() for axes in figure.axes[:-1] for text in axes.get_xticklabels()]
+
+
+@pytest.mark.parametrize("count", [1, 15, 40, 90])
+def test_every_language_has_a_column_and_every_row_a_line(count: int) -> None:
+    languages = sorted(LANGUAGE_NAMES)[:count]
+    task = assemble(random_results(["none", "a", "b"], languages)).tasks[0]
+    figure = score_map(task)
+    assert sorted(labels(figure)) == sorted([*languages, "mean"])
+    for axes in figure.axes[:-1]:
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["none", "a", "b"]
+    numbers = [text.get_text() for axes in figure.axes[:-1] for text in axes.texts]
+    assert len(numbers) == 3 * (count + 1)
+    assert f"{task.cells['a', languages[0]].median:.1f}" in numbers
+
+
+def test_differences_are_centred_on_zero_and_the_base_row_is_left_out() -> None:
+    task = assemble([result("none", {"en": 50.0, "de": 50.0}), result("a", {"en": 53.5, "de": 49.9})]).tasks[
+        0
+    ]
+    figure = difference_map(task)
+    assert figure is not None
+    mesh = figure.axes[0].collections[0]
+    assert mesh.norm.vmin == -mesh.norm.vmax
+    assert mesh.norm.vmax >= 3.5
+    assert [text.get_text() for text in figure.axes[0].texts] == ["+3.5", "\N{MINUS SIGN}0.1", "+1.7"]
+    red, _, blue, _ = mesh.cmap(mesh.norm(3.5))
+    assert blue > red, "a gain is blue"
+
+
+def test_without_differences_there_is_no_map() -> None:
+    assert difference_map(assemble([result("a", {"en": 50.0})]).tasks[0]) is None
+    assert difference_map(assemble([result("none", {"en": 50.0})]).tasks[0]) is None
+
+
+def test_missing_values_and_equal_values_are_drawn() -> None:
+    task = assemble([result("none", {"en": 50.0}), result("a", {"en": 50.0, "de": 50.0})]).tasks[0]
+    assert len(svg(score_map(task))) > 1000
+    figure = difference_map(task)
+    assert figure is not None
+    assert "–" in [text.get_text() for text in figure.axes[0].texts]
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "#2b7bba", "#d6604d", "#7fcdbb", "#ffffd9", "#225ea8"])
+def test_text_on_a_colour_has_enough_contrast(colour: str) -> None:
+    def luminance(rgb: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    ground, ink = luminance(to_rgb(colour)), luminance(to_rgb(_ink_on(to_rgb(colour))))
+    assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 3.9
+
+
+def test_curves_are_smoothed_within_their_own_range() -> None:
+    values = np.array([3.0, 1.0, 2.0, np.nan, 4.0])
+    assert smoothed(values) == pytest.approx([2.0, 2.0, 1.5, 3.0, 4.0])
+    constant = np.full(100, 7.0)
+    assert smoothed(constant) == pytest.approx(constant)
+
+
+def test_a_curve_is_read_from_the_lines_of_metrics() -> None:
+    lines = [
+        {"step": 10, "loss": 2.5, "lr": 1.0},
+        {"step": 10, "dev/accuracy": 50.0},
+        {"step": 20, "loss": 2},
+    ]
+    assert Curve.of(lines, "seed 1") == Curve("seed 1", [10, 20], [2.5, 2.0])
+
+
+def test_curves_name_their_seeds() -> None:
+    figure = loss_curves([Curve(f"seed {n}", [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(3)])
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["seed 0", "seed 1", "seed 2"]
+
+
+def test_the_same_scores_give_the_same_file() -> None:
+    task = assemble(random_results(["none", "a"], ["en", "de"])).tasks[0]
+    assert data_uri(score_map(task)) == data_uri(score_map(task))
+    assert data_uri(score_map(task)).startswith("data:image/svg+xml;base64,")
+    assert png(score_map(task), dpi=50).startswith(b"\x89PNG")

@@ -1,0 +1,171 @@
+"""The catalogue: every entry is sound, a study's entries are laid over it, mistakes are listed together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rows import source
+
+from xtrain.errors import UserError
+from xtrain.study import Recipe
+from xtrain.tasks import catalog, formats
+
+ENTRY: dict[str, Any] = {
+    "format": "classification",
+    "languages": ["en"],
+    "labels": ["a", "b"],
+    "sources": [source()],
+}
+
+
+def problems_of(**changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        catalog.load({"mine": {**ENTRY, **changes}}, "study.toml")
+    return str(caught.value)
+
+
+def test_every_entry_of_the_catalogue_is_sound() -> None:
+    specs = catalog.load()
+    wanted = {
+        "mnli",
+        "qqp",
+        "snli",
+        "qnli",
+        "rte",
+        "mrpc",
+        "boolq",
+        "anli",
+        "xnli",
+        "paws",
+        "pawsx",
+        "hellaswag",
+    }
+    wanted |= {"commonsense_qa", "cosmosqa", "socialiqa", "copa", "xcopa", "tatoeba", "messages"}
+    wanted |= {"message_retrieval"} | {
+        f"starter_{n}" for n in ("socialiqa", "hellaswag", "commonsense_qa", "rte", "boolq")
+    }
+    assert wanted <= set(specs)
+    for name, spec in specs.items():
+        Recipe(**spec.recipe)
+        trains = formats.get(spec.format).trained
+        assert ("train" in specs[spec.training_task].splits) == trains, name
+        assert not trains or "dev" in specs[spec.training_task].splits, name
+        assert not any(source.files and source.hub for source in spec.sources)
+
+
+def test_benchmark_languages() -> None:
+    specs = catalog.load()
+    assert specs["xnli"].languages == (
+        "ar",
+        "bg",
+        "de",
+        "el",
+        "en",
+        "es",
+        "fr",
+        "hi",
+        "ru",
+        "sw",
+        "th",
+        "tr",
+        "ur",
+        "vi",
+        "zh",
+    )
+    assert specs["pawsx"].languages == ("de", "en", "es", "fr", "ja", "ko", "zh")
+    assert specs["xcopa"].languages == ("et", "ht", "id", "it", "qu", "sw", "ta", "th", "tr", "vi", "zh")
+    assert len(specs["tatoeba"].languages) == 36
+    assert not {"en", "ms", "my", "yo"} & set(specs["tatoeba"].languages)
+    assert specs["tatoeba"].sources[0].paths("test", "sw") == (
+        "tatoeba/tatoeba.swh-eng.swh",
+        "tatoeba/tatoeba.swh-eng.eng",
+    )
+
+
+def test_a_new_entry_and_one_laid_over_the_catalogue() -> None:
+    changed = {"files": {"train": "x.tsv"}, "columns": {"text_a": 0, "label": 1}}
+    specs = catalog.load({"mine": ENTRY, "mnli": {"recipe": {"epochs": 1}, "sources": [changed]}})
+    assert specs["mine"].labels == ("a", "b")
+    assert specs["mnli"].recipe["epochs"] == 1
+    assert specs["mnli"].recipe["batch_size"] == 24  # the catalogue's, untouched
+    assert len(specs["mnli"].sources) == 1
+    assert len(catalog.load()["mnli"].sources) == 3  # the catalogue itself is untouched
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"langauges": ["en"]}, ["study.toml: task.mine.langauges", "did you mean 'languages'"]),
+        ({"format": "clasification"}, ["task.mine.format", "did you mean 'classification'"]),
+        ({"metric": "acuracy"}, ["task.mine.metric", "did you mean 'accuracy'"]),
+        ({"labels": ["a"]}, ["task.mine.labels", "two different labels"]),
+        ({"labels": ["a", "a"]}, ["task.mine.labels"]),
+        ({"languages": []}, ["task.mine.languages"]),
+        ({"languages": ["en", "*"]}, ["task.mine.languages"]),
+        ({"languages": ["*"]}, ["task.mine.languages", "{lang} in every path"]),
+        ({"languages": ["en", "de"]}, ["task.mine.sources[0]", "2 languages", "{lang}"]),
+        ({"recipe": {"learning_rat": 1e-5}}, ["task.mine.recipe.learning_rat", "mean 'learning_rate'"]),
+        ({"recipe": {"epochs": -1}}, ["task.mine.recipe.epochs", "-1"]),
+        ({"options": {"num_choices": 2}}, ["task.mine.options.num_choices", "unknown key"]),
+        ({"train_on": "mnly"}, ["task.mine.train_on", "did you mean 'mnli'"]),
+        ({"train_on": "mnli"}, ["task.mine.train_on", "other labels"]),
+        ({"sources": []}, ["task.mine.sources", "there is none"]),
+        ({"sources": [source(hub="x")]}, ["sources[0].splits", "missing"]),
+        ({"sources": [{**source(), "hub": "x"}]}, ["sources[0]", "both files and hub"]),
+        ({"sources": [source(files={})]}, ["sources[0]", "neither files nor hub"]),
+        ({"sources": [source(files={"validation": "x.jsonl"})]}, ["validation", "train, dev, test"]),
+        ({"sources": [source(files={"train": "x.txt"})]}, ["sources[0].reader", "jsonl, tsv, csv, lines"]),
+        ({"sources": [source(reader="json")]}, ["sources[0].reader", "'json'"]),
+        ({"sources": [source(root="here")]}, ["sources[0].root", "data, starter"]),
+        ({"sources": [source(columns={"text_a": "t"})]}, ["sources[0].columns.label", "missing"]),
+        (
+            {"sources": [source(columns={"text_a": "t", "label": "l", "text_c": "u"})]},
+            ["columns.text_c", "unknown column", "did you mean 'text_"],
+        ),
+        ({"sources": [source(columns={"text_a": 0, "label": "l"})]}, ["names and numbers"]),
+        ({"sources": [source(columns={"text_a": 0, "label": 1})]}, ["has numbers"]),
+        ({"sources": [source(label_map={"x": "c"})]}, ["label_map.x", "'c' is not a label", "a, b"]),
+        ({"sources": [source(hash_split={"dev": 1.5})]}, ["sources[0].hash_split"]),
+        ({"sources": [source(hash_split={"dev": 0.5, "test": 0.5})]}, ["nothing is left of train"]),
+        (
+            {"sources": [source(files={"train": "a.jsonl", "dev": "b.jsonl"}, hash_split={"dev": 0.1})]},
+            ["hash_split.dev", "named already"],
+        ),
+        ({"sources": [source(hash_split={"dev": 0.1}, hash_by=["text"])]}, ["hash_by", "'text_a'"]),
+        ({"name": "other"}, ["task.mine.name", "unknown key"]),
+    ],
+)  # fmt: skip
+def test_mistakes_in_an_entry(changes: dict[str, Any], said: list[str]) -> None:
+    message = problems_of(**changes)
+    for part in said:
+        assert part in message, message
+
+
+def test_all_mistakes_at_once() -> None:
+    message = problems_of(metric="f2", labels=["a"], recipe={"epoch": 3})
+    assert message.startswith("3 problems:")
+
+
+def test_formats_have_their_own_checks() -> None:
+    columns = {"context": "c", "choices": ["x", "y"], "label": "l"}
+    choice = {"format": "multiple_choice", "sources": [source(columns=columns)]}
+    assert "has none" in problems_of(**choice)  # labels are those of ENTRY
+    choice["labels"] = []
+    assert "whole number >= 2" in problems_of(**choice, options={"num_choices": 1})
+    assert "a table of words" in problems_of(**choice, options={"questions": "why"})
+    columns = {"source": "s", "target": "t"}
+    retrieval = {"format": "sentence_retrieval", "labels": [], "sources": [source(columns=columns)]}
+    assert "text in quotes" in problems_of(**retrieval, options={"prefix": 3})
+
+
+def test_an_entry_that_is_no_table() -> None:
+    with pytest.raises(UserError, match="is not a table"):
+        catalog.load({"mine": "mnli"})
+    with pytest.raises(UserError, match="the name is not allowed"):
+        catalog.load({"my task": ENTRY})
+
+
+def test_unknown_format_by_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'multiple_choice'"):
+        formats.get("multiple_choices")

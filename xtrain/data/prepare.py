@@ -1,0 +1,175 @@
+"""Tokenise a data set once: rows of a source -> an immutable shard, found again by its content hash."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xtrain.data.shards import LAYOUT, Shard, damage, write_shard
+from xtrain.errors import Problem, UserError
+from xtrain.files import content_hash, read_json
+from xtrain.tasks import formats, sources
+from xtrain.tasks.encoding import PairTokenizer, tokenizer_hash
+from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList
+from xtrain.tasks.spec import TaskSpec
+
+Progress = Callable[[int], None]
+"""Told the number of rows done so far, every now and then."""
+
+_EVERY = 4096  # rows between two calls of the progress callback
+_VERSION = 1  # of what the formats make of a row; raise it when token ids or fields would change
+
+
+def prepare(
+    spec: TaskSpec,
+    split: str,
+    language: str,
+    encoder_folder: Path,
+    max_length: int,
+    data_root: Path | None,
+    out_root: Path,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Shard:
+    """The shard of ``split`` of a task in ``language``: opened if it is there, else made.
+
+    ``encoder_folder`` holds the tokenizer (and ``config.json``), ``max_length`` is in tokens, special ones
+    included; ``limit`` takes the first so many examples. It is safe to call it from several processes at
+    once. Raises one :class:`UserError` with up to 20 problems of the data.
+    """
+    source_hash = sources.fingerprint(spec, split, language, data_root)
+    tokenizer_key = tokenizer_hash(encoder_folder)
+    recipe = {
+        "layout": LAYOUT,
+        "version": _VERSION,
+        "tokenizer": tokenizer_key,
+        "source": source_hash,
+        "max_length": max_length,
+        "limit": limit,
+    }
+    path = out_root / spec.name / f"{split}-{language}-{content_hash(recipe)}"
+    if damage(path) is None:
+        return Shard.open(path)
+    _check_length(max_length, encoder_folder)
+    format_ = formats.get(spec.format)
+    problems = ProblemList()
+    tokenizer = _tokenizer(encoder_folder, tokenizer_key)
+    rows = sources.read(spec, split, language, data_root, problems)
+    collected = _Collected(format_)
+    for item in format_.encode(rows, tokenizer, spec, max_length, language, problems):
+        collected.add(item)
+        if progress is not None and collected.rows % _EVERY == 0:
+            progress(collected.rows)
+        if len(collected.ids) == limit:
+            break
+    problems.raise_if_any()
+    collected.check(spec, split, language)
+    if progress is not None:
+        progress(collected.rows)
+    described = {"task": spec.name, "format": spec.format, "split": split, "language": language, **recipe}
+    return collected.write(path, described)
+
+
+@dataclass
+class _Collected:
+    """What has been encoded so far."""
+
+    format: Format
+    rows: int = 0
+    truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    ids: list[str] = field(default_factory=list)
+    tokens: list[npt.NDArray[np.uint32]] = field(default_factory=list)
+    pending: list[list[int]] = field(default_factory=list)
+    sequence_lengths: list[int] = field(default_factory=list)
+    per_example: list[int] = field(default_factory=list)
+    fields: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, item: Encoded | Dropped) -> None:
+        self.rows += 1
+        if isinstance(item, Dropped):
+            self.dropped[item.reason] += 1
+            return
+        assert item.fields.keys() == self.format.fields.keys(), f"{self.format.name}: {sorted(item.fields)}"
+        lengths = [len(sequence) for sequence in item.sequences]
+        for name, values in item.fields.items():
+            wanted = 1 if self.format.fields[name] == "example" else sum(lengths)
+            assert len(values) == wanted, f"{self.format.name}: {name} has {len(values)} values, not {wanted}"
+            self.fields.setdefault(name, []).extend(values)
+        self.ids.append(item.id)
+        self.truncated += item.truncated
+        self.sequence_lengths += lengths
+        self.per_example.append(len(lengths))
+        self.pending += item.sequences
+        if len(self.pending) >= _EVERY:
+            self._flush()
+
+    def _flush(self) -> None:
+        # lists of Python numbers are ten times as large as the array: they are not kept for the whole set
+        self.tokens.append(np.fromiter(chain.from_iterable(self.pending), dtype=np.uint32))
+        self.pending = []
+
+    def check(self, spec: TaskSpec, split: str, language: str) -> None:
+        """Raise a :class:`UserError` if no example is left."""
+        if self.ids:
+            return
+        reasons = (
+            ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none were read"
+        )
+        raise UserError(
+            Problem(
+                f"task.{spec.name}",
+                f"no example is left of {split} in {language}: of {self.rows:,} rows, {reasons}",
+                remedy="check where, hash_split, label_map and columns of the task's source",
+            )
+        )
+
+    def write(self, path: Path, described: dict[str, Any]) -> Shard:
+        """Write the shard with its manifest."""
+        self._flush()
+        manifest = {
+            **described,
+            "fields": dict(self.format.fields),
+            "rows": self.rows,
+            "dropped": dict(self.dropped),
+            "truncated": self.truncated,
+        }
+        return write_shard(
+            path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest
+        )
+
+
+def _check_length(max_length: int, encoder_folder: Path) -> None:
+    config = encoder_folder / "config.json"
+    if not config.is_file():
+        return
+    settings = read_json(config)
+    positions = settings.get("max_position_embeddings")
+    most = None if positions is None else positions - settings.get("pad_token_id", 1) - 1
+    if most is not None and max_length > most:
+        raise UserError(
+            Problem(
+                "recipe: max_length",
+                f"{max_length} is more than the base model in {encoder_folder} has positions for",
+                allowed=f"at most {most}",
+                remedy="lower max_length in the study's recipe",
+            )
+        )
+
+
+_tokenizers: dict[str, PairTokenizer] = {}
+
+
+def _tokenizer(folder: Path, key: str) -> PairTokenizer:
+    """The tokenizer of ``folder``, loaded once a process: a study prepares a hundred languages with it."""
+    if key not in _tokenizers:
+        _tokenizers.clear()
+        _tokenizers[key] = PairTokenizer(folder)
+    return _tokenizers[key]

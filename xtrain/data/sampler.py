@@ -1,0 +1,136 @@
+"""Which examples meet in which global batch: a function of the seed and the step, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+# Streams of random numbers that never meet: one a purpose.
+_EPOCH, _WINDOW, _MIXTURE = 1, 2, 3
+
+
+def _random(seed: int, purpose: int, number: int, count: int) -> npt.NDArray[np.uint64]:
+    """``count`` random 64-bit numbers that hang on the arguments alone, (count,).
+
+    Philox is counter-based, and numpy promises its raw output for ever (NEP 19), which it does not for
+    ``permutation`` and its like.
+    """
+    key = np.array([seed % 2**64, (purpose << 56) | number], dtype=np.uint64)
+    raw: npt.NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
+    return raw
+
+
+def _permutation(seed: int, purpose: int, number: int, count: int) -> IntArray:
+    """A permutation of 0 to count - 1, (count,)."""
+    return np.argsort(_random(seed, purpose, number, count), kind="stable")
+
+
+class GlobalBatches:
+    """The global batches of one task.
+
+    The examples form an endless stream: epoch after epoch, each in an order drawn from (seed, epoch). The
+    stream is cut into windows of ``window_batches`` batches. Inside a window the examples are sorted by
+    length (ties stay in the order drawn), cut into batches of similar lengths, and the batches are put
+    into an order drawn from (seed, window). A window may hold the end of an epoch and the beginning of the
+    next, and with it an example twice. Every step but the last has ``batch_size`` examples.
+
+    Memory is O(examples) for the two epochs used last; ``batch`` costs O(window) for the first step in a
+    window, nothing for the others, and O(n log n) once an epoch.
+    """
+
+    def __init__(
+        self,
+        lengths: npt.ArrayLike,
+        batch_size: int,
+        seed: int,
+        num_examples_total: int,
+        window_batches: int = 0,
+    ) -> None:
+        """``lengths`` (E,) are the tokens of each example, ``num_examples_total`` is how many are drawn
+        in all (epochs times E, or steps times ``batch_size``); 0 or 1 ``window_batches`` for no grouping.
+        """
+        self.lengths: IntArray = np.asarray(lengths, dtype=np.int64)
+        assert self.lengths.size > 0
+        assert min(batch_size, num_examples_total, window_batches + 1) > 0
+        self.batch_size, self.seed, self.total = batch_size, seed, num_examples_total
+        self.window_batches = max(1, window_batches)
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._window = lru_cache(maxsize=2)(self._draw_window)
+
+    @property
+    def num_steps(self) -> int:
+        """How many global batches there are."""
+        return -(-self.total // self.batch_size)
+
+    def batch(self, step: int) -> IntArray:
+        """The examples of global step ``step`` (from 0), at most ``batch_size``, (E,)."""
+        assert 0 <= step < self.num_steps, f"step {step} of {self.num_steps}"
+        window, place = divmod(step, self.window_batches)
+        return self._window(window)[place]
+
+    def stream(self, begin: int, end: int) -> IntArray:
+        """The examples at positions ``begin`` to ``end`` of the stream, before any grouping."""
+        size = len(self.lengths)
+        parts = []
+        for epoch in range(begin // size, -(-end // size)):
+            first, last = max(begin - epoch * size, 0), min(end - epoch * size, size)
+            parts.append(self._epoch(epoch)[first:last])
+        return np.concatenate(parts)
+
+    def _draw_epoch(self, epoch: int) -> IntArray:
+        return _permutation(self.seed, _EPOCH, epoch, len(self.lengths))
+
+    def _draw_window(self, window: int) -> list[IntArray]:
+        examples = self.window_batches * self.batch_size
+        indices = self.stream(window * examples, min((window + 1) * examples, self.total))
+        if self.window_batches > 1:
+            indices = indices[np.argsort(self.lengths[indices], kind="stable")]
+        full = len(indices) // self.batch_size
+        batches = [indices[n * self.batch_size : (n + 1) * self.batch_size] for n in range(full)]
+        order = _permutation(self.seed, _WINDOW, window, full)
+        rest = indices[full * self.batch_size :]  # only at the very end
+        return [batches[n] for n in order] + ([rest] if len(rest) else [])
+
+
+class Mixture:
+    """Which task has which global step, when several are trained at once.
+
+    Every step belongs to one task, drawn from (seed, step) with p(task) = min(n, K)^(1/T) / sum over tasks
+    of the same, where n is the number of examples, K ``cap`` and T ``temperature`` (Phang et al. 2020, as
+    jiant implements it: K = 2^17, T = 1). One task is the trivial case.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], num_steps: int, seed: int, cap: int = 2**17, temperature: float = 1.0
+    ) -> None:
+        """``sizes`` are the training examples of each task, ``num_steps`` the optimizer steps in all."""
+        assert min(sizes.values()) > 0
+        assert min(num_steps, cap, temperature) > 0
+        self.tasks = tuple(sizes)
+        capped = np.minimum(np.array(list(sizes.values()), dtype=np.float64), cap) ** (1.0 / temperature)
+        self.probabilities: npt.NDArray[np.float64] = capped / capped.sum()  # (tasks,)
+        uniform = (_random(seed, _MIXTURE, 0, num_steps) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
+        drawn = np.searchsorted(np.cumsum(self.probabilities), uniform, side="right")
+        self._task: IntArray = np.minimum(drawn, len(self.tasks) - 1)  # (steps,); rounding may sum below 1
+        self._task_step = np.empty(num_steps, dtype=np.int64)
+        for number in range(len(self.tasks)):
+            mine = self._task == number
+            self._task_step[mine] = np.arange(int(mine.sum()))
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all tasks together."""
+        return len(self._task)
+
+    def at(self, step: int) -> tuple[str, int]:
+        """The task of ``step``, and which of this task's own steps it is, both from 0."""
+        return self.tasks[int(self._task[step])], int(self._task_step[step])
+
+    def steps(self, task: str) -> int:
+        """How many of all steps belong to ``task``: its :class:`GlobalBatches` needs this many."""
+        return int((self._task == self.tasks.index(task)).sum())

@@ -1,0 +1,34 @@
+"""The model: XLM-R's encoder over packed rows, heads, the used vocabulary, loading and export."""
+
+from __future__ import annotations
+
+from xtrain.model.dropout import DropoutKeys
+from xtrain.model.embeddings import layer_for_retrieval, sentence_vectors
+from xtrain.model.encoder import Encoder
+from xtrain.model.export import SavedHead, load_heads, save_encoder
+from xtrain.model.heads import Head
+from xtrain.model.heads import build as build_head
+from xtrain.model.loading import LoadReport, base_fingerprint, load_encoder, read_word_embeddings, resolve
+from xtrain.model.phase_model import PhaseModel, split_weights
+from xtrain.model.vocabulary import UsedVocabulary, untouched_decay
+
+__all__ = [
+    "DropoutKeys",
+    "Encoder",
+    "Head",
+    "LoadReport",
+    "PhaseModel",
+    "SavedHead",
+    "UsedVocabulary",
+    "base_fingerprint",
+    "build_head",
+    "layer_for_retrieval",
+    "load_encoder",
+    "load_heads",
+    "read_word_embeddings",
+    "resolve",
+    "save_encoder",
+    "sentence_vectors",
+    "split_weights",
+    "untouched_decay",
+]

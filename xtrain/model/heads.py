@@ -1,0 +1,116 @@
+"""Heads on packed rows: hidden states to logits, per-example losses and predictions.
+
+Dimension letters: B sequences, E examples, H hidden, C classes (for multiple choice: choices).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xtrain.data.batches import PackedBatch
+from xtrain.model.dropout import DropoutKeys, dropout
+
+_INIT_STD = 0.02  # of new weights, as in every model of BERT's family
+
+
+class Head(nn.Module, ABC):
+    """What stands on the encoder for one task."""
+
+    first_only = True
+    """Whether the head reads each sequence's first token alone, (B, H); else it gets all, (T, H)."""
+
+    @abstractmethod
+    def forward(
+        self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0
+    ) -> Tensor:
+        """``hidden`` (B or T, H) -> logits; dropout takes masks from ``keys`` at ``site`` and after it."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
+        """Summed loss of each example, (E,) fp32."""
+
+    @abstractmethod
+    def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:
+        """What is predicted for each example, by name, (E, ...) on the CPU."""
+
+
+class _FirstTokenHead(Head):
+    """First token -> dropout -> dense -> tanh -> dropout -> out: Hugging Face's RobertaClassificationHead."""
+
+    def __init__(self, hidden_size: int, num_outputs: int, p: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, num_outputs)
+        self.p = p
+        for linear in (self.dense, self.out_proj):
+            nn.init.normal_(linear.weight, std=_INIT_STD)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0
+    ) -> Tensor:
+        """``hidden`` (B, H) of the first tokens -> (B, outputs)."""
+        assert hidden.shape[0] == batch.num_sequences, "a row for each sequence's first token"
+        p = self.p if self.training else 0.0
+        firsts = keys.at(batch.cu_seqlens[:-1].long()) if keys is not None and p else None
+        inner = torch.tanh(self.dense(dropout(hidden, p, firsts, site)))  # (B, H)
+        return cast(Tensor, self.out_proj(dropout(inner, p, firsts, site + 1)))
+
+
+class ClassificationHead(_FirstTokenHead):
+    """One of C labels for an example of one sequence (a text or a pair of texts)."""
+
+    def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross entropy of ``logits`` (E, C) against ``batch.fields["label"]`` (E,)."""
+        assert batch.num_examples == batch.num_sequences, "one sequence an example"
+        return F.cross_entropy(logits.float(), batch.fields["label"], reduction="none")
+
+    def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:
+        """``prediction`` (E,) int64, the likeliest label, and ``scores`` (E, C) fp32, the logits."""
+        return _likeliest(logits)
+
+
+class MultipleChoiceHead(_FirstTokenHead):
+    """One of an example's sequences; examples may have different numbers of them."""
+
+    def __init__(self, hidden_size: int, p: float) -> None:
+        super().__init__(hidden_size, 1, p)
+
+    def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
+        """Cross entropy of the softmax over an example's sequences; ``logits`` (B, 1), labels (E,)."""
+        return F.cross_entropy(_by_example(logits, batch), batch.fields["label"], reduction="none")
+
+    def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:
+        """``prediction`` (E,) int64 and ``scores`` (E, C) fp32; where an example has fewer choices, -inf."""
+        return _likeliest(_by_example(logits, batch))
+
+
+def build(task_format: str, hidden_size: int, num_labels: int, dropout: float) -> Head:
+    """A new head for a format that is trained; ``num_labels`` counts where the format has labels."""
+    if task_format == "classification":
+        return ClassificationHead(hidden_size, num_labels, dropout)
+    if task_format == "multiple_choice":
+        return MultipleChoiceHead(hidden_size, dropout)
+    raise AssertionError(f"no head for format {task_format!r}")
+
+
+def _by_example(logits: Tensor, batch: PackedBatch) -> Tensor:
+    """Scores of sequences (B, 1) as (E, C) fp32, C the most sequences of an example, -inf behind the last."""
+    offsets = batch.example_offsets  # (E + 1,)
+    sizes = offsets.diff()
+    example = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)  # (B,)
+    choice = torch.arange(len(example), device=sizes.device) - offsets[:-1][example]  # (B,)
+    scores = logits.new_full((len(sizes), int(sizes.max())), -torch.inf, dtype=torch.float32)
+    return scores.index_put((example, choice), logits.squeeze(-1).float())
+
+
+def _likeliest(scores: Tensor) -> dict[str, npt.NDArray[np.generic]]:
+    values = scores.detach().float().cpu()
+    return {"prediction": values.argmax(-1).numpy(), "scores": values.numpy()}

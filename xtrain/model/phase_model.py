@@ -1,0 +1,50 @@
+"""What DeepSpeed trains: the encoder and the heads of a phase, from a packed batch to its summed loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from xtrain.data.batches import PackedBatch
+from xtrain.model.encoder import Encoder
+from xtrain.model.heads import Head
+
+_ENCODER = "encoder.model."
+_HEADS = "heads."
+
+
+class PhaseModel(nn.Module):
+    """An encoder and one head a task."""
+
+    def __init__(self, encoder: Encoder, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(dict(heads))
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Loss, summed over the examples of ``batch`` with their weights (a scalar, fp32), and the logits."""
+        head = cast(Head, self.heads[batch.task])
+        keys = self.encoder.draw_keys(batch)
+        hidden = self.encoder(batch, first_only=head.first_only, keys=keys)
+        logits = head(hidden, batch, keys, self.encoder.num_sites)
+        return (head.loss(logits, batch) * batch.weights).sum(), logits
+
+
+def split_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Weights by the names of a :class:`PhaseModel`, as the encoder's by checkpoint name and each head's.
+
+    Where the encoder holds a part of the vocabulary, so does its table: see
+    :meth:`xtrain.model.vocabulary.UsedVocabulary.expand`.
+    """
+    encoder: dict[str, Tensor] = {}
+    heads: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        if name.startswith(_ENCODER):
+            encoder[name.removeprefix(_ENCODER)] = value
+        else:
+            assert name.startswith(_HEADS), name
+            task, _, parameter = name.removeprefix(_HEADS).partition(".")
+            heads.setdefault(task, {})[parameter] = value
+    return encoder, heads

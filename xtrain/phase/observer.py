@@ -1,0 +1,108 @@
+"""Where a phase's news go: the record first, then W&B and the progress bar. Rank 0 only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from xtrain.dispatch.rendezvous import Ranks
+from xtrain.files import writing
+from xtrain.phase.file import PhaseFile
+from xtrain.run_directory import RunDirectory
+from xtrain.tracking import Progress, Recorder, WandbRun
+
+
+class PhaseObserver:
+    """Told by the loop and the evaluation; silent on every rank but the first."""
+
+    def __init__(self, run: RunDirectory, phase: PhaseFile, ranks: Ranks) -> None:
+        self._run, self._phase, self._first = run, phase, ranks.is_first
+        self.record = Recorder(run, ranks.rank)
+        self.wandb: WandbRun | None = None
+        self._progress: Progress | None = None
+        self._done = 0
+
+    def __enter__(self) -> PhaseObserver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self.event("failed", error=f"{type(error).__name__}: {error}"[:2000])
+        self.end_progress()
+        if self.wandb is not None:
+            self.wandb.finish(failed=error is not None)
+
+    def start_wandb(self, config: Mapping[str, Any]) -> None:
+        """Begin (or go on with) the phase's W&B run; never raises, never waits."""
+        if self._first:
+            phase = self._phase
+            self.wandb = WandbRun.start(
+                self._run, phase.tracking, study=phase.study, phase_name=phase.name, kind=phase.kind, config=config,
+                on_event=self.event, say=lambda text: self.say(f"      {text}"),
+            )  # fmt: skip
+
+    def use_encoder(self, folder: Path, parent: str) -> None:
+        """Tell W&B which phase's encoder this one starts from; a base is no artifact of ours."""
+        if self.wandb is not None and parent:
+            self.wandb.use_encoder(folder)
+
+    def log_encoder(self, folder: Path) -> None:
+        """Hand the finished encoder to W&B as an artifact."""
+        if self.wandb is not None:
+            self.wandb.log_encoder(folder)
+
+    def log_scores(self, scores: Mapping[str, Any]) -> None:
+        """Hand ``scores.json`` to W&B as a table."""
+        if self.wandb is not None:
+            self.wandb.log_scores(scores)
+
+    def start_progress(self, description: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin a bar (on a terminal) or lines (in a log) of ``total`` units of which ``done`` are done."""
+        if self._first:
+            self.end_progress()
+            self._progress = Progress(description, total, unit=unit)
+            self._progress.__enter__()
+            self._done = 0
+            self.advanced(done, {})
+
+    def end_progress(self) -> None:
+        """End the bar."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+            self._progress = None
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Values after ``step`` steps: into ``metrics.jsonl``, then to W&B."""
+        if self._first:
+            self.record.metrics(step, values)
+            if self.wandb is not None:
+                self.wandb.log_metrics(step, values)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Something that happened once: into ``events.jsonl``."""
+        if self._first:
+            self.record.event(kind, **fields)
+            if kind == "resume":
+                self.record.resume_at(int(fields["step"]))
+
+    def advanced(self, step: int, values: Mapping[str, float]) -> None:
+        """``step`` units of the progress bar are done."""
+        if self._progress is not None:
+            shown = {name: values[name] for name in ("loss", "learning_rate", "tokens_per_second") if name in values}
+            self._progress.advance(step - self._done, **shown)
+            self._done = step
+
+    def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
+        """The example ids of a global batch: into ``batches.jsonl``."""
+        if self._first:
+            path: Path = self._run.path / "batches.jsonl"
+            with writing(path), open(path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"step": step, "task": task, "ids": list(ids)}) + "\n")
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches, on rank 0."""
+        if self._first:
+            print(text, flush=True)

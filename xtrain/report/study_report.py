@@ -1,0 +1,102 @@
+"""A study's table and page, gathered from its run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import xtrain.starter
+from xtrain.errors import Problem, UserError
+from xtrain.files import read_json
+from xtrain.graph import EVALUATE, Graph, Phase
+from xtrain.report.figures import Curve
+from xtrain.report.html import FINISHED, PhaseSummary, StudySummary, write_report
+from xtrain.report.statistics import LAST, ResultRow, assemble, result_rows
+from xtrain.report.tables import print_tables
+from xtrain.run_directory import RunDirectory
+from xtrain.tracking.record import read_events, read_metrics
+
+
+def report_study(graph: Graph, out: Path, console: Console) -> Path:
+    """Print the study's table, write ``report.html`` into ``out`` and return its path.
+
+    Raises a :class:`UserError` where no evaluation is finished yet.
+    """
+    scores = {
+        phase.hash: phase.run_directory(out).read_scores()
+        for phase in graph.phases.values()
+        if phase.kind == EVALUATE and phase.run_directory(out).done
+    }
+    if not scores:
+        raise UserError(
+            Problem(
+                str(out),
+                "has no finished evaluation of this study",
+                remedy="python -m xtrain run STUDY first",
+            )
+        )
+    grid = assemble(_results(graph, scores))
+    disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
+    missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in scores})
+    summary = StudySummary(
+        name=graph.study.name,
+        base=graph.study.base,
+        seeds=graph.study.seeds,
+        phases=[_summary(phase, phase.run_directory(out)) for phase in graph.phases.values()],
+        protocol=_joined_protocol(scores),
+        disclaimer=disclaimer,
+        warnings=[f"not evaluated yet: {name}" for name in missing],
+    )
+    print_tables(grid, console, disclaimer)
+    path = write_report(out / "report.html", grid, summary)
+    console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
+    return path
+
+
+def _results(graph: Graph, scores: Mapping[str, Mapping[str, Any]]) -> Iterator[ResultRow]:
+    """One row a cell and checkpoint. Seeds that share an evaluation (nothing was trained) give one row."""
+    seen = set()
+    for cell in graph.cells:
+        if cell.evaluation not in scores or (cell.row, cell.evaluation) in seen:
+            continue
+        seen.add((cell.row, cell.evaluation))
+        yield from result_rows(scores[cell.evaluation], cell.row, cell.seed)
+        if LAST in scores[cell.evaluation]:
+            yield from result_rows(scores[cell.evaluation][LAST], cell.row, cell.seed, LAST)
+
+
+def _joined_protocol(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One protocol for the page: what all evaluations share, and each task's own."""
+    protocols = [entry["protocol"] for entry in scores.values()]
+    shared = {
+        key: value for key, value in protocols[0].items() if all(p.get(key) == value for p in protocols)
+    }
+    tasks = {name: task for protocol in protocols for name, task in protocol["tasks"].items()}
+    return {**shared, "tasks": tasks}
+
+
+def _summary(phase: Phase, run: RunDirectory) -> PhaseSummary:
+    """A phase as the page's section on training shows it."""
+    done = read_json(run.done_marker) if run.done else {}
+    metrics = [line for line in read_metrics(run.metrics) if "loss" in line]
+    speeds = [line["tokens_per_second"] for line in metrics]
+    curve = Curve(
+        f"seed {phase.seed}", [line["step"] for line in metrics], [line["loss"] for line in metrics]
+    )
+    failure = next((event for event in reversed(read_events(run.events)) if event["event"] == "failed"), None)
+    status = FINISHED if run.done else "failed" if failure else "not run yet"
+    return PhaseSummary(
+        name=phase.name,
+        kind=phase.kind,
+        seed=phase.seed,
+        status=status,
+        note=failure["error"] if failure and not run.done else "",
+        steps=done.get("steps"),
+        selected_step=done.get("selected_step"),
+        seconds=done.get("seconds"),
+        tokens_per_second=sum(speeds) / len(speeds) if speeds else None,
+        curve=curve if metrics else None,
+    )

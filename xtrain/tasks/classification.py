@@ -1,0 +1,79 @@
+"""The format classification: one text or a pair of texts gets one of a fixed set of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from xtrain.errors import Problem, listed
+from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
+from xtrain.tasks.formats import (
+    UNLABELLED,
+    Dropped,
+    Encoded,
+    FieldKind,
+    ProblemList,
+    Row,
+    label_word,
+    text_of,
+    wrong_label,
+)
+from xtrain.tasks.spec import TaskSpec
+
+
+class Classification:
+    """Columns ``text_a``, ``text_b`` (optional), ``label``; the field ``label`` is a place in ``labels``."""
+
+    name = "classification"
+    required: tuple[str, ...] = ("text_a", "label")
+    optional: tuple[str, ...] = ("text_b",)
+    options: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy", "f1")
+    trained = True
+    fields: Mapping[str, FieldKind] = {"label": "example"}
+
+    def check(self, spec: TaskSpec, where: str) -> list[Problem]:
+        """At least two different labels, and label maps that lead to them."""
+        problems = []
+        if len(spec.labels) < 2 or len(set(spec.labels)) < len(spec.labels):
+            problems.append(
+                Problem(
+                    f"{where}.labels", f"{list(spec.labels)} is not allowed", "two different labels or more"
+                )
+            )
+        for n, source in enumerate(spec.sources):
+            for word, label in source.label_map.items():
+                if label not in spec.labels:
+                    problems.append(
+                        Problem(
+                            f"{where}.sources[{n}].label_map.{word}",
+                            f"{label!r} is not a label",
+                            listed(spec.labels),
+                        )
+                    )
+        return problems
+
+    def encode(
+        self,
+        rows: Iterable[Row],
+        tokenizer: PairTokenizer,
+        spec: TaskSpec,
+        max_length: int,
+        language: str,
+        problems: ProblemList,
+    ) -> Iterator[Encoded | Dropped]:
+        """One sequence an example; a row without a label is dropped as "unlabelled"."""
+        numbers = {label: n for n, label in enumerate(spec.labels)}
+
+        def read(row: Row) -> Example | Dropped:
+            word = label_word(row.values["label"])
+            if word not in numbers:
+                if word in UNLABELLED:
+                    return Dropped(row.id, "unlabelled")
+                raise wrong_label(row, word, spec.labels)
+            second = text_of(row, "text_b") if "text_b" in row.values else None
+            return Example([(text_of(row, "text_a"), second)], {"label": [numbers[word]]})
+
+        return encode_rows(rows, read, tokenizer, max_length, problems)
+
+
+FORMAT = Classification()

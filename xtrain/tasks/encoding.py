@@ -1,0 +1,164 @@
+"""Text to token ids: XLM-R's sequences, tokenised in batches and truncated as transformers does it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from xtrain.errors import Problem, UserError
+from xtrain.files import content_hash
+from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row
+from xtrain.tasks.hashes import file_hash
+
+TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
+"""The files that may define a tokenizer, the preferred first."""
+_CHUNK = 4096  # rows that are tokenised in one call
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """The file in ``folder`` that defines its tokenizer; none is a :class:`UserError`."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        Problem(
+            str(folder),
+            "has no tokenizer",
+            allowed=f"a Hugging Face directory with {' or '.join(TOKENIZER_FILES)}",
+            remedy="copy the tokenizer of the base model into it (for XLM-R: FacebookAI/xlm-roberta-base)",
+        )
+    )
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Hash of the tokenizer in ``folder``: two folders with equal hashes give equal token ids."""
+    file = tokenizer_file(folder)
+    return content_hash([file.name, file_hash(file)])
+
+
+class PairTokenizer:
+    """The tokenizer of an XLM-R-shaped directory: ``<s> A </s>`` and ``<s> A </s></s> B </s>``."""
+
+    def __init__(self, folder: Path) -> None:
+        file = tokenizer_file(folder)
+        backend = _load(file)
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        begin, end = backend.token_to_id("<s>"), backend.token_to_id("</s>")
+        if begin is None or end is None or backend.encode("", "").ids != [begin, end, end, end]:
+            raise UserError(
+                Problem(
+                    str(file),
+                    f"does not build pairs as XLM-R does: {backend.encode('', '').tokens}",
+                    allowed="<s> A </s></s> B </s>",
+                    remedy="use an XLM-R-shaped base model",
+                )
+            )
+        self.begin, self.end = int(begin), int(end)
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens; on all cores, each distinct text once."""
+        distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        encodings = self._backend.encode_batch_fast(list(distinct), add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        return [ids[distinct[text]] for text in texts]
+
+    def sequence(self, first: list[int], second: list[int] | None, max_length: int) -> tuple[list[int], bool]:
+        """One or two texts as a sequence of at most ``max_length`` ids, and whether it was cut."""
+        if second is None:
+            room = max_length - 2
+            return [self.begin, *first[:room], self.end], len(first) > room
+        room = max_length - 4
+        keep_first, keep_second = longest_first(len(first), len(second), room)
+        ids = [self.begin, *first[:keep_first], self.end, self.end, *second[:keep_second], self.end]
+        return ids, keep_first + keep_second < len(first) + len(second)
+
+
+def _load(file: Path) -> Any:
+    try:
+        if file.name == "tokenizer.json":
+            # the same ids as AutoTokenizer's, without the seconds that importing transformers takes
+            return tokenizers.Tokenizer.from_file(str(file))
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(file.parent)).backend_tokenizer
+    except Exception as error:  # tokenizers raises plain Exceptions, transformers several kinds
+        reason = " ".join(str(error).split())[:300]
+        remedy = "copy tokenizer.json of the base model beside it"
+        raise UserError(
+            Problem(str(file), f"cannot be read as a tokenizer: {reason}", remedy=remedy)
+        ) from error
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts are kept so that both fit into ``room``: the longer one is cut first.
+
+    The rule of the tokenizers library's ``longest_first``, in closed form: cut the longer text down to
+    the length of the shorter, then both alike; the odd token goes to the longer one (to the second of two
+    that are equally long).
+    """
+    short, long = sorted((first, second))
+    if short > room:
+        long = short  # both are cut to the same length below
+    else:
+        long = min(long, max(short, room - short))
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (long, short) if first > second else (short, long)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a format makes of a row, before tokenisation."""
+
+    texts: list[tuple[str, str | None]]
+    """One sequence each: a text, or a pair."""
+    fields: dict[str, list[int]]
+
+
+ReadRow = Callable[[Row], "Example | Dropped"]
+
+
+def encode_rows(
+    rows: Iterable[Row], read_row: ReadRow, tokenizer: PairTokenizer, max_length: int, problems: ProblemList
+) -> Iterator[Encoded | Dropped]:
+    """``read_row`` over ``rows``, tokenised in large batches; the order is kept.
+
+    A :class:`UserError` of ``read_row`` goes to ``problems`` and the row is passed over.
+    """
+    source = iter(rows)
+    while chunk := list(itertools.islice(source, _CHUNK)):
+        read: list[tuple[str, Example | Dropped]] = []
+        for row in chunk:
+            try:
+                read.append((row.id, read_row(row)))
+            except UserError as error:
+                problems.add(*error.problems)
+        yield from _encode_chunk(read, tokenizer, max_length)
+
+
+def _encode_chunk(
+    read: list[tuple[str, Example | Dropped]], tokenizer: PairTokenizer, max_length: int
+) -> Iterator[Encoded | Dropped]:
+    pairs = [pair for _, example in read if isinstance(example, Example) for pair in example.texts]
+    pieces: Iterator[Any] = iter(
+        tokenizer.pieces([text for pair in pairs for text in pair if text is not None])
+    )
+    for id_, example in read:
+        if isinstance(example, Dropped):
+            yield example
+            continue
+        sequences, cut = [], False
+        for _, second in example.texts:
+            first_ids = next(pieces)
+            ids, was_cut = tokenizer.sequence(first_ids, None if second is None else next(pieces), max_length)
+            sequences.append(ids)
+            cut |= was_cut
+        yield Encoded(id_, sequences, example.fields, cut)

@@ -1,0 +1,192 @@
+"""What a format is: the rows it reads, the examples it makes of them, and where the formats are found."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from xtrain.errors import Problem, UserError, listed, nearest
+
+if TYPE_CHECKING:
+    from xtrain.tasks.encoding import PairTokenizer
+    from xtrain.tasks.spec import TaskSpec
+
+FieldKind = Literal["example", "token"]
+"""A field has one number an example, or one a token of the example."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source, its columns named as the format names them."""
+
+    where: str
+    """``file:line`` (or data set, split and row on the hub), for messages."""
+    id: str
+    """The source's own id, or the number of the row."""
+    values: Mapping[str, Any]
+    """Column of the format -> value as it stands in the source."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example, ready for a shard."""
+
+    id: str
+    sequences: list[list[int]]
+    """Token ids, special tokens included; one sequence or several."""
+    fields: dict[str, list[int]]
+    """What the head needs: one number for a field of kind "example", one a token for "token"."""
+    truncated: bool = False
+    """Whether a sequence was longer than the maximum length."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row of which no example can be made, and why: counted in the manifest, never an error."""
+
+    id: str
+    reason: str
+
+
+class Format(Protocol):
+    """One kind of task. A new one is a module with an object of this shape; nothing else changes."""
+
+    name: str
+    required: tuple[str, ...]
+    """Columns that every source must map."""
+    optional: tuple[str, ...]
+    """Columns that a source may map; ``id`` may be mapped in every format."""
+    options: tuple[str, ...]
+    """Keys allowed in a task's ``options``."""
+    metrics: tuple[str, ...]
+    """Metrics that a task may name as its own."""
+    trained: bool
+    """Whether there is a loss; if not, the format is evaluated only."""
+    fields: Mapping[str, FieldKind]
+    """The fields of its examples."""
+
+    def check(self, spec: TaskSpec, where: str) -> list[Problem]:
+        """What is wrong with ``spec`` beyond columns, metric and option names; ``where`` names its entry."""
+        ...
+
+    def encode(
+        self,
+        rows: Iterable[Row],
+        tokenizer: PairTokenizer,
+        spec: TaskSpec,
+        max_length: int,
+        language: str,
+        problems: ProblemList,
+    ) -> Iterator[Encoded | Dropped]:
+        """Examples of ``rows`` in order; what is wrong with a row goes to ``problems``."""
+        ...
+
+
+@dataclass
+class ProblemList:
+    """Collects what is wrong with a file, and stops at ``limit``: nobody reads a thousand messages."""
+
+    limit: int = 20
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, *problems: Problem) -> None:
+        """Note ``problems``; raises them all as one :class:`UserError` when there are ``limit``."""
+        self.found.extend(problems)
+        if len(self.found) >= self.limit:
+            last = self.found[self.limit - 1]
+            remedy = " ".join(
+                part for part in (last.remedy, f"(only the first {self.limit} problems are listed)") if part
+            )
+            self.found[self.limit - 1 :] = [Problem(last.where, last.what, last.allowed, remedy)]
+            self.raise_if_any()
+
+    def raise_if_any(self) -> None:
+        """Raise everything noted as one :class:`UserError`, if there is anything."""
+        if self.found:
+            raise UserError(*self.found)
+
+
+_MODULES = {
+    "classification": "xtrain.tasks.classification",
+    "multiple_choice": "xtrain.tasks.multiple_choice",
+    "sentence_retrieval": "xtrain.tasks.sentence_retrieval",
+}
+_registered: dict[str, Format] = {}
+
+
+def register(format_: Format) -> None:
+    """Make a format known under its name."""
+    assert format_.name not in _MODULES, f"the format {format_.name!r} is built in"
+    _registered[format_.name] = format_
+
+
+def names() -> tuple[str, ...]:
+    """The names of all formats."""
+    return (*_MODULES, *_registered)
+
+
+def get(name: str) -> Format:
+    """The format ``name``; raises :class:`UserError` with the known ones."""
+    if name in _MODULES:
+        built_in: Format = importlib.import_module(_MODULES[name]).FORMAT
+        return built_in
+    if name in _registered:
+        return _registered[name]
+    raise UserError(Problem("format", f"{name!r} is not known", listed(names()), nearest(name, names())))
+
+
+# What the formats need of a row.
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text in ``column``, white space around it removed; empty or no text is a :class:`UserError`."""
+    return checked_text(row.values[column], row.where, column)
+
+
+def checked_text(value: Any, where: str, column: str) -> str:
+    """``value`` as text, white space around it removed; raises :class:`UserError` if it is none or empty."""
+    if not isinstance(value, str):
+        what = "is missing" if value is None else f"{value!r} is not text"
+        raise UserError(Problem(f"{where}: {column}", what, allowed="text"))
+    text = value.strip()
+    if not text:
+        raise UserError(
+            Problem(
+                f"{where}: {column}",
+                f"{value!r} is empty",
+                "text",
+                "fill it in or remove the row from the file",
+            )
+        )
+    return text
+
+
+def label_word(value: Any) -> str:
+    """A label as a word: ``3``, ``3.0`` and ``"3"`` are ``"3"``, booleans are ``"true"`` and ``"false"``."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+UNLABELLED = ("", "-", "-1")
+"""How data sets write that a row has no label (SNLI where its annotators disagreed, hidden test sets)."""
+
+
+def wrong_label(row: Row, word: str, allowed: Iterable[str]) -> UserError:
+    """The error for a label that is not in the set, with a hint where only the case differs."""
+    choices = list(allowed)
+    same = [choice for choice in choices if choice.casefold() == word.casefold()]
+    if same:
+        remedy = f"the case differs: write {same[0]!r}, or add label_map = {{ {word!r} = {same[0]!r} }}"
+    else:
+        hint = nearest(word, choices)
+        remedy = (
+            f"{hint} " if hint else ""
+        ) + "otherwise map the file's word with label_map, or add it to labels"
+    return UserError(Problem(f"{row.where}: label", f"{word!r} is not a label", listed(choices), remedy))

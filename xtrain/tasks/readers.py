@@ -1,0 +1,194 @@
+"""Read jsonl, tsv, csv and parallel line files: rows by column, each with the line it stands on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.files import read_text
+from xtrain.tasks.formats import ProblemList
+from xtrain.tasks.spec import ColumnRef, Source
+
+csv.field_size_limit(2**31 - 1)  # passages are longer than the default of 131,072 characters
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a source as it stands there: a way to its columns, by name or place."""
+
+    where: str
+    get: Callable[[str | int], Any]
+    """The value in a column; raises KeyError if there is none."""
+    columns: Sequence[str]
+    """The columns there are, for messages."""
+
+
+def read_files(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+    """The records of ``paths``: one file after the other, or for the reader ``lines`` side by side.
+
+    What is wrong with a line goes to ``problems``; a file that cannot be read at all is raised at once.
+    """
+    if source.reader == "lines":
+        yield from _lines(paths, problems)
+        return
+    for path in paths:
+        text = read_text(path).removeprefix("\ufeff")
+        if (reader := source.reader_of(path.name)) == "jsonl":
+            yield from _jsonl(path, text, problems)
+        else:
+            yield from _delimited(path, text, source, reader, problems)
+
+
+def nested(record: Mapping[str, Any]) -> Callable[[str | int], Any]:
+    """A way to the columns of a JSON object; ``a.b`` is the key ``b`` of the object in ``a``."""
+
+    def get(column: str | int) -> Any:
+        name = str(column)
+        if name in record:
+            return record[name]
+        value: Any = record
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise KeyError(name)
+            value = value[part]
+        return value
+
+    return get
+
+
+def column_names(record: Mapping[str, Any]) -> list[str]:
+    """The columns of a JSON object, those of nested objects as ``a.b``."""
+    names: list[str] = []
+    for name, value in record.items():
+        names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else [name]
+    return names
+
+
+def value_in(record: Record, reference: ColumnRef) -> Any:
+    """The value of a column, or the list of values of a list of columns; KeyError if one is missing."""
+    if isinstance(reference, tuple):
+        return [record.get(part) for part in reference]
+    return record.get(reference)
+
+
+def missing_column(record: Record, column: str, reference: ColumnRef) -> Problem:
+    """The problem that ``record`` lacks (a part of) ``reference``, which should hold ``column``."""
+    parts = reference if isinstance(reference, tuple) else (reference,)
+    lost: str | int = parts[0]
+    for part in parts:
+        try:
+            record.get(part)
+        except KeyError:
+            lost = part
+            break
+    hint = nearest(str(lost), record.columns) if isinstance(lost, str) else ""
+    what = f"there is no column {lost!r}" + (f" for {column}" if str(lost) != column else "")
+    remedy = (f"{hint} " if hint else "") + f"name the right one in the task's columns: {column} = ..."
+    return Problem(record.where, what, f"the columns there are: {listed(record.columns)}", remedy)
+
+
+def _jsonl(path: Path, text: str, problems: ProblemList) -> Iterator[Record]:
+    # only "\n" ends a line: JSON texts may hold other line separators of Unicode
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.add(
+                Problem(where, f"not JSON: {error.msg} at character {error.colno}", "one JSON object a line")
+            )
+            continue
+        if not isinstance(value, dict):
+            problems.add(Problem(where, f"{line[:60]!r} is not a JSON object", "one JSON object a line"))
+            continue
+        yield Record(where, nested(value), column_names(value))
+
+
+def _delimited(path: Path, text: str, source: Source, reader: str, problems: ProblemList) -> Iterator[Record]:
+    """tsv and csv: with a header line if the columns have names, without if they are numbers."""
+    rows = _split(path, text, source.quoted, comma=reader == "csv")
+    headed = any(isinstance(part, str) for part in _parts(source))
+    first = next(rows, None)
+    if first is None:
+        return
+    width = len(first[1])
+    names = [name.strip() for name in first[1]] if headed else [str(n) for n in range(width)]
+    places: dict[str | int, int] = (
+        {name: n for n, name in enumerate(names)} if headed else dict(enumerate(range(width)))
+    )
+    for number, cells in rows if headed else itertools.chain([first], rows):
+        where = f"{path}:{number}"
+        if len(cells) != width:
+            problems.add(
+                Problem(
+                    where,
+                    f"has {len(cells)} column{'s' if len(cells) != 1 else ''}, the first line has {width}",
+                    remedy="look for a missing or an additional separator, or for a line break inside a text",
+                )
+            )
+            continue
+        yield Record(where, lambda column, cells=cells: cells[places[column]], names)  # type: ignore[misc]
+
+
+def _parts(source: Source) -> list[str | int]:
+    references = list(source.columns.values())
+    return [part for ref in references for part in (ref if isinstance(ref, tuple) else (ref,))]
+
+
+def _split(path: Path, text: str, quoted: bool | None, *, comma: bool) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, with the number of the line on which the row begins; empty lines are none."""
+    if not (comma if quoted is None else quoted):
+        for number, line in enumerate(text.split("\n"), 1):
+            line = line.removesuffix("\r")
+            if line:
+                yield number, line.split("," if comma else "\t")
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="," if comma else "\t", strict=True)
+    begin = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield begin, cells
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            Problem(
+                f"{path}:{begin}",
+                f"the quotation marks do not match: {error}",
+                allowed='fields in "..." with "" for a quotation mark inside',
+                remedy="mend the line, or say quoted = false if the file has no quoting at all",
+            )
+        ) from None
+
+
+def _lines(paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+    """Parallel files: line i of each is column 0, 1, ... of row i."""
+    files = [read_text(path).removeprefix("\ufeff").split("\n") for path in paths]
+    for lines in files:
+        if lines[-1] == "":
+            lines.pop()
+    if len({len(lines) for lines in files}) > 1:
+        counts = ", ".join(
+            f"{path.name} has {len(lines):,}" for path, lines in zip(paths, files, strict=True)
+        )
+        raise UserError(
+            Problem(
+                str(paths[0]),
+                f"line i of each file must belong to line i of the others, but {counts}",
+                allowed="files of equally many lines",
+                remedy="look for a file that was cut off, or that belongs to another set",
+            )
+        )
+    names = [str(n) for n in range(len(paths))]
+    for number, cells in enumerate(zip(*files, strict=True), 1):
+        row = dict(enumerate(cell.removesuffix("\r") for cell in cells))
+        yield Record(f"{paths[0]}:{number}", row.__getitem__, names)  # type: ignore[arg-type]

@@ -1,0 +1,135 @@
+"""What a task is: its format, its labels and languages, its recipe, and the sources of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from xtrain.config import limits
+
+SPLITS = ("train", "dev", "test")
+EVERY = "*"  # in `languages`: every language whose file is there
+LANGUAGE = "{lang}"  # in a path or a configuration: the language
+
+ColumnRef = str | int | tuple[str | int, ...]
+"""A column's name (``a.b`` for a key of a nested object), its place from 0, or a list of columns."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place where a task's data is: files of the user, the starter's texts, or a data set on the hub."""
+
+    files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Split -> path below ``root``, with ``{lang}`` for the language; several paths are read in sequence
+    (by the reader ``lines``, side by side)."""
+    root: str = field(default="data", metadata=limits(choices=("data", "starter")))
+    """Where relative paths begin: the folder given with --data, or the starter's texts."""
+    reader: str = field(default="", metadata=limits(choices=("", "jsonl", "tsv", "csv", "lines")))
+    """How the files are written; by default what the name's ending says."""
+    quoted: bool | None = None
+    """Whether a tsv or csv file puts quotes around fields, as Python's csv module does. Default: csv only."""
+    hub: str = ""
+    """Id of a data set on the hub, or a folder laid out like one."""
+    config: str = ""
+    """Its configuration, with ``{lang}`` for the language."""
+    revision: str = "main"
+    """Its revision; ``refs/convert/parquet`` for data sets that still have a loading script."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Split -> the hub's name for it; ``a+b`` joins two."""
+    columns: Mapping[str, ColumnRef] = field(default_factory=dict)
+    """Column of the format -> the source's column; ``id`` may be named in every format."""
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    """Label as the source writes it -> label of the task; what is not in it is taken as it is."""
+    language_codes: Mapping[str, str] = field(default_factory=dict)
+    """Language -> what the source writes for it in paths or configurations."""
+    where: Mapping[str, str] = field(default_factory=dict)
+    """Column of the source -> value: only such rows are read; ``{split}`` and ``{lang}`` may stand in it."""
+    hash_split: Mapping[str, float] = field(default_factory=dict)
+    """Split -> share, carved out of ``train`` by a fixed hash; the rest is ``train``."""
+    hash_by: tuple[str, ...] = ()
+    """Columns of the format that the hash is taken of, so that rows that share them stay together;
+    by default all texts of the row."""
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """The splits that it offers."""
+        named = {*self.files, *self.splits, *self.hash_split}
+        return tuple(split for split in SPLITS if split in named)
+
+    def base_split(self, split: str) -> str:
+        """The split whose files hold ``split``: ``train`` for what is carved out of it."""
+        return "train" if split in self.hash_split else split
+
+    def paths(self, split: str, language: str) -> tuple[str, ...]:
+        """The paths of ``split`` as written in ``files``, with the language put in."""
+        value = self.files.get(self.base_split(split), ())
+        patterns = (value,) if isinstance(value, str) else value
+        return tuple(pattern.replace(LANGUAGE, self.code(language)) for pattern in patterns)
+
+    def code(self, language: str) -> str:
+        """What the source writes for ``language``."""
+        return self.language_codes.get(language, language)
+
+    def reader_of(self, path: str) -> str:
+        """``reader``, or what the ending of ``path`` says; empty if that says nothing."""
+        ending = PurePath(path).suffix.removeprefix(".")
+        return self.reader or (ending if ending in ("jsonl", "tsv", "csv") else "")
+
+    @property
+    def readers(self) -> set[str]:
+        """The readers of all its files; an empty name where it cannot be told."""
+        return {self.reader_of(path) for split in self.files for path in self.paths(split, LANGUAGE)}
+
+    def meaning(self, split: str) -> dict[str, Any]:
+        """What decides how the rows of ``split`` are read: part of every hash, while paths are not."""
+        return {
+            "readers": [self.reader_of(path) for path in self.paths(split, LANGUAGE)],
+            "quoted": self.quoted,
+            "columns": dict(self.columns),
+            "label_map": dict(self.label_map),
+            "where": dict(self.where),
+            "hash_split": dict(self.hash_split),
+            "hash_by": list(self.hash_by),
+        }
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One entry of the catalogue."""
+
+    name: str
+    format: str
+    languages: tuple[str, ...]
+    """Evaluated languages, English with them if it counts; ("*",) for every one whose file is there."""
+    sources: tuple[Source, ...]
+    """In order: the first that applies is used (:func:`xtrain.tasks.sources.choose`)."""
+    metric: str = "accuracy"
+    """The metric whose mean over the languages is the task's score."""
+    labels: tuple[str, ...] = ()
+    """Of a classification task, in the order of the head's outputs."""
+    train_on: str = ""
+    """The task whose training and dev sets this one trains on; itself if empty."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of :class:`xtrain.study.Recipe`; a study's own keys go before these."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else the format wants to know."""
+    language_codes: Mapping[str, str] = field(default_factory=dict)
+    """For every source that has none of its own."""
+
+    @property
+    def training_task(self) -> str:
+        """The name of the task whose training set is used."""
+        return self.train_on or self.name
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that some source offers."""
+        return tuple(split for split in SPLITS if any(split in source.available for source in self.sources))
+
+    def evaluation_split(self, wanted: str) -> str:
+        """``wanted`` (test or dev) if the task has it, else the other one: Tatoeba has but one set."""
+        others = [split for split in ("test", "dev") if split in self.splits]
+        assert others, f"{self.name} has nothing to evaluate on"
+        return wanted if wanted in others else others[0]
