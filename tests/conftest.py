@@ -1,4 +1,4 @@
-"""What every test may use: a tiny model. (`from tiny import ...` works because this file is here.)"""
+"""What every test may use: a tiny model, and a toy study. (`from tiny import ...` works because this file is here.)"""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ from pathlib import Path
 
 import pytest
 from tiny import make_tiny_model
+from toy import Toy, make_data
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random XLM-R directory of 400 ids, hidden size 32, two layers; not to be written into."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of the toy study; not to be written into."""
+    return make_data(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture
+def toy(tmp_path: Path, tiny_model: Path, toy_data: Path) -> Toy:
+    """A toy study with a folder of the test's own for studies and output."""
+    return Toy(tmp_path, tiny_model, toy_data)

@@ -29,9 +29,7 @@ def words(script: str = "latin", count: int = 200, seed: int = 0) -> list[str]:
     return list(found)
 
 
-def sentences(
-    count: int, script: str = "latin", seed: int = 0, shortest: int = 3, longest: int = 14
-) -> list[str]:
+def sentences(count: int, script: str = "latin", seed: int = 0, shortest: int = 3, longest: int = 14) -> list[str]:
     """``count`` sentences of ``shortest`` to ``longest`` made-up words; frequent words as in real text."""
     rng = np.random.default_rng((seed, 1))
     known = words(script)
@@ -40,10 +38,7 @@ def sentences(
     sizes = rng.integers(shortest, longest + 1, size=count)
     drawn = rng.choice(len(known), size=int(sizes.sum()), p=chance)
     ends = np.cumsum(sizes)
-    return [
-        " ".join(known[w] for w in drawn[end - size : end]) + "."
-        for end, size in zip(ends, sizes, strict=True)
-    ]
+    return [" ".join(known[w] for w in drawn[end - size : end]) + "." for end, size in zip(ends, sizes, strict=True)]
 
 
 def _pieces(vocab: int) -> list[tuple[str, float]]:
@@ -139,14 +134,10 @@ def make_tiny_model(
     return folder
 
 
-def pairs(
-    count: int, num_labels: int = 3, seed: int = 0, script: str = "latin"
-) -> Iterator[dict[str, object]]:
-    """Classification rows that can be learnt: the label is the number of the row's first marker word."""
+def pairs(count: int, num_labels: int = 3, seed: int = 0, script: str = "latin") -> Iterator[dict[str, object]]:
+    """Classification rows that can be learnt: the first word of ``text_a`` tells the label."""
     rng = np.random.default_rng((seed, 2))
-    markers = words(script)[
-        20 : 20 + num_labels
-    ]  # rare enough to mean something, frequent enough to be pieces
+    markers = words(script)[20 : 20 + num_labels]  # rare enough to mean something, but pieces of their own
     labels = rng.integers(num_labels, size=count)
     first, second = sentences(count, script, seed + 1), sentences(count, script, seed + 2)
     for n, label in enumerate(labels):

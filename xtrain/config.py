@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 
 def limits(
-    *, minimum: float | None = None, above: float | None = None, maximum: float | None = None, choices: Sequence[str] = ()
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Metadata of a dataclass field: the values that it allows (bounds for numbers, choices for words)."""
     return {"minimum": minimum, "above": above, "maximum": maximum, "choices": tuple(choices)}

@@ -102,7 +102,9 @@ class _Builder:
     data_root: Path | None
     base: str
 
-    def training(self, kind: str, tasks: Sequence[str], seed: int, parent: str | None, path: str, target: str = "") -> Phase:
+    def training(
+        self, kind: str, tasks: Sequence[str], seed: int, parent: str | None, path: str, target: str = ""
+    ) -> Phase:
         """A phase that trains on ``tasks``; ``target`` is the study's name for it where that differs."""
         study, specs = self.graph.study, self.graph.specs
         catalogue = specs[target or tasks[0]].recipe if len(tasks) == 1 else {}
@@ -128,12 +130,11 @@ class _Builder:
         if formats.get(spec.format).trained:
             trained_task = spec.train_on or task
             parent = self.training(TARGET, (trained_task,), seed, parent, f"{row}/{task}", task).hash
-        chosen = self._languages(spec, languages)
+        split = spec.evaluation_split(evaluation.split)
+        chosen = self._languages(spec, split, languages)
         data = {
             "spec": _meaning(spec),
-            "languages": {
-                language: fingerprint(spec, evaluation.split, language, self.data_root) for language in chosen
-            },
+            "languages": {language: fingerprint(spec, split, language, self.data_root) for language in chosen},
         }
         recipe = self.graph.study.recipe_for(TARGET, task, spec.recipe)
         settings = {**dataclasses.asdict(evaluation), "max_length": recipe.max_length}
@@ -142,7 +143,12 @@ class _Builder:
         return self.graph.add(Phase(EVALUATE, name, seed, (task,), key, parent, recipe, tuple(chosen), trained_task))
 
     def _key(self, kind: str, data: Any, **more: Any) -> str:
-        content = {"version": HASH_VERSION, "kind": kind, "data": data, "precision": self.graph.study.engine.precision}
+        content = {
+            "version": HASH_VERSION,
+            "kind": kind,
+            "data": data,
+            "precision": self.graph.study.engine.precision,
+        }
         base = self.base if more["parent"] is None else None  # a parent's hash holds the base already
         return content_hash({**content, "base": base, **more})
 
@@ -152,10 +158,15 @@ class _Builder:
             return None
         return fingerprint(spec, "dev", train_language(spec), self.data_root)
 
-    def _languages(self, spec: TaskSpec, wanted: Sequence[str]) -> tuple[str, ...]:
-        known = languages_of(spec, self.graph.study.evaluation.split, self.data_root)
+    def _languages(self, spec: TaskSpec, split: str, wanted: Sequence[str]) -> tuple[str, ...]:
+        known = languages_of(spec, split, self.data_root)
         problems = [
-            Problem(f"target {spec.name!r}: languages", f"{language!r} is not there", listed(known), nearest(language, known))
+            Problem(
+                f"target {spec.name!r}: languages",
+                f"{language!r} is not there",
+                listed(known),
+                nearest(language, known),
+            )
             for language in wanted
             if language not in known
         ]
@@ -176,7 +187,12 @@ class _Builder:
 
 def _meaning(spec: TaskSpec) -> dict[str, Any]:
     """What of a task's entry changes a result that its data's fingerprint does not hold."""
-    return {"format": spec.format, "labels": list(spec.labels), "metric": spec.metric, "options": dict(spec.options)}
+    return {
+        "format": spec.format,
+        "labels": list(spec.labels),
+        "metric": spec.metric,
+        "options": dict(spec.options),
+    }
 
 
 def rows_of(graph: Graph) -> list[str]:

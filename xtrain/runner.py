@@ -59,7 +59,12 @@ def open_study(
     specs = catalog.load(study.task, where=str(path))
     if data_root is not None and not data_root.is_dir():
         raise UserError(
-            Problem(f"--data {data_root}", "no such folder", "the folder that holds xnli/, pawsx/, ...", "check the path")
+            Problem(
+                f"--data {data_root}",
+                "no such folder",
+                "the folder that holds xnli/, pawsx/, ...",
+                "check the path",
+            )
         )
     base_folder = resolve(study.base, study.revision)
     return Job(study, expand(study, specs, base_folder, data_root), out, data_root)
@@ -123,21 +128,23 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
 
 def _prepared(job: Job, phase: Phase, console: Console) -> Iterator[ShardEntry]:
     """Tokenise what the phase reads, unless that is done."""
-    evaluation = job.study.evaluation
+    evaluation, specs = job.study.evaluation, job.graph.specs
     wanted: list[tuple[str, str, str, str, int | None]]  # task, role, split, language, limit
     if phase.kind == EVALUATE:
-        wanted = [(phase.tasks[0], "evaluate", evaluation.split, language, evaluation.limit) for language in phase.languages]
+        task = phase.tasks[0]
+        split = specs[task].evaluation_split(evaluation.split)
+        wanted = [(task, "evaluate", split, language, evaluation.limit) for language in phase.languages]
     else:
         wanted = []
         for task in phase.tasks:
-            language = train_language(job.graph.specs[task])
+            language = train_language(specs[task])
             wanted.append((task, "train", "train", language, None))
             if phase.recipe.eval_examples:
                 wanted.append((task, "dev", "dev", language, phase.recipe.eval_examples))
     with console.status(f"preparing data of {phase.name}") if console.is_terminal else contextlib.nullcontext():
         for task, role, split, language, limit in wanted:
             shard = prepare(
-                job.graph.specs[task], split, language, job.graph.base_folder, phase.recipe.max_length, job.data_root,
+                specs[task], split, language, job.graph.base_folder, phase.recipe.max_length, job.data_root,
                 job.out / PREPARED, limit,
             )  # fmt: skip
             yield ShardEntry(task, role, language, str(shard.path.relative_to(job.out)))
@@ -169,6 +176,10 @@ def _locked(run: RunDirectory) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                Problem(str(run.path), "another command is running this phase", remedy="wait for it, or use another --out")
+                Problem(
+                    str(run.path),
+                    "another command is running this phase",
+                    remedy="wait for it, or use another --out",
+                )
             ) from None
         yield

@@ -184,7 +184,10 @@ def _check_recipes(table: Any, where: str, problems: list[Problem]) -> None:
 
 def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -> None:
     """What the fields allow one by one but not together."""
-    for key, name in [("name", study.name), *((f"intermediate {r.name!r}: name", r.name) for r in study.intermediate)]:
+    for key, name in [
+        ("name", study.name),
+        *((f"intermediate {r.name!r}: name", r.name) for r in study.intermediate),
+    ]:
         if not re.fullmatch(r"[\w][\w .,+-]*", name):
             problems.append(
                 Problem(f"{where}: {key}", f"{name!r} is not allowed", "letters, digits, spaces and . , + - _")
@@ -205,10 +208,17 @@ def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -
         for task, keys in study.recipe.get(kind, {}).items():
             if isinstance(keys, Mapping):
                 _check_task(task, known, f"{where}: recipe.{kind}", problems)
-    if isinstance(study.evaluation.embedding_layer, str) and study.evaluation.embedding_layer not in ("last", "protocol"):
+    if isinstance(study.evaluation.embedding_layer, str) and study.evaluation.embedding_layer not in (
+        "last",
+        "protocol",
+    ):
         value = study.evaluation.embedding_layer
         problems.append(
-            Problem(f"{where}: evaluation.embedding_layer", f"{value!r} is not allowed", 'a number, "last", "protocol"')
+            Problem(
+                f"{where}: evaluation.embedding_layer",
+                f"{value!r} is not allowed",
+                'a number, "last", "protocol"',
+            )
         )
 
 
@@ -225,10 +235,16 @@ def _check_row(row: Intermediate, where: str, problems: list[Problem]) -> None:
         problems.append(Problem(f"{here}.steps", "has an empty step", remedy="remove it"))
     if not row.phases and row.name != NO_INTERMEDIATE:
         problems.append(
-            Problem(here, "has no tasks", remedy=f'add tasks = ["mnli"]; only the row {NO_INTERMEDIATE!r} has none')
+            Problem(
+                here,
+                "has no tasks",
+                remedy=f'add tasks = ["mnli"]; only the row {NO_INTERMEDIATE!r} has none',
+            )
         )
     if row.phases and row.name == NO_INTERMEDIATE:
-        problems.append(Problem(here, "has tasks", remedy=f"{NO_INTERMEDIATE!r} is the base row; name this one otherwise"))
+        problems.append(
+            Problem(here, "has tasks", remedy=f"{NO_INTERMEDIATE!r} is the base row; name this one otherwise")
+        )
     for tasks in row.phases:
         _check_names(tasks, f"{here}.tasks", problems)
 

@@ -36,9 +36,7 @@ def test_a_batch_is_its_examples_end_to_end(
     assert batch.positions.tolist() == [n for sequence in sequences for n in range(len(sequence))]
     assert batch.cu_seqlens.tolist() == np.cumsum([0] + [len(sequence) for sequence in sequences]).tolist()
     assert batch.max_seqlen == max(map(len, sequences))
-    assert (
-        batch.example_offsets.tolist() == np.cumsum([0] + [len(tokens[index]) for index in indices]).tolist()
-    )
+    assert batch.example_offsets.tolist() == np.cumsum([0] + [len(tokens[index]) for index in indices]).tolist()
     assert batch.fields["label"].tolist() == indices
     assert batch.fields["tags"].tolist() == [t % 5 if t % 3 else -100 for t in batch.input_ids.tolist()]
     assert batch.weights.tolist() == weights

@@ -32,9 +32,7 @@ def test_the_contract(lengths: list[int], world_size: int, budget: int) -> None:
     steps = microbatches(lengths, world_size, budget)
     assert all(len(row) == world_size for row in steps)
     shares = [share for row in steps for share in row]
-    weighted = [
-        (int(p), float(w)) for positions, weights in shares for p, w in zip(positions, weights, strict=True)
-    ]
+    weighted = [(int(p), float(w)) for positions, weights in shares for p, w in zip(positions, weights, strict=True)]
     assert sorted(p for p, w in weighted if w == 1) == list(range(len(lengths)))  # each once
     for positions, weights in shares:
         assert len(positions) == len(weights) > 0

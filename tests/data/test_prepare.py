@@ -50,9 +50,7 @@ def test_a_shard_holds_the_rows(data: Path, tiny_model: Path) -> None:
     shard = make(data, tiny_model, 24)
     rows = list(pairs(60))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    wanted = [
-        tokenizer(row["text_a"], row["text_b"], truncation=True, max_length=24)["input_ids"] for row in rows
-    ]
+    wanted = [tokenizer(row["text_a"], row["text_b"], truncation=True, max_length=24)["input_ids"] for row in rows]
     batch = collate(shard, range(60), "t")
     assert batch.input_ids.tolist() == [token for ids in wanted for token in ids]
     assert [f"class{n}" for n in batch.fields["label"].tolist()] == [row["label"] for row in rows]
@@ -140,9 +138,7 @@ def test_choices_and_sentence_pairs(tmp_path: Path, tiny_model: Path) -> None:
         [{"c": text, "x": texts[: 2 + n % 3], "l": n % 2} for n, text in enumerate(texts)],
     )
     columns = {"context": "c", "choices": "x", "label": "l"}
-    choice = task(
-        format="multiple_choice", labels=[], sources=[{"files": {"train": "mc.jsonl"}, "columns": columns}]
-    )
+    choice = task(format="multiple_choice", labels=[], sources=[{"files": {"train": "mc.jsonl"}, "columns": columns}])
     shard = make(tmp_path, tiny_model, spec=choice)
     assert (shard.example_offsets[1:] - shard.example_offsets[:-1]).tolist() == [2, 3, 4, 2, 3, 4, 2, 3]
     write(tmp_path / "p.jsonl", [{"s": text, "t": text[::-1]} for text in texts])
@@ -182,9 +178,7 @@ class Tagging:
             yield Encoded(row.id, [[*ids, tokenizer.end]], {"tags": [*tags, -100]})
 
 
-def test_a_new_format_is_one_more_object(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_format_is_one_more_object(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_registered", {})
     formats.register(Tagging())
     rows = [{"w": text.split(), "t": ["N", "V"] * 20} for text in sentences(6)]

@@ -25,9 +25,7 @@ SEEDS = st.integers(0, 2**40)
     window=st.integers(0, 7),
     total=st.integers(1, 200),
 )
-def test_the_batches_are_the_stream(
-    lengths: list[int], batch_size: int, seed: int, window: int, total: int
-) -> None:
+def test_the_batches_are_the_stream(lengths: list[int], batch_size: int, seed: int, window: int, total: int) -> None:
     batches = GlobalBatches(lengths, batch_size, seed, total, window)
     found = [batches.batch(step) for step in range(batches.num_steps)]
     assert [len(batch) for batch in found[:-1]] == [batch_size] * (batches.num_steps - 1)
@@ -40,9 +38,7 @@ def test_the_batches_are_the_stream(
             batches.stream(begin, min(begin + size, total)).tolist()
         )
     for epoch in range(total // len(lengths)):
-        assert sorted(batches.stream(epoch * len(lengths), (epoch + 1) * len(lengths))) == list(
-            range(len(lengths))
-        )
+        assert sorted(batches.stream(epoch * len(lengths), (epoch + 1) * len(lengths))) == list(range(len(lengths)))
 
 
 @settings(max_examples=100, deadline=None)

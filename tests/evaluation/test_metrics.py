@@ -15,9 +15,7 @@ from xtrain.tasks import Source, TaskSpec
 
 
 def spec(format_name: str) -> TaskSpec:
-    return TaskSpec(
-        name="t", format=format_name, languages=("en",), sources=(Source(),), labels=("a", "b", "c")
-    )
+    return TaskSpec(name="t", format=format_name, languages=("en",), sources=(Source(),), labels=("a", "b", "c"))
 
 
 def classes(size: int) -> st.SearchStrategy[np.ndarray]:
@@ -67,9 +65,7 @@ def test_macro_f1_by_hand() -> None:
 
 
 def test_percents_are_not_rounded() -> None:
-    found = score(
-        spec("multiple_choice"), {"prediction": np.array([0, 1, 1])}, {"label": np.array([0, 1, 0])}
-    )
+    found = score(spec("multiple_choice"), {"prediction": np.array([0, 1, 1])}, {"label": np.array([0, 1, 0])})
     assert found["accuracy"] == 200 / 3
 
 
@@ -84,9 +80,7 @@ def test_retrieval_accuracy_is_the_mean_of_both_directions() -> None:
 
 @pytest.mark.parametrize("format_name", ["classification", "multiple_choice", "sentence_retrieval"])
 def test_every_metric_is_explained(format_name: str) -> None:
-    arrays = {
-        name: np.zeros(1, dtype=np.int64) for name in ("prediction", "label", "to_english", "from_english")
-    }
+    arrays = {name: np.zeros(1, dtype=np.int64) for name in ("prediction", "label", "to_english", "from_english")}
     assert set(definitions(spec(format_name))) == set(score(spec(format_name), arrays, arrays))
 
 

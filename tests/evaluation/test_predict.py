@@ -104,9 +104,7 @@ def choices(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Sha
 
 @pytest.fixture(scope="module")
 def mining(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Shard:
-    rows = [
-        {"source": s, "target": f"{s} {t}"} for s, t in zip(sentences(25), sentences(25, seed=9), strict=True)
-    ]
+    rows = [{"source": s, "target": f"{s} {t}"} for s, t in zip(sentences(25), sentences(25, seed=9), strict=True)]
     return shard_of(RETRIEVAL, rows, model_folder, tmp_path_factory.mktemp("mining"))
 
 
@@ -124,9 +122,7 @@ def model(model_folder: Path, classes: Shard) -> PhaseModel:
             head.out_proj.weight.normal_()
         model = PhaseModel(encoder, heads).train()
         # a random encoder's first tokens are much alike: centred, predictions differ from example to example
-        heads["pairs"].out_proj.bias -= torch.from_numpy(
-            predict(model, classes, "pairs").arrays["scores"]
-        ).mean(0)
+        heads["pairs"].out_proj.bias -= torch.from_numpy(predict(model, classes, "pairs").arrays["scores"]).mean(0)
     return model
 
 
@@ -161,14 +157,10 @@ def test_predictions_are_those_of_each_example_alone(
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_any_number_of_ranks_gives_the_same_on_every_rank(
-    model: PhaseModel, classes: Shard, world_size: int
-) -> None:
+def test_any_number_of_ranks_gives_the_same_on_every_rank(model: PhaseModel, classes: Shard, world_size: int) -> None:
     alone = predict(model, classes, "pairs", tokens_per_batch=90)
     model.eval()  # threads share the model, and would else switch its mode back and forth
-    found = on_ranks(
-        world_size, lambda ranks: predict(model, classes, "pairs", ranks=ranks, tokens_per_batch=90)
-    )
+    found = on_ranks(world_size, lambda ranks: predict(model, classes, "pairs", ranks=ranks, tokens_per_batch=90))
     model.train()
     for one in found:
         assert one.arrays["prediction"].tolist() == alone.arrays["prediction"].tolist()
@@ -253,9 +245,7 @@ def test_vectors_are_those_of_each_sentence_alone(encoder: Encoder, mining: Shar
 def test_retrieval_finds_the_same_on_any_number_of_ranks(encoder: Encoder, mining: Shard) -> None:
     alone = retrieve(encoder, mining, "mining", layer=2)
     encoder.eval()
-    found = on_ranks(
-        3, lambda ranks: retrieve(encoder, mining, "mining", layer=2, ranks=ranks, tokens_per_batch=80)
-    )
+    found = on_ranks(3, lambda ranks: retrieve(encoder, mining, "mining", layer=2, ranks=ranks, tokens_per_batch=80))
     encoder.train()
     for one in found:
         for name in ("to_english", "from_english"):
@@ -275,9 +265,7 @@ def test_predictions_are_written_as_words(model: PhaseModel, classes: Shard, tmp
     assert score(CLASSES, found.arrays, classes.fields)["accuracy"] == pytest.approx(100 * right)
 
 
-def test_choices_are_written_as_numbers_and_hits_as_ids(
-    choices: Shard, mining: Shard, tmp_path: Path
-) -> None:
+def test_choices_are_written_as_numbers_and_hits_as_ids(choices: Shard, mining: Shard, tmp_path: Path) -> None:
     path = write_predictions(tmp_path, choices, CHOICES, "en", Predictions({"prediction": np.arange(21) % 2}))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines[1]["prediction"] == 1
@@ -295,9 +283,7 @@ def test_without_a_process_group_there_is_one_rank() -> None:
 
 
 def _gather_in_a_group(rank: int, world_size: int, store: str, results: Any) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     ranks = GroupRanks.of()
     results[rank] = (ranks.rank, ranks.world_size, ranks.gather({"from": rank}))
     torch.distributed.destroy_process_group()

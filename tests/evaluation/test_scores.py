@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from xtrain.evaluation.scores import LanguageScore, TaskScores, build
 from xtrain.tasks import Source, TaskSpec
 
-XNLI = TaskSpec(
-    name="xnli", format="classification", languages=("en", "de"), sources=(Source(),), labels=("a", "b")
-)
+XNLI = TaskSpec(name="xnli", format="classification", languages=("en", "de"), sources=(Source(),), labels=("a", "b"))
 
 
 def language(code: str, accuracy: float, **more: object) -> LanguageScore:
@@ -58,8 +56,7 @@ def test_the_average_is_the_plain_mean_whatever_the_order(languages: list[Langua
     scores = build([TaskScores(XNLI, "dev", languages)], base="b", step=0)["tasks"]["xnli"]
     assert scores["score"] == scores["average"]["accuracy"]
     assert (
-        scores["score"]
-        == build([TaskScores(XNLI, "dev", languages[::-1])], base="b", step=0)["tasks"]["xnli"]["score"]
+        scores["score"] == build([TaskScores(XNLI, "dev", languages[::-1])], base="b", step=0)["tasks"]["xnli"]["score"]
     )
     assert scores["score"] == pytest.approx(sum(100 / (n + 3) for n in range(9)) / 9)
 

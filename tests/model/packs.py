@@ -52,9 +52,7 @@ def padded(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
-def make_reference(
-    hidden: int = 16, layers: int = 2, heads: int = 2, dropout: float = 0.1
-) -> XLMRobertaModel:
+def make_reference(hidden: int = 16, layers: int = 2, heads: int = 2, dropout: float = 0.1) -> XLMRobertaModel:
     """A plain Hugging Face encoder with eager attention; weights large enough for tokens to matter."""
     config = XLMRobertaConfig(
         vocab_size=VOCAB, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,

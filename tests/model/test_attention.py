@@ -18,14 +18,10 @@ from xtrain.model.dropout import DropoutKeys, keep_scale
 HEADS, HIDDEN = 3, 24
 
 
-def plain(
-    q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, masks: list[Tensor] | None, first: bool
-) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor, batch: PackedBatch, masks: list[Tensor] | None, first: bool) -> Tensor:
     """The formula, sequence by sequence; ``masks`` are (N, Q, L) of each sequence, scaled."""
     results = []
-    for n, (start, end) in enumerate(
-        zip(batch.cu_seqlens[:-1].tolist(), batch.cu_seqlens[1:].tolist(), strict=True)
-    ):
+    for n, (start, end) in enumerate(zip(batch.cu_seqlens[:-1].tolist(), batch.cu_seqlens[1:].tolist(), strict=True)):
         rows = slice(n, n + 1) if first else slice(start, end)
         a, b, c = (x.view(len(x), HEADS, -1).transpose(0, 1) for x in (q[rows], k[start:end], v[start:end]))
         weights = (a @ b.transpose(1, 2) / a.shape[2] ** 0.5).softmax(-1)
@@ -42,8 +38,7 @@ def masks_of(batch: PackedBatch, keys: DropoutKeys, site: int, p: float) -> list
         columns = keys.columns[site]
         half = -(-(end - start) // 2)
         heads = [
-            DropoutKeys(keys.rows[start:end], (columns[n] + columns[HEADS : HEADS + half])[None])
-            for n in range(HEADS)
+            DropoutKeys(keys.rows[start:end], (columns[n] + columns[HEADS : HEADS + half])[None]) for n in range(HEADS)
         ]
         bits = torch.stack([one.mask(0, 2 * half, p) for one in heads])  # (N, Q, 2 half)
         masks.append(bits[:, :, : end - start] * keep_scale(p))
@@ -105,10 +100,7 @@ def test_buckets_save_padding_where_it_pays() -> None:
     assert sorted(np.concatenate(cut).tolist()) == list(range(64))
     assert all(len({int(n) for n in lengths[part]}) == 1 for part in cut)
     assert len(attention._cut(np.array([40, 44, 47]), 12)) == 1
-    assert (
-        max(len(part) for part in attention._cut(np.full(1000, 512), 16)) * 16 * 512**2
-        <= attention._LARGEST * 2
-    )
+    assert max(len(part) for part in attention._cut(np.full(1000, 512), 16)) * 16 * 512**2 <= attention._LARGEST * 2
 
 
 def test_large_buckets_are_cut_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,7 @@ def test_a_place_that_cannot_be_written(base: Path, tmp_path: Path) -> None:
     encoder, _ = load_encoder(base, torch.float32)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        save_encoder(
-            encoder.model.state_dict(), {}, encoder.config, base, tmp_path / "file" / "runs" / "encoder"
-        )
+        save_encoder(encoder.model.state_dict(), {}, encoder.config, base, tmp_path / "file" / "runs" / "encoder")
 
 
 def test_a_failure_leaves_the_old_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

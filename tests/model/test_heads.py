@@ -82,9 +82,7 @@ def test_the_task_of_the_batch_chooses_the_head() -> None:
 
 
 def test_heads_dropout_follows_the_example() -> None:
-    model = PhaseModel(
-        make_encoder(make_reference(), dropout=0.0), {"t": build("classification", 16, 2, 0.5)}
-    )
+    model = PhaseModel(make_encoder(make_reference(), dropout=0.0), {"t": build("classification", 16, 2, 0.5)})
     model.train()
     both, one = make_batch([6, 9], indices=[3, 8]), make_batch([9], indices=[8])
     one.input_ids.copy_(both.input_ids[6:])

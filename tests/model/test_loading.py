@@ -82,9 +82,7 @@ def test_shards_with_an_index(folder: Path, base: Path) -> None:
 def test_missing_tensors_are_named(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     gone = [name for name in tensors if "layer.1." in name]
-    save_file(
-        {name: value for name, value in tensors.items() if name not in gone}, folder / "model.safetensors"
-    )
+    save_file({name: value for name, value in tensors.items() if name not in gone}, folder / "model.safetensors")
     with pytest.raises(UserError) as caught:
         load_encoder(folder, torch.float32)
     message = str(caught.value)

@@ -44,9 +44,7 @@ def both(task_format: str, num_labels: int) -> tuple[PhaseModel, Padded]:
     return model.eval(), Padded(reference, other).eval()
 
 
-def check(
-    packed: PhaseModel, reference: Padded, batch: PackedBatch, expected_loss: Tensor, logits: Tensor
-) -> None:
+def check(packed: PhaseModel, reference: Padded, batch: PackedBatch, expected_loss: Tensor, logits: Tensor) -> None:
     """Both backward passes, then compare logits, loss and every gradient."""
     packed.zero_grad()
     reference.zero_grad()
@@ -88,9 +86,7 @@ def test_multiple_choice(groups: list[list[int]], seed: int) -> None:
     )
     logits = reference(batch)
     scores = logits.squeeze(-1).split([len(group) for group in groups])
-    losses = [
-        F.cross_entropy(s[None], torch.tensor([label])) for s, label in zip(scores, labels, strict=True)
-    ]
+    losses = [F.cross_entropy(s[None], torch.tensor([label])) for s, label in zip(scores, labels, strict=True)]
     check(packed, reference, batch, torch.stack(losses).sum(), logits)
 
 

@@ -9,9 +9,7 @@ import numpy as np
 from xtrain.report.statistics import ResultRow
 
 
-def result(
-    row: str, scores: Mapping[str, float], seed: int = 0, task: str = "xnli", **more: object
-) -> ResultRow:
+def result(row: str, scores: Mapping[str, float], seed: int = 0, task: str = "xnli", **more: object) -> ResultRow:
     """One run with accuracy alone."""
     return ResultRow(row, seed, task, {k: {"accuracy": v} for k, v in scores.items()}, "accuracy", **more)  # type: ignore[arg-type]
 

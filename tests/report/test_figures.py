@@ -40,9 +40,7 @@ def test_every_language_has_a_column_and_every_row_a_line(count: int) -> None:
 
 
 def test_differences_are_centred_on_zero_and_the_base_row_is_left_out() -> None:
-    task = assemble([result("none", {"en": 50.0, "de": 50.0}), result("a", {"en": 53.5, "de": 49.9})]).tasks[
-        0
-    ]
+    task = assemble([result("none", {"en": 50.0, "de": 50.0}), result("a", {"en": 53.5, "de": 49.9})]).tasks[0]
     figure = difference_map(task)
     assert figure is not None
     mesh = figure.axes[0].collections[0]

@@ -32,9 +32,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [
-            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")
-        ]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
         assert not [name for name, _ in attrs if name.startswith("on")], attrs
         if tag not in VOID:
             self.open.append(tag)
@@ -58,9 +56,7 @@ PHASES = [
 ]  # fmt: skip
 PROTOCOL = {
     "base": "starter",
-    "tasks": {
-        "messages": {"split": "test", "examples": {"en": 1200, "de": 800}, "truncated": {}, "layer": 4}
-    },
+    "tasks": {"messages": {"split": "test", "examples": {"en": 1200, "de": 800}, "truncated": {}, "layer": 4}},
 }
 
 
@@ -126,9 +122,7 @@ def test_the_disclaimer_stands_before_the_first_number() -> None:
 
 
 def test_the_protocol_is_said_in_words() -> None:
-    text = Page(
-        render(assemble(random_results(["none"], ["en"])), StudySummary("s", "b", protocol=PROTOCOL))
-    ).text
+    text = Page(render(assemble(random_results(["none"], ["en"])), StudySummary("s", "b", protocol=PROTOCOL))).text
     assert "2,000 in 2 languages (en 1,200, de 800)" in text
     assert "truncated none" in text
     assert "layer 4" in text
@@ -153,9 +147,7 @@ def test_a_study_without_differences_or_training_still_has_a_page() -> None:
 
 
 def test_the_page_is_written_whole(tmp_path: Path) -> None:
-    path = write_report(
-        tmp_path / "report.html", assemble([result("none", {"en": 50.0})]), StudySummary("s", "b")
-    )
+    path = write_report(tmp_path / "report.html", assemble([result("none", {"en": 50.0})]), StudySummary("s", "b"))
     assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 

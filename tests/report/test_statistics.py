@@ -26,9 +26,7 @@ def test_the_mean_is_the_median_of_each_runs_mean_not_the_mean_of_medians() -> N
 
 
 def test_differences_are_taken_to_the_row_without_intermediate_phase() -> None:
-    task = assemble(
-        [result("mnli", {"en": 71.0, "de": 60.5}), result("none", {"en": 70.0, "de": 62.0})]
-    ).tasks[0]
+    task = assemble([result("mnli", {"en": 71.0, "de": 60.5}), result("none", {"en": 70.0, "de": 62.0})]).tasks[0]
     assert task.rows == ("none", "mnli")
     assert task.compared_rows == ("mnli",)
     assert task.difference("mnli", "en") == pytest.approx(1.0)
@@ -64,9 +62,7 @@ def test_the_last_checkpoint_stands_beside_the_selected_one() -> None:
 def test_a_difference_is_clear_when_no_seed_of_one_row_reaches_the_other() -> None:
     def task(ours: tuple[float, ...]):  # type: ignore[no-untyped-def]
         base = [result("none", {"en": value}, seed) for seed, value in enumerate((60.0, 61.0))]
-        return assemble(
-            [*base, *(result("x", {"en": value}, seed) for seed, value in enumerate(ours))]
-        ).tasks[0]
+        return assemble([*base, *(result("x", {"en": value}, seed) for seed, value in enumerate(ours))]).tasks[0]
 
     assert task((61.1, 63.0)).clear("x", "en")
     assert task((50.0, 59.9)).clear("x", "en")
@@ -94,9 +90,7 @@ def test_english_comes_first_then_languages_by_code() -> None:
 def test_rows_are_read_from_scores_json() -> None:
     scores = {
         "protocol": {"tasks": {"xnli": {"metric": "accuracy"}}},
-        "tasks": {
-            "xnli": {"languages": {"en": {"accuracy": 70.0}}, "average": {"accuracy": 70.0}, "score": 70.0}
-        },
+        "tasks": {"xnli": {"languages": {"en": {"accuracy": 70.0}}, "average": {"accuracy": 70.0}, "score": 70.0}},
     }
     assert result_rows(scores, "mnli", 3, "last") == [result("mnli", {"en": 70.0}, 3, which="last")]
 

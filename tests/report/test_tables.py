@@ -31,9 +31,7 @@ no benchmark
 
 def printed(grid: Grid, width: int = 100, disclaimer: str = "", terminal: bool = False) -> str:
     text = io.StringIO()
-    console = Console(
-        file=text, width=width, force_terminal=terminal, color_system="standard" if terminal else None
-    )
+    console = Console(file=text, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
     print_tables(grid, console, disclaimer)
     return text.getvalue()
 
@@ -57,8 +55,7 @@ def test_ninety_languages_are_all_there_and_no_line_is_too_long(width: int) -> N
     assert "…" not in text
     for code in languages:
         assert sum(
-            line.count(f"{code} ".ljust(5) + language_name(code).replace("å", "a"))
-            for line in text.splitlines()
+            line.count(f"{code} ".ljust(5) + language_name(code).replace("å", "a")) for line in text.splitlines()
         )
 
 
@@ -82,9 +79,7 @@ def test_seeds_are_summed_up_below_the_mean() -> None:
     text = printed(assemble([*runs, result("none", {"en": 59.0}, which="last")]))
     for line in ("mean of 1", "lowest seed", "highest seed", "last step", "medians of 3 seeds"):
         assert line in text
-    found = {
-        line.split("|")[0].strip(): line.split("|")[1].strip() for line in text.splitlines() if "|" in line
-    }
+    found = {line.split("|")[0].strip(): line.split("|")[1].strip() for line in text.splitlines() if "|" in line}
     assert (found["mean of 1"], found["lowest seed"], found["highest seed"]) == ("61.5", "60.0", "62.0")
     assert found["last step"] == "59.0"
 

@@ -92,8 +92,7 @@ def tokenizer_text(pieces: tuple[str, ...] = ("▁a", "b", "▁", "x")) -> bytes
     charsmap = base64.b64encode(struct.pack("<I", 1024) + bytes(1024)).decode()  # maps nothing
     metaspace = {"type": "Metaspace", "replacement": "▁", "add_prefix_space": True}
     special: dict[str, Any] = {
-        piece: {"id": piece, "ids": [number], "tokens": [piece]}
-        for piece, number in (("<s>", 0), ("</s>", 2))
+        piece: {"id": piece, "ids": [number], "tokens": [piece]} for piece, number in (("<s>", 0), ("</s>", 2))
     }
     begin, end = ({"SpecialToken": {"id": piece, "type_id": 0}} for piece in ("<s>", "</s>"))
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
@@ -133,12 +132,8 @@ def write_wheel(folder: Path, name: str, version: str, files: Mapping[str, bytes
     with zipfile.ZipFile(path, "w") as archive:
         for member, data in files.items():
             archive.writestr(member, data)
-        archive.writestr(
-            f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        )
-        archive.writestr(
-            f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{stem}.dist-info/RECORD", "")
     return path
 

@@ -110,9 +110,7 @@ assert (home / "thing" / "file").read_text() == "x"
     assert b"waiting for another process" in b"".join(said)
 
 
-def test_without_locks_the_rename_still_keeps_it_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_the_rename_still_keeps_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: Any) -> None:
         raise OSError(37, "No locks available")
 

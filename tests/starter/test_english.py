@@ -14,9 +14,7 @@ from xtrain.starter import english
 
 
 def arrow(tmp_path: Path) -> bytes:
-    features = Features(
-        {"text": Value("string"), "label": ClassLabel(names=["no", "yes"]), "idx": Value("int32")}
-    )
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"]), "idx": Value("int32")})
     made = {"text": ["eins", "zwei\n", "drei"], "label": [1, 0, -1], "idx": [0, 1, 2]}
     Dataset.from_dict(made, features=features).save_to_disk(tmp_path / "set")
     return next((tmp_path / "set").glob("*.arrow")).read_bytes()

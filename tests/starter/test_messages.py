@@ -83,9 +83,9 @@ def test_retrieval_has_sentences_once_on_either_side(monkeypatch: pytest.MonkeyP
         ("core", "i j k l"): "I j k l",  # not translated
     }
     found = messages.retrieval({"en": source, "xx": other, "yy": {("core", "a b c d"): "y"}})
-    assert {
-        language: [(pair.source, pair.target) for pair in pairs] for language, pairs in found.items()
-    } == {"xx": [("x one two three four", "one two three four"), ("x a b c d", "a b c d")]}
+    assert {language: [(pair.source, pair.target) for pair in pairs] for language, pairs in found.items()} == {
+        "xx": [("x one two three four", "one two three four"), ("x a b c d", "a b c d")]
+    }
 
 
 def test_files_out_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

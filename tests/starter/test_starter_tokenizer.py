@@ -47,8 +47,6 @@ def test_another_tokenizer_is_refused(tmp_path: Path, text: bytes) -> None:
         tokenizer.write(text, "tokenizer.json", tmp_path, vocabulary=24)
 
 
-def test_more_pieces_than_embedding_rows_are_refused(
-    tmp_path: Path, tokenizer_json: Callable[..., bytes]
-) -> None:
+def test_more_pieces_than_embedding_rows_are_refused(tmp_path: Path, tokenizer_json: Callable[..., bytes]) -> None:
     with pytest.raises(UserError, match="9 pieces, more than the model's 8"):
         tokenizer.write(tokenizer_json(), "tokenizer.json", tmp_path, vocabulary=8)

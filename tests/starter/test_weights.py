@@ -47,11 +47,7 @@ def test_converted_folder_is_an_xlm_roberta(tmp_path: Path, e5_file: Callable[..
     model, report = AutoModel.from_pretrained(out, add_pooling_layer=False, output_loading_info=True)
     assert type(model).__name__ == "XLMRobertaModel"
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    state = {
-        name: tensor.numpy()
-        for name, tensor in model.state_dict().items()
-        if "weight" in name or "bias" in name
-    }
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if "weight" in name or "bias" in name}
     pairs = {
         "embeddings.word_embeddings.weight": made.values["emb.word"],
         "embeddings.token_type_embeddings.weight": made.values["emb.type"][:1],

@@ -32,17 +32,14 @@ def test_the_files(tmp_path: Path, tiny_model: Path) -> None:
     specs = example("files")
     texts = sentences(40)
     reviews = [
-        {"body": text, "title": text[:9], "stars": (1, 2, 4, 5)[n % 4], "nr": f"r{n}"}
-        for n, text in enumerate(texts)
+        {"body": text, "title": text[:9], "stars": (1, 2, 4, 5)[n % 4], "nr": f"r{n}"} for n, text in enumerate(texts)
     ]
     write_jsonl(tmp_path / "reviews" / "train.jsonl", reviews)
     for language in ("de", "fr"):
         lines = [f"{n}\t{text[:5]}\t{text}\t{('good', 'bad')[n % 2]}\n" for n, text in enumerate(texts[:10])]
         write(tmp_path / "reviews" / f"test-{language}.tsv", "".join(lines))
     out = tmp_path / "out"
-    train, dev = (
-        prepare(specs["reviews"], split, "en", tiny_model, 64, tmp_path, out) for split in ("train", "dev")
-    )
+    train, dev = (prepare(specs["reviews"], split, "en", tiny_model, 64, tmp_path, out) for split in ("train", "dev"))
     assert len(train) + len(dev) == 40
     assert len(dev) > 0
     assert set(train.fields["label"].tolist()) == {0, 1}

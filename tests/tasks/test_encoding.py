@@ -42,9 +42,7 @@ def both(tiny_model: Path) -> tuple[PairTokenizer, Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), max_length=st.integers(8, 80))
-def test_equal_to_transformers(
-    both: tuple[PairTokenizer, Any], pairs: list[tuple[str, str]], max_length: int
-) -> None:
+def test_equal_to_transformers(both: tuple[PairTokenizer, Any], pairs: list[tuple[str, str]], max_length: int) -> None:
     ours, theirs = both
     first, second = (ours.pieces(list(side)) for side in zip(*pairs, strict=True))
     for (a, b), ids_a, ids_b in zip(pairs, first, second, strict=True):

@@ -50,8 +50,7 @@ def test_a_folder_with_a_card_that_names_its_configurations(tmp_path: Path) -> N
     for name, rows in (("one", ROWS[:2]), ("two", ROWS[2:])):
         parquet(tmp_path / "set" / name / "train-00000-of-00001.parquet", rows)
     configs = "".join(
-        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n"
-        for name in ("one", "two")
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train-*\n" for name in ("one", "two")
     )
     write(tmp_path / "set" / "README.md", f"---\nconfigs:\n{configs}---\n")
     assert len(rows_of(task(tmp_path / "set", config="two"), None)) == 4
@@ -134,9 +133,7 @@ def test_the_fingerprint_of_an_id_needs_no_network() -> None:
         (ValueError("BuilderConfig 'x' not found. Available: ['y']"), "Available: ['y']"),
     ],
 )
-def test_what_is_said_when_loading_fails(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
-) -> None:
+def test_what_is_said_when_loading_fails(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
     def refuse(**arguments: Any) -> None:
         assert "trust_remote_code" not in arguments
         raise error

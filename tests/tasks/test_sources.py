@@ -73,8 +73,7 @@ def test_the_hash_split_is_a_partition_that_hangs_on_the_text_alone(tmp_path: Pa
     task = spec(sources=[source(hash_split={"dev": 0.2, "test": 0.1})])
     write_jsonl(tmp_path / "train.jsonl", ROWS)
     splits = {
-        name: [row.values["text_a"] for row in rows_of(task, tmp_path, name)]
-        for name in ("train", "dev", "test")
+        name: [row.values["text_a"] for row in rows_of(task, tmp_path, name)] for name in ("train", "dev", "test")
     }
     assert sorted(chain.from_iterable(splits.values())) == sorted(row["text"] for row in ROWS)
     assert 55 < len(splits["dev"]) < 105
@@ -91,9 +90,7 @@ def test_rows_that_share_the_hashed_column_stay_together(tmp_path: Path) -> None
     task = spec(sources=[source(columns=columns, hash_split={"dev": 0.3}, hash_by=["text_a"])])
     rows = [{"text": f"passage {n % 20}", "more": f"question {n}", "label": "a"} for n in range(200)]
     write_jsonl(tmp_path / "train.jsonl", rows)
-    train, dev = (
-        {row.values["text_a"] for row in rows_of(task, tmp_path, split)} for split in ("train", "dev")
-    )
+    train, dev = ({row.values["text_a"] for row in rows_of(task, tmp_path, split)} for split in ("train", "dev"))
     assert train
     assert dev
     assert not train & dev
@@ -172,11 +169,8 @@ def test_the_fingerprint_is_the_same_in_another_process(tmp_path: Path) -> None:
         f"print(sources.fingerprint(task, 'train', 'en', Path({str(tmp_path)!r})))"
     )
     marks = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        for _ in "ab"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"
     }
     assert len(marks) == 1
     files = {"train": "mnli.jsonl"}
-    assert marks.pop().strip() == sources.fingerprint(
-        spec(sources=[source(files=files)]), "train", "en", tmp_path
-    )
+    assert marks.pop().strip() == sources.fingerprint(spec(sources=[source(files=files)]), "train", "en", tmp_path)

@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 def test_lines_in_a_log() -> None:
     clock, file = Clock(), io.StringIO()
     with Progress("train socialiqa-s0", 400, "step", every_seconds=10, file=file, clock=clock) as progress:
-        for step in range(1, 401):
+        for _ in range(400):
             clock.now += 0.5
             progress.advance(1, loss=0.8124, lr=4.1e-5, tokens=1605)
     lines = file.getvalue().splitlines()
@@ -102,7 +102,8 @@ def test_numbers(name: str, value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (130, "2m10s"), (3599.9, "1h00m"), (93784, "26h03m")]
+    ("seconds", "text"),
+    [(0, "0s"), (59.4, "59s"), (59.6, "1m00s"), (130, "2m10s"), (3599.9, "1h00m"), (93784, "26h03m")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -176,9 +176,7 @@ def test_signals_meant_for_the_ranks_do_not_tear_the_record(tmp_path: Path) -> N
     assert compare(phase.dir) == []
 
 
-def test_a_worker_that_stands_still_neither_blocks_nor_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_stands_still_neither_blocks_nor_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_run, "CLOSING_SECONDS", 1.0)
     monkeypatch.setattr(wandb_run, "QUEUE_ROWS", 500)
     phase = Phase(tmp_path / "phase", TrackingSettings(finish_timeout_seconds=1.0))

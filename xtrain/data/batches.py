@@ -25,9 +25,7 @@ class PackedBatch:
     positions: Tensor  # (T,) int64, from 0 in every sequence; the encoder adds padding_idx + 1
     cu_seqlens: Tensor  # (B + 1,) int32: sequence b is rows cu_seqlens[b] to cu_seqlens[b + 1]
     max_seqlen: int  # the longest sequence, in tokens
-    example_offsets: (
-        Tensor  # (E + 1,) int64: example e is sequences example_offsets[e] to example_offsets[e + 1]
-    )
+    example_offsets: Tensor  # (E + 1,) int64: example e is sequences example_offsets[e] to example_offsets[e + 1]
     fields: dict[str, Tensor]  # what the head needs: "label" (E,); per-token fields are (T,)
     weights: Tensor  # (E,) float32: 1, or 0 for an example that only fills a rank's micro-batch
     indices: Tensor  # (E,) int64: the example's row in its shard, by which predictions are gathered
@@ -61,9 +59,7 @@ class PackedBatch:
         )
 
 
-def collate(
-    shard: Shard, indices: npt.ArrayLike, task: str, weights: npt.ArrayLike | None = None
-) -> PackedBatch:
+def collate(shard: Shard, indices: npt.ArrayLike, task: str, weights: npt.ArrayLike | None = None) -> PackedBatch:
     """The examples ``indices`` (E,) of ``shard``, laid end to end in this order.
 
     ``weights`` (E,) are 1 or 0 (see :mod:`xtrain.data.microbatches`), all 1 by default.
@@ -77,9 +73,7 @@ def collate(
     sizes = shard.sequence_offsets[sequences + 1] - begin  # (B,)
     tokens = ranges(begin, sizes)  # (T,) places in the shard
     fields = {
-        name: torch.from_numpy(
-            values[tokens if shard.field_kinds[name] == "token" else rows].astype(np.int64)
-        )
+        name: torch.from_numpy(values[tokens if shard.field_kinds[name] == "token" else rows].astype(np.int64))
         for name, values in shard.fields.items()
     }
     ones = np.ones(len(rows)) if weights is None else np.asarray(weights)

@@ -120,9 +120,7 @@ class _Collected:
         """Raise a :class:`UserError` if no example is left."""
         if self.ids:
             return
-        reasons = (
-            ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none were read"
-        )
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none were read"
         raise UserError(
             Problem(
                 f"task.{spec.name}",
@@ -141,9 +139,7 @@ class _Collected:
             "dropped": dict(self.dropped),
             "truncated": self.truncated,
         }
-        return write_shard(
-            path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest
-        )
+        return write_shard(path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest)
 
 
 def _check_length(max_length: int, encoder_folder: Path) -> None:

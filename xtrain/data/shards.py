@@ -173,8 +173,7 @@ def write_shard(
                 _save(work, f"field-{name}", np.asarray(values, dtype=np.int32))
             (work / "ids.json").write_text(json.dumps(list(ids), ensure_ascii=False), encoding="utf-8")
             files = {
-                file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
-                for file in sorted(work.iterdir())
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(work.iterdir())
             }
             counts = {"examples": len(ids), "sequences": len(sequence_lengths), "tokens": len(tokens)}
             fingerprint = content_hash([LAYOUT, [[name, entry["sha256"]] for name, entry in files.items()]])

@@ -73,7 +73,9 @@ def _torchrun(env: Mapping[str, str]) -> Ranks:
 def _srun(env: Mapping[str, str]) -> Ranks:
     world_size = _number(env, "SLURM_NTASKS") if "SLURM_NTASKS" in env else _number(env, "SLURM_NPROCS")
     per_node = re.match(r"\d+", env.get("SLURM_STEP_TASKS_PER_NODE", env.get("SLURM_TASKS_PER_NODE", "")))
-    nodes = first_host(_text(env, "SLURM_STEP_NODELIST") if "SLURM_STEP_NODELIST" in env else _text(env, "SLURM_NODELIST"))
+    nodes = first_host(
+        _text(env, "SLURM_STEP_NODELIST") if "SLURM_STEP_NODELIST" in env else _text(env, "SLURM_NODELIST")
+    )
     job = _number(env, "SLURM_JOB_ID")
     restarts = _number(env, "SLURM_RESTART_COUNT", default=0)
     step = _number(env, "SLURM_STEP_ID", default=0)
@@ -149,6 +151,10 @@ def _number(env: Mapping[str, str], name: str, default: int | None = None) -> in
 def _checked(ranks: Ranks) -> Ranks:
     if not 0 <= ranks.rank < ranks.world_size:
         raise UserError(
-            Problem("environment: RANK", f"{ranks.rank} of a world of {ranks.world_size}", "0 <= rank < world size")
+            Problem(
+                "environment: RANK",
+                f"{ranks.rank} of a world of {ranks.world_size}",
+                "0 <= rank < world size",
+            )
         )
     return ranks

@@ -163,9 +163,7 @@ def retrieve(
     return Predictions(search(source, target))
 
 
-def write_predictions(
-    folder: Path, shard: Shard, spec: TaskSpec, language: str, predictions: Predictions
-) -> Path:
+def write_predictions(folder: Path, shard: Shard, spec: TaskSpec, language: str, predictions: Predictions) -> Path:
     """Write ``folder/{task}/{language}.jsonl``: ``{"id", "label", "prediction"}`` a line, in shard order.
 
     Labels are words where the task names them, else the number in the data (a choice); for retrieval they
@@ -239,20 +237,15 @@ def _check_numbers(bad: torch.Tensor, task: str, shard: Shard) -> None:
             Problem(
                 f"{task} on {shard.path}",
                 "the encoder's output is not a number",
-                remedy="the weights have diverged: train again with a lower learning rate, or in bf16 "
-                "instead of fp16",
+                remedy="the weights have diverged: train again with a lower learning rate, or in bf16 instead of fp16",
             )
         )
 
 
-def _of_weight_one(
-    batch: PackedBatch, arrays: Mapping[str, Array]
-) -> tuple[npt.NDArray[np.int64], dict[str, Array]]:
+def _of_weight_one(batch: PackedBatch, arrays: Mapping[str, Array]) -> tuple[npt.NDArray[np.int64], dict[str, Array]]:
     """Row numbers and arrays of the examples that count; the others only filled this rank's batch."""
     kept = batch.weights.cpu().numpy() > 0  # (E,)
-    return batch.indices.cpu().numpy()[kept], {
-        name: np.asarray(value)[kept] for name, value in arrays.items()
-    }
+    return batch.indices.cpu().numpy()[kept], {name: np.asarray(value)[kept] for name, value in arrays.items()}
 
 
 def _joined(
@@ -261,9 +254,7 @@ def _joined(
     """Batches of one rank, or the parts of all ranks, end to end."""
     parts = [part for part in parts if len(part[0])] or list(parts[:1])
     names = list(parts[0][1])
-    return np.concatenate([part[0] for part in parts]), {
-        n: _stacked([part[1][n] for part in parts]) for n in names
-    }
+    return np.concatenate([part[0] for part in parts]), {n: _stacked([part[1][n] for part in parts]) for n in names}
 
 
 def _stacked(arrays: Sequence[Array]) -> Array:

@@ -27,9 +27,7 @@ def embedding_layer(setting: int | str, num_layers: int) -> int:
         return layer_for_retrieval(num_layers)
     if not isinstance(setting, int) or not 1 <= setting <= num_layers:
         allowed = f'1 to {num_layers}, "last" or "protocol"'
-        raise UserError(
-            Problem("evaluation.embedding_layer", f"{setting!r} is no block of this encoder", allowed)
-        )
+        raise UserError(Problem("evaluation.embedding_layer", f"{setting!r} is no block of this encoder", allowed))
     return setting
 
 

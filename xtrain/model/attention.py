@@ -75,9 +75,7 @@ def flash_plan(batch: PackedBatch, first_only: bool = False) -> FlashPlan:
     return FlashPlan(ones, batch.cu_seqlens, 1, batch.max_seqlen)
 
 
-def padded_plan(
-    batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_only: bool = False
-) -> PaddedPlan:
+def padded_plan(batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_only: bool = False) -> PaddedPlan:
     """Buckets of similar length for ``batch``; with ``first_only`` queries are each sequence's first token.
 
     Query, key and value tensors of T rows must have at least one row behind them: padding slots read it.
@@ -104,9 +102,7 @@ def padded_plan(
                 num_keys=keys.shape[1],
             )
         )
-    return PaddedPlan(
-        tuple(buckets), torch.from_numpy(query_back).to(device), torch.from_numpy(key_back).to(device)
-    )
+    return PaddedPlan(tuple(buckets), torch.from_numpy(query_back).to(device), torch.from_numpy(key_back).to(device))
 
 
 Sequences = np.ndarray[Any, np.dtype[np.int64]]

@@ -137,11 +137,7 @@ class Encoder(nn.Module):
             ids = self.vocabulary.mapped(ids, cast(Tensor, self.remap))
         # one row, broadcast: its gradient is then a sum in fp32 and not T additions in bf16
         kind = parts.token_type_embeddings(torch.zeros(1, dtype=torch.long, device=ids.device))
-        rows = (
-            parts.word_embeddings(ids)
-            + kind
-            + parts.position_embeddings(positions + self.config.pad_token_id + 1)
-        )
+        rows = parts.word_embeddings(ids) + kind + parts.position_embeddings(positions + self.config.pad_token_id + 1)
         return dropout(parts.LayerNorm(rows), self._p(self.hidden_p), keys, site=0)
 
     def _block(

@@ -48,9 +48,7 @@ def save_encoder(
     one. Raises :class:`~xtrain.errors.UserError` where it cannot be written.
     """
     rows = weights[WORD_EMBEDDINGS].shape[0]
-    assert rows == config.vocab_size, (
-        f"{rows} of {config.vocab_size} word embeddings: expand the vocabulary first"
-    )
+    assert rows == config.vocab_size, f"{rows} of {config.vocab_size} word embeddings: expand the vocabulary first"
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     make_folder(out.parent)
     try:
@@ -90,9 +88,7 @@ def _write_config(config: XLMRobertaConfig, folder: Path) -> None:
 
 
 def _write_heads(heads: Mapping[str, SavedHead], folder: Path) -> None:
-    tensors = {
-        f"{task}/{name}": value for task, head in heads.items() for name, value in head.weights.items()
-    }
+    tensors = {f"{task}/{name}": value for task, head in heads.items() for name, value in head.weights.items()}
     index = {
         task: {"format": head.format, "labels": list(head.labels), "parameters": sorted(head.weights)}
         for task, head in heads.items()

@@ -27,9 +27,7 @@ class Head(nn.Module, ABC):
     """Whether the head reads each sequence's first token alone, (B, H); else it gets all, (T, H)."""
 
     @abstractmethod
-    def forward(
-        self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0) -> Tensor:
         """``hidden`` (B or T, H) -> logits; dropout takes masks from ``keys`` at ``site`` and after it."""
 
     @abstractmethod
@@ -53,9 +51,7 @@ class _FirstTokenHead(Head):
             nn.init.normal_(linear.weight, std=_INIT_STD)
             nn.init.zeros_(linear.bias)
 
-    def forward(
-        self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0) -> Tensor:
         """``hidden`` (B, H) of the first tokens -> (B, outputs)."""
         assert hidden.shape[0] == batch.num_sequences, "a row for each sequence's first token"
         p = self.p if self.training else 0.0

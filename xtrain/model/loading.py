@@ -106,9 +106,7 @@ def _from_hub(base: str, revision: str) -> Path:
     try:
         return Path(snapshot_download(base, revision=revision, allow_patterns=wanted, ignore_patterns="*/*"))
     except GatedRepoError:
-        problem = Problem(
-            base, "access to this repository must be granted", "", "log in with `hf auth login`"
-        )
+        problem = Problem(base, "access to this repository must be granted", "", "log in with `hf auth login`")
     except RevisionNotFoundError:
         problem = Problem(base, f"has no revision {revision!r}", "a branch, tag or commit of the repository")
     except (HFValidationError, RepositoryNotFoundError):
@@ -260,9 +258,7 @@ def _prefix(places: dict[str, Path], folder: Path) -> str:
     """What stands before the encoder's names in the file, such as "roberta."; nothing if nothing is found."""
     found = sorted(name.removesuffix(WORD_EMBEDDINGS) for name in places if name.endswith(WORD_EMBEDDINGS))
     if len(found) > 1:
-        problem = Problem(
-            str(folder), f"holds {len(found)} encoders, under {listed(map(repr, found))}", "one encoder"
-        )
+        problem = Problem(str(folder), f"holds {len(found)} encoders, under {listed(map(repr, found))}", "one encoder")
         raise UserError(problem)
     return found[0] if found else ""
 

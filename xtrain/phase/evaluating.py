@@ -15,8 +15,9 @@ from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import Problem, UserError, listed
 from xtrain.evaluation import metrics, scores
 from xtrain.evaluation.predict import GroupRanks, Predictions, predict, retrieve, write_predictions
+from xtrain.evaluation.retrieval import POOLING, SIMILARITY, embedding_layer
 from xtrain.files import read_json, write_json
-from xtrain.model import Encoder, PhaseModel, build_head, layer_for_retrieval, load_encoder, load_heads
+from xtrain.model import Encoder, PhaseModel, build_head, load_encoder, load_heads
 from xtrain.phase.file import PhaseFile, ShardEntry
 from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
@@ -27,7 +28,12 @@ LAST = "last"
 
 
 def evaluate_phase(
-    run: RunDirectory, phase: PhaseFile, ranks: Ranks, device: torch.device, observer: PhaseObserver, environment: dict[str, Any]
+    run: RunDirectory,
+    phase: PhaseFile,
+    ranks: Ranks,
+    device: torch.device,
+    observer: PhaseObserver,
+    environment: dict[str, Any],
 ) -> dict[str, Any]:
     """Write ``predictions/`` and ``scores.json``; returns the summary for ``DONE``."""
     if ranks.is_first:
@@ -36,27 +42,33 @@ def evaluate_phase(
                           "seed": phase.seed, **environment})  # fmt: skip
     observer.use_encoder(phase.start_folder(run), phase.parent)
     evaluator = Evaluator(run, phase, ranks, device, observer)
-    result = evaluator.scores(phase.start_folder(run), "selected")
+    result = evaluator.score(phase.start_folder(run), "selected")
     parent = RunDirectory(phase.out(run) / phase.parent) if phase.parent else None
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():
-        result[LAST] = evaluator.scores(parent.encoder_last, LAST)
+        result[LAST] = evaluator.score(parent.encoder_last, LAST)
     if ranks.is_first:
         write_json(run.scores, result)
         observer.log_scores(result)
     task = phase.tasks[0]
-    return {"task": task, "score": result["tasks"][task]["score"], "languages": len(result["tasks"][task]["languages"])}
+    return {
+        "task": task,
+        "score": result["tasks"][task]["score"],
+        "languages": len(result["tasks"][task]["languages"]),
+    }
 
 
 class Evaluator:
     """Scores one task in all languages with the weights of one folder."""
 
-    def __init__(self, run: RunDirectory, phase: PhaseFile, ranks: Ranks, device: torch.device, observer: PhaseObserver) -> None:
+    def __init__(
+        self, run: RunDirectory, phase: PhaseFile, ranks: Ranks, device: torch.device, observer: PhaseObserver
+    ) -> None:
         self.run, self.phase, self.ranks, self.device, self.observer = run, phase, ranks, device, observer
         self.spec: TaskSpec = phase.task[phase.tasks[0]]
         self.shards: Sequence[tuple[ShardEntry, Shard]] = phase.open_shards(run, "evaluate")
         self.limit = phase.evaluation.limit
 
-    def scores(self, folder: Path, which: str) -> dict[str, Any]:
+    def score(self, folder: Path, which: str) -> dict[str, Any]:
         """The content of ``scores.json`` for the weights in ``folder``; collective."""
         encoder, report = load_encoder(folder, DTYPES[self.phase.engine.precision])
         encoder = encoder.to(self.device)
@@ -67,13 +79,22 @@ class Evaluator:
         if formats.get(self.spec.format).trained:
             model = self._with_head(encoder, folder)
         else:
-            layer = self._layer(encoder)
-            protocol |= {"layer": layer, "num_layers": encoder.num_layers, "pooling": "mean over all tokens"}
+            layer = embedding_layer(self.phase.evaluation.embedding_layer, encoder.num_layers)
+            protocol |= {
+                "layer": layer,
+                "num_layers": encoder.num_layers,
+                "pooling": POOLING,
+                "search": SIMILARITY,
+            }
         languages = self._languages(model.eval(), layer, which)
         info = _selected(folder)
         starter = self.phase.base == "starter"
         return scores.build(
-            [scores.TaskScores(self.spec, self.phase.evaluation.split, languages, protocol)],
+            [
+                scores.TaskScores(
+                    self.spec, self.spec.evaluation_split(self.phase.evaluation.split), languages, protocol
+                )
+            ],
             base=self.phase.base,
             step=int(info.get("step", 0)),
             checkpoint=which,
@@ -82,7 +103,7 @@ class Evaluator:
 
     def _languages(self, model: nn.Module, layer: int, which: str) -> list[scores.LanguageScore]:
         total = sum(int(shard.lengths[: self.limit].sum()) for _, shard in self.shards)
-        self.observer.start_progress(f"evaluate {self.phase.name}", total, "token")
+        self.observer.start_progress(f"evaluate {self.phase.name}", total, "tokens")
         results, done = [], 0
         for entry, shard in self.shards:
             predictions = self._predict(model, shard, layer, done)
@@ -132,24 +153,9 @@ class Evaluator:
         head.load_state_dict(dict(saved.weights))
         return PhaseModel(encoder, {task: head}).to(self.device, DTYPES[self.phase.engine.precision])
 
-    def _layer(self, encoder: Encoder) -> int:
-        """The block whose output is pooled, from 1; recorded with the score."""
-        wanted = self.phase.evaluation.embedding_layer
-        if wanted == "last":
-            return encoder.num_layers
-        if wanted == "protocol":
-            return layer_for_retrieval(encoder.num_layers)
-        if not 1 <= int(wanted) <= encoder.num_layers:
-            raise UserError(
-                Problem("evaluation.embedding_layer", f"{wanted} is not allowed", f"1 to {encoder.num_layers}")
-            )
-        return int(wanted)
-
 
 def _selected(folder: Path) -> dict[str, Any]:
     """What the training phase wrote beside an encoder; empty for a base model."""
     path = folder / "xtrain.json"
     info: dict[str, Any] = read_json(path) if path.is_file() else {}
     return info
-
-

@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from xtrain.dispatch.rendezvous import Ranks
-from xtrain.files import writing
+from xtrain.files import write_text, writing
 from xtrain.phase.file import PhaseFile
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking import Progress, Recorder, WandbRun
+
+BATCH_IDS = "batches.jsonl"  # the example ids of every global batch, where engine.log_example_ids asks for them
 
 
 class PhaseObserver:
@@ -24,11 +26,14 @@ class PhaseObserver:
         self.wandb: WandbRun | None = None
         self._progress: Progress | None = None
         self._done = 0
+        self._shown: tuple[str, int, str] = ("", 0, "")
 
     def __enter__(self) -> PhaseObserver:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             self.event("failed", error=f"{type(error).__name__}: {error}"[:2000])
         self.end_progress()
@@ -63,10 +68,10 @@ class PhaseObserver:
         """Begin a bar (on a terminal) or lines (in a log) of ``total`` units of which ``done`` are done."""
         if self._first:
             self.end_progress()
-            self._progress = Progress(description, total, unit=unit)
+            self._shown = (description, total, unit)
+            self._progress = Progress(description, total, unit, done=done)
             self._progress.__enter__()
-            self._done = 0
-            self.advanced(done, {})
+            self._done = done
 
     def end_progress(self) -> None:
         """End the bar."""
@@ -86,19 +91,29 @@ class PhaseObserver:
         if self._first:
             self.record.event(kind, **fields)
             if kind == "resume":
-                self.record.resume_at(int(fields["step"]))
+                self._resumed(int(fields["step"]))
+
+    def _resumed(self, step: int) -> None:
+        """What an attempt that died recorded beyond its last checkpoint is about to be recorded again."""
+        self.record.resume_at(step)
+        path = self._run.path / BATCH_IDS
+        if path.is_file():
+            lines = path.read_text("utf-8").splitlines(keepends=True)
+            write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step))
+        if self._progress is not None:
+            self.start_progress(*self._shown, done=step)
 
     def advanced(self, step: int, values: Mapping[str, float]) -> None:
         """``step`` units of the progress bar are done."""
         if self._progress is not None:
             shown = {name: values[name] for name in ("loss", "learning_rate", "tokens_per_second") if name in values}
-            self._progress.advance(step - self._done, **shown)
+            self._progress.advance(step - self._done, **shown)  # type: ignore[arg-type]
             self._done = step
 
     def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
         """The example ids of a global batch: into ``batches.jsonl``."""
         if self._first:
-            path: Path = self._run.path / "batches.jsonl"
+            path = self._run.path / BATCH_IDS
             with writing(path), open(path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps({"step": step, "task": task, "ids": list(ids)}) + "\n")
 

@@ -137,9 +137,7 @@ def _band(
     *,
     signed: bool,
 ) -> None:
-    axes.pcolormesh(
-        np.ma.masked_invalid(values), cmap=colour_map, norm=norm, edgecolors="white", linewidth=1.2
-    )
+    axes.pcolormesh(np.ma.masked_invalid(values), cmap=colour_map, norm=norm, edgecolors="white", linewidth=1.2)
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)  # the first row on top
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=8.5, color=INK)
@@ -184,16 +182,12 @@ def _colour_map(name: str, start: float, end: float) -> Colormap:
     return ListedColormap(colours, name).with_extremes(bad="#f1f2f4")
 
 
-def _colour_bar(
-    figure: Figure, axes: Axes, mappable: ScalarMappable, title: str, *, signed: bool, cut: bool
-) -> None:
+def _colour_bar(figure: Figure, axes: Axes, mappable: ScalarMappable, title: str, *, signed: bool, cut: bool) -> None:
     """The legend; its ends are arrows where some values are ``cut`` to the last colour."""
     bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", extend="both" if cut else "neither")
     bar.outline.set_visible(False)
     ticks = np.linspace(*mappable.get_clim(), 5).tolist()
-    labels = [
-        format_difference(tick).replace("-", "\N{MINUS SIGN}") if signed else f"{tick:.0f}" for tick in ticks
-    ]
+    labels = [format_difference(tick).replace("-", "\N{MINUS SIGN}") if signed else f"{tick:.0f}" for tick in ticks]
     bar.set_ticks(ticks, labels=labels)
     axes.tick_params(labelsize=7.5, length=2, color=FAINT, labelcolor=INK, pad=2)
     axes.set_title(title, fontsize=8.5, color=INK, loc="left", pad=4)

@@ -92,9 +92,7 @@ def render(grid: Grid, study: StudySummary) -> str:
         unfinished=[phase for phase in study.phases if phase.status != FINISHED],
         statuses=Counter(phase.status for phase in study.phases if phase.status != FINISHED),
         seconds=sum(phase.seconds or 0.0 for phase in study.phases),
-        protocol=[
-            (key, _text(value)) for key, value in study.protocol.items() if key not in ("tasks", "disclaimer")
-        ],
+        protocol=[(key, _text(value)) for key, value in study.protocol.items() if key not in ("tasks", "disclaimer")],
         version=__version__,
     )
 
@@ -126,9 +124,7 @@ def _section(task: TaskGrid, protocol: Mapping[str, Any]) -> _Section:
     differences = difference_map(task)
     if differences is not None:
         title = f"Difference to the row {task.base_row}"
-        figures.append(
-            (title, f"Heat map of the differences, {len(task.languages)} languages.", data_uri(differences))
-        )
+        figures.append((title, f"Heat map of the differences, {len(task.languages)} languages.", data_uri(differences)))
     alt = f"Heat map of {task.metric}, {len(task.languages)} languages. {means}"
     figures.append((f"{task.metric.capitalize()} by language", alt, data_uri(score_map(task))))
     definitions: Mapping[str, str] = of_task.get("metrics", {})
@@ -173,9 +169,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping) and value and all(isinstance(number, int) for number in value.values()):
         low, high = min(value.values()), max(value.values())
         each = _count(low) if low == high else f"{_count(low)} to {_count(high)}"
-        listed = (
-            f" ({', '.join(f'{key} {_count(n)}' for key, n in value.items())})" if len(value) <= 8 else ""
-        )
+        listed = f" ({', '.join(f'{key} {_count(n)}' for key, n in value.items())})" if len(value) <= 8 else ""
         return f"{_count(sum(value.values()))} in {len(value)} languages{listed or f', {each} each'}"
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) or "none"

@@ -136,9 +136,7 @@ def assemble(results: Iterable[ResultRow]) -> Grid:
 
 
 def _rows(results: Iterable[ResultRow]) -> tuple[str, ...]:
-    return tuple(
-        sorted(dict.fromkeys(result.row for result in results), key=lambda row: row != NO_INTERMEDIATE)
-    )
+    return tuple(sorted(dict.fromkeys(result.row for result in results), key=lambda row: row != NO_INTERMEDIATE))
 
 
 def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGrid:
@@ -147,9 +145,7 @@ def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGr
     metric = selected[0].metric
     assert all(result.metric == metric for result in results), "one task with two metrics"
     languages = in_reading_order({language for result in selected for language in result.scores})
-    shared = tuple(
-        language for language in languages if all(language in result.scores for result in selected)
-    )
+    shared = tuple(language for language in languages if all(language in result.scores for result in selected))
     measured = dict.fromkeys(name for result in selected for one in result.scores.values() for name in one)
     return TaskGrid(
         task=results[0].task,

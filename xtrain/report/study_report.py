@@ -71,9 +71,7 @@ def _results(graph: Graph, scores: Mapping[str, Mapping[str, Any]]) -> Iterator[
 def _joined_protocol(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """One protocol for the page: what all evaluations share, and each task's own."""
     protocols = [entry["protocol"] for entry in scores.values()]
-    shared = {
-        key: value for key, value in protocols[0].items() if all(p.get(key) == value for p in protocols)
-    }
+    shared = {key: value for key, value in protocols[0].items() if all(p.get(key) == value for p in protocols)}
     tasks = {name: task for protocol in protocols for name, task in protocol["tasks"].items()}
     return {**shared, "tasks": tasks}
 
@@ -83,13 +81,10 @@ def _summary(phase: Phase, run: RunDirectory) -> PhaseSummary:
     done = read_json(run.done_marker) if run.done else {}
     metrics = [line for line in read_metrics(run.metrics) if "loss" in line]
     speeds = [line["tokens_per_second"] for line in metrics]
-    curve = Curve(
-        f"seed {phase.seed}", [line["step"] for line in metrics], [line["loss"] for line in metrics]
-    )
     failure = next((event for event in reversed(read_events(run.events)) if event["event"] == "failed"), None)
     status = FINISHED if run.done else "failed" if failure else "not run yet"
     return PhaseSummary(
-        name=phase.name,
+        name=phase.name.removesuffix(f"-s{phase.seed}"),
         kind=phase.kind,
         seed=phase.seed,
         status=status,
@@ -98,5 +93,5 @@ def _summary(phase: Phase, run: RunDirectory) -> PhaseSummary:
         selected_step=done.get("selected_step"),
         seconds=done.get("seconds"),
         tokens_per_second=sum(speeds) / len(speeds) if speeds else None,
-        curve=curve if metrics else None,
+        curve=Curve.of(metrics, f"seed {phase.seed}") if metrics else None,
     )

@@ -80,9 +80,7 @@ def overview_table(grid: Grid, plain: bool) -> Table:
 
 def notes(task: TaskGrid) -> Iterator[str]:
     """The lines under a task's table: what is needed to read it rightly."""
-    yield f"{task.metric} in percent" + (
-        ", diff in points against the row none" if task.compared_rows else ""
-    )
+    yield f"{task.metric} in percent" + (", diff in points against the row none" if task.compared_rows else "")
     baselines = set(task.baseline.values())
     if len(baselines) == 1:
         yield f"answering one class always would score {baselines.pop():.1f}"

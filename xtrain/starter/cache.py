@@ -32,9 +32,7 @@ def cache_folder() -> Path:
     return (Path(xdg) if xdg else Path.home() / ".cache") / "xtrain"
 
 
-def made_once(
-    folder: Path, version: int, make: Callable[[Path, Path], dict[str, Any]], say: Say = say
-) -> Path:
+def made_once(folder: Path, version: int, make: Callable[[Path, Path], dict[str, Any]], say: Say = say) -> Path:
     """``folder``, made by ``make`` unless it is there and whole.
 
     ``make(work, out)`` fills the empty folder ``out``, may use the empty folder ``work`` for what is

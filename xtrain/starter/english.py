@@ -35,9 +35,7 @@ def rows(arrow: bytes, where: str) -> list[dict[str, Any]]:
         with pyarrow.ipc.open_stream(arrow) as stream:
             table = stream.read_all()
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(
-            Problem(where, f"is not an Arrow stream: {error}", remedy="fetch the file again")
-        ) from None
+        raise UserError(Problem(where, f"is not an Arrow stream: {error}", remedy="fetch the file again")) from None
     found: list[dict[str, Any]] = table.to_pylist()
     for column, names in _label_names(table.schema.metadata or {}).items():
         for row in found:

@@ -137,10 +137,7 @@ def _not_fetched(package: Package, output: str) -> Problem:
 
 def origins(*used: Package) -> list[dict[str, str]]:
     """What a manifest says of the packages something was made from."""
-    return [
-        {"package": str(one), "licence": one.licence, "sha256": one.sha256, "holds": one.holds}
-        for one in used
-    ]
+    return [{"package": str(one), "licence": one.licence, "sha256": one.sha256, "holds": one.holds} for one in used]
 
 
 @contextmanager

@@ -87,13 +87,9 @@ def write(text: bytes, where: str, out: Path, vocabulary: int) -> None:
     try:
         tokenizer = as_xlm_roberta(json.loads(text))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            Problem(where, f"is not XLM-R's tokenizer: {error}", remedy="fetch the file again")
-        ) from None
+        raise UserError(Problem(where, f"is not XLM-R's tokenizer: {error}", remedy="fetch the file again")) from None
     pieces = len(tokenizer["model"]["vocab"])
     if pieces > vocabulary:
-        raise UserError(
-            Problem(where, f"has {pieces} pieces, more than the model's {vocabulary} embedding rows")
-        )
+        raise UserError(Problem(where, f"has {pieces} pieces, more than the model's {vocabulary} embedding rows"))
     write_text(out / "tokenizer.json", json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")))
     write_json(out / "tokenizer_config.json", CONFIG)

@@ -31,9 +31,7 @@ def load(extra: Mapping[str, Any] | None = None, where: str = "the study") -> di
     origin = {name: str(CATALOG) for name in tables}
     for name, table in (extra or {}).items():
         if not isinstance(table, Mapping):
-            problems.append(
-                Problem(f"{where}: task.{name}", f"{table!r} is not a table", remedy=f"[task.{name}]")
-            )
+            problems.append(Problem(f"{where}: task.{name}", f"{table!r} is not a table", remedy=f"[task.{name}]"))
             continue
         tables = {**tables, name: merged(tables.get(name, {}), table)}
         origin[name] = where
@@ -73,9 +71,7 @@ def _build(name: str, table: Mapping[str, Any], where: str, problems: list[Probl
     build(Recipe, spec.recipe, where, problems, f"{key}.recipe")
     if spec.format not in formats.names():
         remedy = nearest(spec.format, formats.names())
-        problems.append(
-            Problem(f"{here}.format", f"{spec.format!r} is not known", listed(formats.names()), remedy)
-        )
+        problems.append(Problem(f"{here}.format", f"{spec.format!r} is not known", listed(formats.names()), remedy))
         return spec
     format_ = formats.get(spec.format)
     _check_languages(spec, here, problems)
@@ -90,9 +86,7 @@ def _check_words(spec: TaskSpec, format_: Format, here: str, problems: list[Prob
     """The metric and the options are the format's; there is a source, and something to train or score on."""
     if spec.metric not in format_.metrics:
         remedy = nearest(spec.metric, format_.metrics)
-        problems.append(
-            Problem(f"{here}.metric", f"{spec.metric!r} is not allowed", listed(format_.metrics), remedy)
-        )
+        problems.append(Problem(f"{here}.metric", f"{spec.metric!r} is not allowed", listed(format_.metrics), remedy))
     for option in spec.options:
         if option not in format_.options:
             allowed = listed(format_.options) or f"none: {spec.format} has no options"
@@ -142,9 +136,7 @@ def _check_languages(spec: TaskSpec, here: str, problems: list[Problem]) -> None
             )
 
 
-def _check_source(
-    source: Source, spec: TaskSpec, format_: Format, here: str, problems: list[Problem]
-) -> None:
+def _check_source(source: Source, spec: TaskSpec, format_: Format, here: str, problems: list[Problem]) -> None:
     if bool(source.files) == bool(source.hub):
         what = "has both files and hub" if source.hub else "has neither files nor hub"
         problems.append(Problem(here, what, remedy="one of them; give the other its own [[...sources]]"))
@@ -154,14 +146,10 @@ def _check_source(
         problems.append(Problem(f"{here}.splits", "missing", remedy='add splits = { train = "train" }'))
     for split in {*named, *source.hash_split}:
         if split not in SPLITS:
-            problems.append(
-                Problem(f"{here}: {split}", "is not a split", listed(SPLITS), nearest(split, SPLITS))
-            )
+            problems.append(Problem(f"{here}: {split}", "is not a split", listed(SPLITS), nearest(split, SPLITS)))
     if "" in source.readers:
         problems.append(
-            Problem(
-                f"{here}.reader", "missing, and the file's ending does not say it", "jsonl, tsv, csv, lines"
-            )
+            Problem(f"{here}.reader", "missing, and the file's ending does not say it", "jsonl, tsv, csv, lines")
         )
     if source.files and source.splits:
         problems.append(Problem(f"{here}.splits", "is for hub", remedy="name the split in files"))
@@ -225,16 +213,12 @@ def _check_hash_split(
     for split in source.hash_split:
         if split in named:
             problems.append(
-                Problem(
-                    f"{here}.hash_split.{split}", f"{split} is named already", remedy="remove one of the two"
-                )
+                Problem(f"{here}.hash_split.{split}", f"{split} is named already", remedy="remove one of the two")
             )
     for column in source.hash_by:
         if column not in source.columns:
             remedy = nearest(column, source.columns)
-            problems.append(
-                Problem(f"{here}.hash_by", f"{column!r} is not a column", listed(source.columns), remedy)
-            )
+            problems.append(Problem(f"{here}.hash_by", f"{column!r} is not a column", listed(source.columns), remedy))
 
 
 def _check_train_on(
@@ -244,9 +228,7 @@ def _check_train_on(
         return
     if spec.train_on not in known:
         remedy = nearest(spec.train_on, known)
-        problems.append(
-            Problem(f"{here}.train_on", f"{spec.train_on!r} is not a task", listed(sorted(known)), remedy)
-        )
+        problems.append(Problem(f"{here}.train_on", f"{spec.train_on!r} is not a task", listed(sorted(known)), remedy))
         return
     other = specs.get(spec.train_on)
     if other is not None and (other.format != spec.format or other.labels != spec.labels):

@@ -36,9 +36,7 @@ class Classification:
         problems = []
         if len(spec.labels) < 2 or len(set(spec.labels)) < len(spec.labels):
             problems.append(
-                Problem(
-                    f"{where}.labels", f"{list(spec.labels)} is not allowed", "two different labels or more"
-                )
+                Problem(f"{where}.labels", f"{list(spec.labels)} is not allowed", "two different labels or more")
             )
         for n, source in enumerate(spec.sources):
             for word, label in source.label_map.items():

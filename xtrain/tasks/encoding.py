@@ -91,9 +91,7 @@ def _load(file: Path) -> Any:
     except Exception as error:  # tokenizers raises plain Exceptions, transformers several kinds
         reason = " ".join(str(error).split())[:300]
         remedy = "copy tokenizer.json of the base model beside it"
-        raise UserError(
-            Problem(str(file), f"cannot be read as a tokenizer: {reason}", remedy=remedy)
-        ) from error
+        raise UserError(Problem(str(file), f"cannot be read as a tokenizer: {reason}", remedy=remedy)) from error
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
@@ -148,9 +146,7 @@ def _encode_chunk(
     read: list[tuple[str, Example | Dropped]], tokenizer: PairTokenizer, max_length: int
 ) -> Iterator[Encoded | Dropped]:
     pairs = [pair for _, example in read if isinstance(example, Example) for pair in example.texts]
-    pieces: Iterator[Any] = iter(
-        tokenizer.pieces([text for pair in pairs for text in pair if text is not None])
-    )
+    pieces: Iterator[Any] = iter(tokenizer.pieces([text for pair in pairs for text in pair if text is not None]))
     for id_, example in read:
         if isinstance(example, Dropped):
             yield example

@@ -186,7 +186,5 @@ def wrong_label(row: Row, word: str, allowed: Iterable[str]) -> UserError:
         remedy = f"the case differs: write {same[0]!r}, or add label_map = {{ {word!r} = {same[0]!r} }}"
     else:
         hint = nearest(word, choices)
-        remedy = (
-            f"{hint} " if hint else ""
-        ) + "otherwise map the file's word with label_map, or add it to labels"
+        remedy = (f"{hint} " if hint else "") + "otherwise map the file's word with label_map, or add it to labels"
     return UserError(Problem(f"{row.where}: label", f"{word!r} is not a label", listed(choices), remedy))

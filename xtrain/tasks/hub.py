@@ -74,12 +74,8 @@ def _load_problem(source: Source, split: str, language: str, error: Exception) -
     kind, text = type(error).__name__, " ".join(str(error).split())[:300]
     where = f"{_name(source, language, split)} ({source.revision})"
     if isinstance(error, RuntimeError) and "script" in text:
-        remedy = (
-            f'add revision = "{PARQUET_BRANCH}" to the source: the hub keeps a copy there without a script'
-        )
-        return Problem(
-            where, "has a loading script, which is never run", "parquet, json or csv files", remedy
-        )
+        remedy = f'add revision = "{PARQUET_BRANCH}" to the source: the hub keeps a copy there without a script'
+        return Problem(where, "has a loading script, which is never run", "parquet, json or csv files", remedy)
     if isinstance(error, ConnectionError) or any(word in kind for word in ("Connect", "Offline", "Timeout")):
         remedy = "connect to the network once, or download the files and name them with --data"
         return Problem(where, f"cannot be reached ({kind}: {text})", remedy=remedy)

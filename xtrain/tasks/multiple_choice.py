@@ -49,9 +49,7 @@ class MultipleChoice:
                 Problem(f"{where}.options.num_choices", f"{number!r} is not allowed", "a whole number >= 2")
             )
         questions = spec.options.get("questions", {})
-        if not isinstance(questions, Mapping) or not all(
-            isinstance(text, str) for text in questions.values()
-        ):
+        if not isinstance(questions, Mapping) or not all(isinstance(text, str) for text in questions.values()):
             problems.append(
                 Problem(
                     f"{where}.options.questions",
@@ -116,8 +114,7 @@ def _choices(row: Row, expected: int | None) -> list[str]:
                 f"{row.where}: choices",
                 f"there are {len(value)}",
                 allowed=f"{expected} (options.num_choices)" if expected else "2 or more",
-                remedy="mend the row"
-                + (", or remove options.num_choices if the number varies" if expected else ""),
+                remedy="mend the row" + (", or remove options.num_choices if the number varies" if expected else ""),
             )
         )
     return [checked_text(choice, row.where, f"choices[{n}]") for n, choice in enumerate(value)]
@@ -130,9 +127,7 @@ def _keys(row: Row, count: int) -> list[str]:
     value = row.values["keys"]
     if not isinstance(value, (list, tuple)) or len(value) != count:
         raise UserError(
-            Problem(
-                f"{row.where}: keys", f"{value!r} is not allowed", f"a list of {count}, one for each choice"
-            )
+            Problem(f"{row.where}: keys", f"{value!r} is not allowed", f"a list of {count}, one for each choice")
         )
     return [label_word(key) for key in value]
 
@@ -152,7 +147,5 @@ def _question(row: Row, questions: Mapping[str, str]) -> str:
         return word
     if word not in questions:
         remedy = nearest(word, questions)
-        raise UserError(
-            Problem(f"{row.where}: question", f"{word!r} is not known", listed(questions), remedy)
-        )
+        raise UserError(Problem(f"{row.where}: question", f"{word!r} is not known", listed(questions), remedy))
     return questions[word]

@@ -36,7 +36,7 @@ def read_files(source: Source, paths: Sequence[Path], problems: ProblemList) -> 
     What is wrong with a line goes to ``problems``; a file that cannot be read at all is raised at once.
     """
     if source.reader == "lines":
-        yield from _lines(paths, problems)
+        yield from _lines(paths)
         return
     for path in paths:
         text = read_text(path).removeprefix("\ufeff")
@@ -103,9 +103,7 @@ def _jsonl(path: Path, text: str, problems: ProblemList) -> Iterator[Record]:
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.add(
-                Problem(where, f"not JSON: {error.msg} at character {error.colno}", "one JSON object a line")
-            )
+            problems.add(Problem(where, f"not JSON: {error.msg} at character {error.colno}", "one JSON object a line"))
             continue
         if not isinstance(value, dict):
             problems.add(Problem(where, f"{line[:60]!r} is not a JSON object", "one JSON object a line"))
@@ -170,16 +168,14 @@ def _split(path: Path, text: str, quoted: bool | None, *, comma: bool) -> Iterat
         ) from None
 
 
-def _lines(paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+def _lines(paths: Sequence[Path]) -> Iterator[Record]:
     """Parallel files: line i of each is column 0, 1, ... of row i."""
     files = [read_text(path).removeprefix("\ufeff").split("\n") for path in paths]
     for lines in files:
         if lines[-1] == "":
             lines.pop()
     if len({len(lines) for lines in files}) > 1:
-        counts = ", ".join(
-            f"{path.name} has {len(lines):,}" for path, lines in zip(paths, files, strict=True)
-        )
+        counts = ", ".join(f"{path.name} has {len(lines):,}" for path, lines in zip(paths, files, strict=True))
         raise UserError(
             Problem(
                 str(paths[0]),

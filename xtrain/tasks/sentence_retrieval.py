@@ -29,14 +29,10 @@ class SentenceRetrieval:
         problems = []
         prefix = spec.options.get("prefix", "")
         if not isinstance(prefix, str):
-            problems.append(
-                Problem(f"{where}.options.prefix", f"{prefix!r} is not allowed", "text in quotes")
-            )
+            problems.append(Problem(f"{where}.options.prefix", f"{prefix!r} is not allowed", "text in quotes"))
         if spec.labels:
             problems.append(
-                Problem(
-                    f"{where}.labels", f"{list(spec.labels)}: a retrieval task has none", remedy="remove it"
-                )
+                Problem(f"{where}.labels", f"{list(spec.labels)}: a retrieval task has none", remedy="remove it")
             )
         return problems
 

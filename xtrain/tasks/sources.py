@@ -32,9 +32,7 @@ def choose(spec: TaskSpec, data_root: Path | None) -> Source:
     """
     if data_root is not None and not data_root.is_dir():
         what = "no such folder" if not data_root.exists() else "is not a folder"
-        raise UserError(
-            Problem(f"--data {data_root}", what, remedy="name the folder that holds the data sets")
-        )
+        raise UserError(Problem(f"--data {data_root}", what, remedy="name the folder that holds the data sets"))
     missed: list[Path] = []
     for source in spec.sources:
         if not source.files or not _findable(source, data_root):
@@ -129,9 +127,7 @@ def read(
         yield row
     if number < 0 and not problems.found:
         where = str(paths[0]) if paths else f"{source.hub} {split}"
-        raise UserError(
-            Problem(where, "has no rows", remedy=f"fill it, or remove {split} from the task's source")
-        )
+        raise UserError(Problem(where, "has no rows", remedy=f"fill it, or remove {split} from the task's source"))
 
 
 def _values(record: Record, source: Source, problems: ProblemList, *, first: bool) -> dict[str, Any] | None:
@@ -213,9 +209,7 @@ def _is_there(source: Source, spec: TaskSpec, data_root: Path | None) -> bool:
         if spec.languages == (EVERY,):
             if _languages_there(source, split, data_root):
                 return True
-        elif any(
-            path.is_file() for lang in spec.languages for path in _resolve(source, split, lang, data_root)
-        ):
+        elif any(path.is_file() for lang in spec.languages for path in _resolve(source, split, lang, data_root)):
             return True
     return False
 
@@ -252,12 +246,7 @@ def _offer(source: Source, spec: TaskSpec, split: str) -> None:
 
 def _none_there(spec: TaskSpec, missed: list[Path], on_hub: bool, data_root: Path | None) -> Problem:
     if not missed:
-        paths = [
-            path
-            for source in spec.sources
-            for split in source.files
-            for path in source.paths(split, LANGUAGE)
-        ]
+        paths = [path for source in spec.sources for split in source.files for path in source.paths(split, LANGUAGE)]
         remedy = f"give the folder that holds {listed(paths[:3])} with --data DIR"
         return Problem(f"task.{spec.name}", "its data is in files, and --data is not given", remedy=remedy)
     where = f"--data {data_root}" if data_root is not None else f"task.{spec.name}"

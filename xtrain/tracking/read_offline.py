@@ -95,9 +95,7 @@ def compare(run_dir: RunDirectory) -> list[str]:
     if run_dir.encoder.is_dir() and not own:
         found.append("the encoder is not there as an artifact")
     for item in own:
-        missing = {"model.safetensors", "config.json"} - {
-            entry["path"] for entry in item["manifest"]["contents"]
-        }
+        missing = {"model.safetensors", "config.json"} - {entry["path"] for entry in item["manifest"]["contents"]}
         found += [f"artifact {item['name']}: no {name}" for name in sorted(missing)]
     return found
 

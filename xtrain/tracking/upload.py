@@ -19,6 +19,8 @@ from pathlib import Path
 
 _URL = re.compile(r"View run .* at (\S+)")
 _ERROR = re.compile(r"^wandb: ERROR (.*)")
+_LIVE = ("beta", "sync", "--live")  # W&B announces that this may change: then the upload is left for the end
+_NO_SUCH_COMMAND = 2
 
 
 class Uploader:
@@ -36,6 +38,8 @@ class Uploader:
         self._log = current.parent / "upload.log"
         self._address = ""
         self._process: subprocess.Popen[str] | None = None
+        self._away = False  # the server has not answered for long
+        self._closed = threading.Event()  # the file is whole
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="uploader", daemon=True)
         self._timer = threading.Timer(answer_seconds, self._no_answer, (answer_seconds,))
@@ -44,34 +48,41 @@ class Uploader:
     def start(self) -> None:
         """Begin, in a thread of its own."""
         self._thread.start()
-        self._timer.start()
 
-    def finish(self, deadline: float) -> bool:
-        """Wait for the upload until ``deadline`` (monotonic), then stop it; whether it was complete."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+    def finish(self, deadline: float, encoder_seconds: float) -> bool:
+        """Wait for the upload until ``deadline`` (monotonic), then stop it; whether it was complete.
+
+        ``encoder_seconds`` more are granted to a server that has answered, none at all to one that is away.
+        """
+        self._closed.set()
+        seconds = deadline - time.monotonic() + (encoder_seconds if self._address else 0.0)
+        self._thread.join(0.0 if self._away and not self._address else max(0.0, seconds))
         self._stopped = True
         self._timer.cancel()
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()  # W&B's service follows its parent
         complete = all(_marks(path) for path in [*self._earlier, self._current])
         if not complete:
-            self._report(
-                report="problem", what="the run is not, or not wholly, on the W&B server; the local files are"
-            )
+            self._report(report="problem", what="the run is not, or not wholly, on the W&B server; the local files are")
         return complete
 
     def _run(self) -> None:
         try:
             if self._earlier:
                 self._sync(["sync", *map(str, self._earlier)], self._earlier)
-            self._sync(["beta", "sync", "--live", str(self._current)], [self._current])
+            code = self._sync([*_LIVE, str(self._current)], [self._current])
+            if code == _NO_SUCH_COMMAND:
+                self._closed.wait()
+                code = self._sync(["sync", str(self._current)], [self._current])
+            if code and not self._stopped:
+                self._problem(f"the upload to W&B failed; see {self._log}")
         except Exception as error:
             self._problem(f"the upload to W&B: {type(error).__name__}: {error}")
 
-    def _sync(self, arguments: Sequence[str], files: Sequence[Path]) -> None:
-        """Run one ``wandb`` command to its end, reading what it prints."""
+    def _sync(self, arguments: Sequence[str], files: Sequence[Path]) -> int:
+        """Run one ``wandb`` command to its end, reading what it prints; returns its exit code."""
         if self._stopped:
-            return
+            return 0
         environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
         errors = False
         with open(self._log, "a", encoding="utf-8") as log:
@@ -86,6 +97,8 @@ class Uploader:
             )
             assert self._process.stdout is not None
             for line in self._process.stdout:
+                if not self._timer.ident and not self._stopped:
+                    self._timer.start()  # from here on the answer is the server's affair
                 log.write(line)
                 log.flush()
                 errors = self._heard(line) or errors
@@ -93,8 +106,7 @@ class Uploader:
             for path in files:
                 for mark in _marks(path):
                     mark.unlink()
-        elif self._process.wait() and not self._stopped:
-            self._problem(f"the upload to W&B failed ({self._process.returncode}); see {self._log}")
+        return self._process.wait()
 
     def _heard(self, line: str) -> bool:
         """Report what a printed line tells; whether it is an error."""
@@ -109,6 +121,7 @@ class Uploader:
         return False
 
     def _no_answer(self, seconds: float) -> None:
+        self._away = True
         self._problem(f"the W&B server has not answered within {seconds:g} s; the upload keeps trying")
 
     def _problem(self, what: str) -> None:

@@ -138,14 +138,17 @@ class WandbRun:
         with self._changed:
             if not self._open:
                 return self._ended.is_set() and not self._problems
-            seconds = finish_seconds(self._settings) + self._encoder_bytes / UPLOAD_BYTES_PER_SECOND
+            seconds = finish_seconds(self._settings)
+            more = self._encoder_bytes / UPLOAD_BYTES_PER_SECOND
             deadline = time.monotonic() + seconds  # one clock for all processes of a machine
-            self._messages.append({"do": "finish", "exit_code": int(failed), "deadline": deadline})
+            message = {"do": "finish", "exit_code": int(failed), "deadline": deadline, "encoder_seconds": more}
+            self._messages.append(message)
+            seconds += more + CLOSING_SECONDS
             self._open = False
             self._changed.notify_all()
-        if not self._ended.wait(seconds + CLOSING_SECONDS):
+        if not self._ended.wait(seconds):
             self._kill()
-            self._problem(f"W&B's process did not end in {seconds + CLOSING_SECONDS:.0f} s and was stopped")
+            self._problem(f"W&B's process did not end in {seconds:.0f} s and was stopped")
         dropped = self._dropped + sum(message["do"] == "metrics" for message in self._messages)
         if dropped:
             self._problem(

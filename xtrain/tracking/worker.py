@@ -45,7 +45,8 @@ def main() -> None:
             break
     else:  # the pipe closed without a finish: rank 0 has died
         with contextlib.suppress(Exception):
-            worker.handle({"do": "finish", "exit_code": 1, "deadline": time.monotonic() + worker.patience})
+            deadline = time.monotonic() + worker.patience
+            worker.handle({"do": "finish", "exit_code": 1, "deadline": deadline, "encoder_seconds": 0.0})
     sys.stderr.flush()
     os._exit(0)  # W&B's exit hooks could wait for a network; everything is on disk
 
@@ -95,9 +96,7 @@ class _Worker:
         """Report a ``tracking_problem``."""
         self._report(report="problem", what=what)
 
-    def _start(
-        self, mode: str, run_dir: str, answer_seconds: float, watch_pid: int, **described: Any
-    ) -> None:
+    def _start(self, mode: str, run_dir: str, answer_seconds: float, watch_pid: int, **described: Any) -> None:
         import wandb
 
         self.patience = answer_seconds
@@ -136,9 +135,7 @@ class _Worker:
         self._first_row = 1 + max(map(_last_row, earlier), default=-1)
         self._report(report="tracking_started", mode=mode, id=identity, folder=self._run.settings.sync_dir)
         if mode == "online":
-            self._uploader = Uploader(
-                earlier, Path(self._run.settings.sync_dir), self._report, answer_seconds
-            )
+            self._uploader = Uploader(earlier, Path(self._run.settings.sync_dir), self._report, answer_seconds)
             self._uploader.start()
         else:
             self._report(report="say", text=f"W&B: offline; to upload: wandb sync {folder}")
@@ -158,9 +155,7 @@ class _Worker:
         summary: dict[str, float] = {}
         for task, result in scores["tasks"].items():
             for language, metrics in result["languages"].items():
-                rows += [
-                    [task, language, name, float(value)] for name, value in metrics.items() if _real(value)
-                ]
+                rows += [[task, language, name, float(value)] for name, value in metrics.items() if _real(value)]
             summary |= {f"{task}/{metric}": value for metric, value in result.get("average", {}).items()}
             summary[f"{task}/score"] = result.get("score")
         self._log(step, {"scores": wandb.Table(columns=["task", "language", "metric", "value"], data=rows)})
@@ -178,10 +173,10 @@ class _Worker:
         # that it sends for an artifact with local files; the upload makes an edge of the lineage graph of it.
         self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
-    def _finish(self, exit_code: int, deadline: float) -> None:
+    def _finish(self, exit_code: int, deadline: float, encoder_seconds: float) -> None:
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
-        uploaded = None if self._uploader is None else self._uploader.finish(deadline)
+        uploaded = None if self._uploader is None else self._uploader.finish(deadline, encoder_seconds)
         self._report(report="finished", uploaded=uploaded)
 
 
@@ -202,9 +197,7 @@ def _has_key() -> bool:
         settings = wandb_setup.singleton().settings
         if settings.mode in ("offline", "dryrun", "disabled"):  # `wandb offline` was typed in this folder
             return False
-        found = wbauth.authenticate_session(
-            host=settings.base_url, source="xtrain", prompt=False, update_session=False
-        )
+        found = wbauth.authenticate_session(host=settings.base_url, source="xtrain", prompt=False, update_session=False)
         return found is not None
     except Exception:  # these are W&B's own modules, which another version may have arranged otherwise
         return bool(os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))

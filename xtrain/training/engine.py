@@ -46,7 +46,12 @@ def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: flo
     if not path.is_file():
         known = listed(sorted(file.stem for file in folder.glob("*.json")))
         raise UserError(
-            Problem("engine.ds_config", f"{settings.ds_config!r}: no file {path}", known, "name one, or a path to yours")
+            Problem(
+                "engine.ds_config",
+                f"{settings.ds_config!r}: no file {path}",
+                known,
+                "name one, or a path to yours",
+            )
         )
     config: dict[str, Any] = read_json(path)
     problems = [
@@ -135,7 +140,12 @@ class TrainEngine:
             if "not supported on your device" not in str(error):
                 raise
             raise UserError(
-                Problem("engine.precision", f"{error}", "bf16 or fp32 on this device", 'set engine.precision = "bf16"')
+                Problem(
+                    "engine.precision",
+                    f"{error}",
+                    "bf16 or fp32 on this device",
+                    'set engine.precision = "bf16"',
+                )
             ) from error
         self._max_grad_norm = recipe.max_grad_norm
         self._world_size = torch.distributed.get_world_size()

@@ -36,7 +36,7 @@ def build_optimizer(
     torch's fused AdamW, which is on DeepSpeed's list of supported optimizers.
     """
     groups = parameter_groups(model, recipe.weight_decay)
-    common = {
+    common: dict[str, Any] = {
         "lr": recipe.learning_rate,
         "betas": (recipe.adam_beta1, recipe.adam_beta2),
         "eps": recipe.adam_epsilon,

@@ -11,7 +11,9 @@ import torch
 DENSE_BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12}
 
 
-def training_flops(num_tokens: int, sum_squared_lengths: int, matrix_parameters: int, num_layers: int, hidden: int) -> float:
+def training_flops(
+    num_tokens: int, sum_squared_lengths: int, matrix_parameters: int, num_layers: int, hidden: int
+) -> float:
     """FLOPs of forward and backward.
 
     6 per token and parameter of a matrix (Kaplan et al. 2020, section 2.1), and for attention 12 per layer,
