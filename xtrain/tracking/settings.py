@@ -37,8 +37,8 @@ class TrackingSettings:
     # each phase's encoder as a weights-only artifact; false saves the quota
     finish_timeout_seconds: float = field(default=30.0, metadata=limits(minimum=0.0))
     # how long the end of a phase waits for the upload (longer where an encoder is uploaded)
-    answer_timeout_seconds: float = field(default=30.0, metadata=limits(above=0.0))
-    # after this time without an answer from the server, an event says so (nothing waits for it)
+    answer_timeout_seconds: float = field(default=15.0, metadata=limits(above=0.0))
+    # a server that has not answered by then counts as away: an event says so, and the end does not wait
 
 
 def chosen_mode(settings: TrackingSettings, environ: Mapping[str, str]) -> str:

@@ -52,11 +52,15 @@ class Uploader:
     def finish(self, deadline: float, encoder_seconds: float) -> bool:
         """Wait for the upload until ``deadline`` (monotonic), then stop it; whether it was complete.
 
-        ``encoder_seconds`` more are granted to a server that has answered, none at all to one that is away.
+        A server that has answered is granted ``encoder_seconds`` more; one that has not is given up as soon as
+        it counts as away.
         """
         self._closed.set()
-        seconds = deadline - time.monotonic() + (encoder_seconds if self._address else 0.0)
-        self._thread.join(0.0 if self._away and not self._address else max(0.0, seconds))
+        while self._thread.is_alive() and (self._address or not self._away):
+            left = deadline - time.monotonic() + (encoder_seconds if self._address else 0.0)
+            if left <= 0:
+                break
+            self._thread.join(min(left, 0.2))
         self._stopped = True
         self._timer.cancel()
         if self._thread.is_alive() and self._process is not None:

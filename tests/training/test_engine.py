@@ -1,0 +1,95 @@
+"""The real DeepSpeed engine with 1, 2 and 4 ranks over Gloo, in every ZeRO stage and in fp32 and bf16."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import PROJECT, TASKS
+
+from xtrain.data import prepare
+from xtrain.dispatch.local import python, run_ranks
+from xtrain.tasks import catalog
+
+WORKER = Path(__file__).with_name("engine_worker.py")
+WHOLE, CUT = 100_000, 60  # token budgets: a rank's share at once, and cut into many micro-batches
+
+
+def case(name: str, stage: int, precision: str = "fp32", tokens: int = WHOLE, dropout: float = 0.0) -> dict[str, Any]:
+    return {"name": name, "stage": stage, "precision": precision, "tokens": tokens, "steps": 6, "dropout": dropout}
+
+
+CASES = [
+    *(case(f"fp32-{stage}", stage) for stage in range(4)),
+    *(case(f"bf16-{stage}", stage, "bf16") for stage in range(4)),
+    *(case(f"cut-{stage}", stage, tokens=CUT) for stage in range(4)),
+    case("dropout", 2, dropout=0.1),
+    case("dropout-cut", 2, tokens=CUT, dropout=0.1),
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> dict[int, Any]:
+    """By world size: what the worker measured in each case."""
+    out = tmp_path_factory.mktemp("engine")
+    spec = catalog.load({"toy": TASKS["toy"]})["toy"]
+    shard = prepare(spec, "train", "en", tiny_model, 64, toy_data, out / "prepared")
+    (out / "shard").write_text(str(shard.path))
+    changed = {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": str(PROJECT)}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        for world_size in (1, 2, 4):
+            cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in ("fp32-2", "cut-1", "dropout")]
+            failure = run_ranks(python(str(WORKER), str(tiny_model), str(out), json.dumps(cases)), world_size, out)
+            assert failure is None, failure.last_lines()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    return {n: json.loads((out / f"world-{n}.json").read_text()) for n in (1, 2, 4)}
+
+
+def agree(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    """Same losses, gradient norms and final weights."""
+    assert one["losses"] == pytest.approx(other["losses"], abs=tolerance)
+    assert one["norms"] == pytest.approx(other["norms"], rel=50 * tolerance)
+    for name, values in one["weights"].items():
+        assert values == pytest.approx(other["weights"][name], rel=50 * tolerance, abs=50 * tolerance), name
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_all_stages_give_the_same_numbers_in_fp32(results: dict[int, Any], stage: int, world_size: int) -> None:
+    agree(results[1]["fp32-0"], results[world_size][f"fp32-{stage}"], 1e-5)
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_one_micro_batch_or_many_is_the_same_gradient(results: dict[int, Any], stage: int, world_size: int) -> None:
+    found = results[world_size][f"cut-{stage}"]
+    assert min(found["micro_steps"]) > 1, "nothing was cut"
+    assert max(results[1]["fp32-0"]["micro_steps"]) == 1
+    agree(results[1]["fp32-0"], found, 1e-5)
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_bf16_follows_fp32_in_every_stage(results: dict[int, Any], stage: int, world_size: int) -> None:
+    found = results[world_size][f"bf16-{stage}"]
+    assert found["losses"] == pytest.approx(results[1]["fp32-0"]["losses"], abs=0.02)
+    assert found["losses"] != results[1]["fp32-0"]["losses"]
+
+
+def test_four_ranks_agree(results: dict[int, Any]) -> None:
+    agree(results[1]["fp32-0"], results[4]["fp32-2"], 1e-5)
+    agree(results[1]["fp32-0"], results[4]["cut-1"], 1e-5)
+
+
+def test_dropout_does_not_depend_on_ranks_or_micro_batches(results: dict[int, Any]) -> None:
+    """Masks are keyed by example: with dropout on, too, the run is the same up to float order."""
+    assert results[1]["dropout"]["losses"] != pytest.approx(results[1]["fp32-2"]["losses"], abs=1e-4)
+    for other in (results[1]["dropout-cut"], results[2]["dropout"], results[2]["dropout-cut"], results[4]["dropout"]):
+        agree(results[1]["dropout"], other, 1e-5)
