@@ -31,6 +31,10 @@ class Head(nn.Module, ABC):
         """``hidden`` (B or T, H) -> logits; dropout takes masks from ``keys`` at ``site`` and after it."""
 
     @abstractmethod
+    def idle(self, hidden: Tensor) -> Tensor:
+        """A scalar 0 that depends on every parameter, for a step of another task; ``hidden`` as in forward."""
+
+    @abstractmethod
     def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
         """Summed loss of each example, (E,) fp32."""
 
@@ -58,6 +62,10 @@ class _FirstTokenHead(Head):
         firsts = keys.at(batch.cu_seqlens[:-1].long()) if keys is not None and p else None
         inner = torch.tanh(self.dense(dropout(hidden, p, firsts, site)))  # (B, H)
         return cast(Tensor, self.out_proj(dropout(inner, p, firsts, site + 1)))
+
+    def idle(self, hidden: Tensor) -> Tensor:
+        """0, at the cost of one row."""
+        return 0.0 * cast(Tensor, self.out_proj(torch.tanh(self.dense(hidden[:1])))).float().sum()
 
 
 class ClassificationHead(_FirstTokenHead):

@@ -29,7 +29,12 @@ class PhaseModel(nn.Module):
         keys = self.encoder.draw_keys(batch)
         hidden = self.encoder(batch, first_only=head.first_only, keys=keys)
         logits = head(hidden, batch, keys, self.encoder.num_sites)
-        return (head.loss(logits, batch) * batch.weights).sum(), logits
+        loss = (head.loss(logits, batch) * batch.weights).sum()
+        if self.training:
+            for name, other in self.heads.items():
+                # ZeRO-3 steps a parameter without a gradient with the one of the step before; so give it zeros
+                loss = loss + cast(Head, other).idle(hidden.detach()) if name != batch.task else loss
+        return loss, logits
 
 
 def split_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:

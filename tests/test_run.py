@@ -1,0 +1,180 @@
+"""The real command line on a toy study: three phases, ranks, interruption, and what is found again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from toy import PROJECT, Toy, losses, read_jsonl, run_python, study, write_study
+
+
+def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
+    first = toy.run("all")
+    assert first.returncode == 0, first.stderr
+    out = toy.out("all")
+    for part in ("train choose-s0", "evaluate choose/toy-s0", "mean of 3", "report.html", "words" if False else "loss"):
+        assert part in first.stdout, part
+    scores = json.loads(next(out.glob("evaluate/choose-toy-*/scores.json")).read_text())
+    assert set(scores["tasks"]["toy"]["languages"]) == {"en", "ru", "ar"}
+    assert scores["protocol"]["tasks"]["toy"]["split"] == "test"
+    encoder = next(out.glob("target/choose-toy-*/encoder"))
+    from transformers import AutoModel
+
+    model, info = AutoModel.from_pretrained(encoder, add_pooling_layer=False, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert model.config.vocab_size == 400
+    assert "choose" in (out / "report.html").read_text("utf-8")
+    second = toy.run("all")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("done before, kept") == 7
+    assert "train " not in second.stdout
+    plan = toy.xtrain("plan", str(toy.root / "all.toml"), "--data", str(toy.data), "--out", str(out))
+    assert plan.returncode == 0, plan.stderr
+    assert plan.stdout.count("done") == 7
+
+
+def test_predictions_are_words_and_add_up(toy: Toy) -> None:
+    target_only = {"intermediate": [{"name": "none"}], "target": [{"task": "toy"}]}
+    result = toy.run("words", **target_only)
+    assert result.returncode == 0, result.stderr
+    run = toy.run_directory("words", "evaluate")
+    scores = json.loads((run / "scores.json").read_text())["tasks"]["toy"]
+    for language, metrics in scores["languages"].items():
+        rows = read_jsonl(run / "predictions" / "toy" / f"{language}.jsonl")
+        assert {row["label"] for row in rows} <= {"class0", "class1", "class2"}
+        right = 100 * sum(row["label"] == row["prediction"] for row in rows) / len(rows)
+        assert metrics["accuracy"] == pytest.approx(right, abs=1e-9)
+    assert scores["score"] == pytest.approx(sum(m["accuracy"] for m in scores["languages"].values()) / 3, abs=1e-9)
+
+
+def training_only(steps: int, **engine: object) -> dict[str, object]:
+    """A target phase in fp32 with dropout off, without dev evaluation."""
+    recipe = {"max_steps": steps, "batch_size": 8, "max_length": 64, "learning_rate": 1e-3, "dropout": 0.0}
+    return {
+        "intermediate": [{"name": "none"}],
+        "target": [{"task": "toy", "languages": ["en"]}],
+        "recipe": {"target": {**recipe, "eval_examples": 0}},
+        "engine": {"precision": "fp32", "log_every": 1, "log_example_ids": True, "tokens_per_micro_batch": 128, **engine},
+    }
+
+
+def test_ranks_see_the_same_batches_and_losses(toy: Toy) -> None:
+    """50 steps with 1, 2 and 4 ranks: identical example ids, losses to 1e-5."""
+    batches, curves = [], []
+    for ranks in (1, 2, 4):
+        result = toy.run(f"ranks{ranks}", "--ranks", str(ranks), **training_only(50))
+        assert result.returncode == 0, result.stderr
+        run = toy.run_directory(f"ranks{ranks}", "target")
+        batches.append([(line["step"], line["ids"]) for line in read_jsonl(run / "batches.jsonl")])
+        curves.append(losses(run))
+    assert len(curves[0]) == 50
+    assert len(batches[0]) == 50
+    assert batches[0] == batches[1] == batches[2]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-5)
+
+
+def test_every_launcher_runs_a_phase(toy: Toy) -> None:
+    """``python train.py RUN_DIR`` under torchrun, with srun's and with mpirun's variables, and alone."""
+    assert toy.run("launch", **training_only(3)).returncode == 0
+    run = toy.run_directory("launch", "target")
+    wanted = losses(run)
+    weights = load_file(run / "encoder/model.safetensors")
+    srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1",
+            "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
+    mpirun = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871"}  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, prefix, environment in (("none", [], {}), ("srun", [], srun), ("mpirun", [], mpirun), ("torchrun", torchrun, {})):
+        for done in ("DONE", "metrics.jsonl", "batches.jsonl", "encoder"):
+            path = run / done
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        result = run_python([*prefix, str(PROJECT / "train.py"), str(run)], toy.root, environment)
+        assert result.returncode == 0, (name, result.stderr)
+        assert losses(run) == pytest.approx(wanted, abs=1e-6), name
+        assert json.loads((run / "environment.json").read_text())["launcher"] == name
+        again = load_file(run / "encoder/model.safetensors")
+        assert all((again[key] - weights[key]).abs().max() < 1e-5 for key in weights), name
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_killed_run_resumes_to_the_same_weights(toy: Toy, stage: int) -> None:
+    """Two ranks, dropout on, bf16: killed after a checkpoint, resumed, and bit for bit the undisturbed run."""
+    recipe = {"max_steps": 30, "batch_size": 8, "max_length": 64, "learning_rate": 1e-3, "eval_every": 10}
+    changes = {
+        **training_only(30),
+        "recipe": {"target": recipe},
+        "engine": {
+            "ds_config": f"zero{stage}", "log_every": 1, "log_example_ids": True, "tokens_per_micro_batch": 256,
+            "checkpoint_every": 8,
+        },
+    }  # fmt: skip
+    assert toy.run("whole", "--ranks", "2", **changes).returncode == 0
+    whole = toy.run_directory("whole", "target")
+    # the same phase again, killed at step 20: written as `run` writes it, then started by hand
+    path = write_study(toy.root / "killed.toml", study(toy.base, **changes))
+    kill = "import os, signal, xtrain.training.loop as l; g = l.Trainer._global_step\n"
+    kill += "def step(self, n, *a):\n    os.kill(os.getppid(), signal.SIGKILL) if n == 20 else None\n"
+    kill += "    os._exit(9) if n == 20 else None\n    return g(self, n, *a)\nl.Trainer._global_step = step\n"
+    (toy.root / "sitecustomize.py").write_text(kill)
+    arguments = ["run", str(path), "--data", str(toy.data), "--out", str(toy.out("killed")), "--ranks", "2"]
+    script = f"import sys; sys.path.insert(0, {str(toy.root)!r}); import sitecustomize"
+    launcher = toy.root / "killing_train.py"
+    launcher.write_text(f"{script}\nimport runpy\nrunpy.run_path({str(PROJECT / 'train.py')!r}, run_name='__main__')\n")
+    patch = f"import xtrain.runner as r; r.python = lambda *a: [__import__('sys').executable, {str(launcher)!r}, *a[1:]]"
+    entry = f"{patch}\nimport sys\nfrom xtrain.cli import main\nsys.exit(main({arguments!r}))"
+    broken = run_python(["-c", entry], toy.root)
+    assert broken.returncode != 0
+    killed = toy.run_directory("killed", "target")
+    assert not (killed / "DONE").exists()
+    assert [p.name for p in sorted((killed / "checkpoints").glob("step-*"))] == ["step-16", "step-8"]
+    resumed = toy.xtrain(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    events = read_jsonl(killed / "events.jsonl")
+    assert [event["step"] for event in events if event["event"] == "resume"] == [16]
+    assert losses(killed) == losses(whole)
+    assert (killed / "batches.jsonl").read_text() == (whole / "batches.jsonl").read_text()
+    assert same_files(killed / "encoder", whole / "encoder")
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Whether the weights in two folders are the same, byte for byte."""
+    names = ("model.safetensors", "heads.safetensors")
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_mixtures_and_sequences(toy: Toy) -> None:
+    """A mixture of two tasks in one phase, and two phases in sequence that share their beginning."""
+    rows = [
+        {"name": "mix", "tasks": ["choose", "toy"]},
+        {"name": "choose", "tasks": ["choose"]},
+        {"name": "sequence", "steps": [["choose"], ["toy"]]},
+    ]
+    recipe = {"max_steps": 6, "batch_size": 8, "max_length": 64, "eval_every": 3}
+    result = toy.run(
+        "rows", intermediate=rows, target=[{"task": "mine"}], recipe={"intermediate": recipe, "target": recipe}
+    )
+    assert result.returncode == 0, result.stderr
+    names = sorted(path.name.rsplit("-", 1)[0] for path in (toy.out("rows") / "intermediate").iterdir())
+    assert names == ["choose+toy-s0", "choose-s0", "mix-s0"], "the shared first phase ran once"
+    heads = load_file(next(toy.out("rows").glob("intermediate/mix-*/encoder/heads.safetensors")))
+    assert {name.split("/")[0] for name in heads} == {"choose", "toy"}
+    logged = [line for line in read_jsonl(next(toy.out("rows").glob("intermediate/mix-*/metrics.jsonl"))) if "dev/score" in line]
+    assert {"dev/choose/accuracy", "dev/toy/accuracy"} <= set(logged[0])
+
+
+def test_two_commands_never_write_into_one_run(toy: Toy) -> None:
+    assert toy.run("lock", **training_only(3)).returncode == 0
+    run = toy.run_directory("lock", "target")
+    (run / "DONE").unlink()
+    with open(run / ".lock", "w") as handle:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        result: subprocess.CompletedProcess[str] = toy.run("lock", **training_only(3))
+    assert result.returncode == 2
+    assert "another command is running this phase" in result.stderr
