@@ -143,6 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except PhaseFailed as error:
+        if error.failure.code == EXIT_USER and error.failure.log is None:  # rank 0 has said what to do
+            print(f"stopped in phase {error.phase.name}; what was finished is kept", file=sys.stderr)
+            return EXIT_USER
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER if error.failure.code == EXIT_USER else EXIT_OURS
     except KeyboardInterrupt:

@@ -20,15 +20,22 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing below ``path`` into a clear error."""
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
         problem = _write_problem(path, error)
         if problem is None:
             raise
         raise UserError(problem) from error
 
 
-def _write_problem(path: Path, error: OSError) -> Problem | None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG)
+
+
+def _write_problem(path: Path, error: Exception) -> Problem | None:
+    """What to tell the user, or None where the error is no refusal of the operating system's."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _looks_full(path, error)):
         try:
             free = f"{shutil.disk_usage(_existing(path)).free / 2**20:,.1f} MiB free"
         except OSError:
@@ -39,7 +46,7 @@ def _write_problem(path: Path, error: OSError) -> Problem | None:
             remedy="free some space or choose another folder with --out (or XTRAIN_CACHE), then run the "
             "same command again: finished phases and checkpoints are kept",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if isinstance(error, OSError) and number in _REFUSED:
         return Problem(
             str(path),
             f"cannot be written: {error.strerror}",
@@ -47,6 +54,16 @@ def _write_problem(path: Path, error: OSError) -> Problem | None:
             remedy="choose another folder with --out (or XTRAIN_CACHE), or change its permissions",
         )
     return None
+
+
+def _looks_full(path: Path, error: Exception) -> bool:
+    """Whether a library that hides the error number (safetensors, torch.save) met a full disk."""
+    if "No space left on device" in str(error):
+        return True
+    try:
+        return "write" in str(error) and shutil.disk_usage(_existing(path)).free < 2**20
+    except OSError:
+        return False
 
 
 def _existing(path: Path) -> Path:

