@@ -41,7 +41,14 @@ def with_file(toy: Toy, name: str, content: bytes) -> None:
 
 def test_unknown_key_and_several_mistakes(toy: Toy) -> None:
     result = toy.run("s", **SHORT, sedes=[1], engine={"precison": "bf16", "log_every": 0})
-    refused(result, "s.toml: sedes: unknown key", "did you mean 'seeds'?", "engine.precison", "engine.log_every: 0", "3 problems")
+    refused(
+        result,
+        "s.toml: sedes: unknown key",
+        "did you mean 'seeds'?",
+        "engine.precison",
+        "engine.log_every: 0",
+        "3 problems",
+    )
 
 
 def test_missing_study_and_unknown_option(toy: Toy) -> None:
@@ -80,7 +87,9 @@ def test_empty_file(toy: Toy) -> None:
 
 
 def test_not_utf8(toy: Toy) -> None:
-    with_file(toy, "toy/train-en.jsonl", '{"text_a": "caf\u00e9", "text_b": "b", "label": "class0"}\n'.encode("latin-1"))
+    with_file(
+        toy, "toy/train-en.jsonl", '{"text_a": "caf\u00e9", "text_b": "b", "label": "class0"}\n'.encode("latin-1")
+    )
     refused(toy.run("s", **SHORT), "train-en.jsonl:1", "not UTF-8", "iconv")
 
 
@@ -117,7 +126,11 @@ def test_ranks_that_cannot_divide_the_batch(toy: Toy) -> None:
 
 
 def test_unknown_language(toy: Toy) -> None:
-    refused(toy.run("s", **{**SHORT, "target": [{"task": "toy", "languages": ["en", "rus"]}]}), "'rus'", "did you mean 'ru'?")
+    refused(
+        toy.run("s", **{**SHORT, "target": [{"task": "toy", "languages": ["en", "rus"]}]}),
+        "'rus'",
+        "did you mean 'ru'?",
+    )
 
 
 def test_untrained_format_as_intermediate(toy: Toy) -> None:
@@ -140,7 +153,10 @@ def test_output_folder_that_cannot_be_written(toy: Toy) -> None:
     refused(toy.xtrain("run", str(write_study(toy.root / "s.toml", study(toy.base, **SHORT))), "--data", str(toy.data),
                        "--out", "/proc/xtrain-out"), "/proc/xtrain-out")  # fmt: skip
     (toy.root / "file").write_text("")
-    refused(toy.xtrain("run", str(toy.root / "s.toml"), "--data", str(toy.data), "--out", str(toy.root / "file/out")), "file/out")
+    refused(
+        toy.xtrain("run", str(toy.root / "s.toml"), "--data", str(toy.data), "--out", str(toy.root / "file/out")),
+        "file/out",
+    )
 
 
 @pytest.fixture
@@ -148,7 +164,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]).returncode
+    ):
         pytest.skip("no tmpfs can be mounted here")
     try:
         yield folder
@@ -184,7 +203,10 @@ def test_a_failure_keeps_what_was_finished(toy: Toy) -> None:
                "intermediate": {"max_steps": 2, "batch_size": 8, "max_length": 64}}}  # fmt: skip
     refused(toy.run("s", **changes), "choose/train.jsonl:1", "3")
     assert len(list(toy.out("s").glob("target/none-*/DONE"))) == 1
-    write_jsonl(toy.data / "choose/train.jsonl", [{"context": "x y", "choices": ["a", "b", "c"], "label": n % 3} for n in range(9)])
+    write_jsonl(
+        toy.data / "choose/train.jsonl",
+        [{"context": "x y", "choices": ["a", "b", "c"], "label": n % 3} for n in range(9)],
+    )
     result = toy.run("s", **changes)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("done before, kept") == 2

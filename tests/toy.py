@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,26 @@ def write_study(path: Path, mapping: Mapping[str, Any]) -> Path:
     return path
 
 
+KILLED_TRAIN = """
+import os, runpy, signal
+from xtrain.training.loop import Trainer
+whole = Trainer._global_step
+def step(self, number, *rest):
+    if number == {step}:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, number, *rest)
+Trainer._global_step = step
+runpy.run_path({train!r}, run_name="__main__")
+"""
+KILLED_RUN = """
+import sys, xtrain.runner
+xtrain.runner.python = lambda script, *rest: [sys.executable, {launcher!r}, *rest]
+from xtrain.cli import main
+sys.exit(main({command!r}))
+"""
+
+
 class Toy:
     """A folder with a model, data and a study, and the command line to run them."""
 
@@ -106,10 +127,29 @@ class Toy:
         """``python -m xtrain ...`` in this folder; never uses the network or a real W&B key."""
         return run_python(["-m", "xtrain", *arguments], self.root, environment)
 
-    def run(self, name: str, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None, **changes: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Write the study with ``changes`` and run it into ``out-{name}``."""
         path = write_study(self.root / f"{name}.toml", study(self.base, **changes))
-        return self.xtrain("run", str(path), "--data", str(self.data), "--out", str(self.out(name)), *arguments)
+        command = ["run", str(path), "--data", str(self.data), "--out", str(self.out(name)), *arguments]
+        return self.xtrain(*command, environment=environment)
+
+    def run_killed(
+        self, name: str, step: int, *arguments: str, environment: Mapping[str, str] | None = None, **changes: Any
+    ) -> Path:
+        """As :meth:`run`, but the first rank to reach global step ``step`` kills the command and then itself.
+
+        Returns the run directory of the target phase that was cut off.
+        """
+        path = write_study(self.root / f"{name}.toml", study(self.base, **changes))
+        launcher = self.root / "killed_train.py"
+        launcher.write_text(KILLED_TRAIN.format(step=step, train=str(PROJECT / "train.py")))
+        command = ["run", str(path), "--data", str(self.data), "--out", str(self.out(name)), *arguments]
+        entry = KILLED_RUN.format(launcher=str(launcher), command=command)
+        result = run_python(["-c", entry], self.root, environment)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        return self.run_directory(name, "target")
 
     def out(self, name: str) -> Path:
         return self.root / f"out-{name}"
@@ -133,7 +173,9 @@ def run_python(
         "COLUMNS": "200",
         **(environment or {}),
     }
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=280
+    )
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

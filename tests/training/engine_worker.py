@@ -26,7 +26,9 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def run(case: dict[str, Any], model_folder: Path, shard: Shard, device: torch.device) -> dict[str, Any]:
-    recipe = Recipe(batch_size=8, max_steps=case["steps"], learning_rate=1e-3, dropout=case["dropout"], window_batches=4)
+    recipe = Recipe(
+        batch_size=8, max_steps=case["steps"], learning_rate=1e-3, dropout=case["dropout"], window_batches=4
+    )
     settings = Engine(f"zero{case['stage']}", precision=case["precision"])
     config, _ = resolve_ds_config(settings, PROJECT / "ds_configs", recipe.max_grad_norm)
     encoder, _ = load_encoder(model_folder, torch.float32, dropout=recipe.dropout)
@@ -52,7 +54,9 @@ def run(case: dict[str, Any], model_folder: Path, shard: Shard, device: torch.de
         norms.append(result.grad_norm)
         sizes.append(len(dealt))
     weights = engine.gathered_weights()
-    checksum = {name: [float(value.double().sum()), float(value.double().abs().max())] for name, value in weights.items()}
+    checksum = {
+        name: [float(value.double().sum()), float(value.double().abs().max())] for name, value in weights.items()
+    }
     return {"losses": losses, "norms": norms, "micro_steps": sizes, "weights": checksum}
 
 

@@ -91,7 +91,7 @@ def describe_environment(ranks: Ranks, device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "deepspeed": deepspeed.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "world_size": ranks.world_size,
         "launcher": ranks.launcher,
@@ -99,7 +99,7 @@ def describe_environment(ranks: Ranks, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name, as Linux tells it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
