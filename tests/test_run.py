@@ -89,6 +89,10 @@ def test_every_launcher_runs_a_phase(toy: Toy) -> None:
     """``python train.py RUN_DIR`` under torchrun, with srun's and with mpirun's variables, and alone."""
     assert toy.run("launch", **training_only(3)).returncode == 0
     run = toy.run_directory("launch", "target")
+    planned = toy.xtrain("plan", "launch.toml", "--data", str(toy.data), "--out", str(toy.root / "planned"), "--write")
+    assert planned.returncode == 0, planned.stderr
+    written = (toy.root / "planned" / run.relative_to(toy.out("launch"))) / "phase.toml"
+    assert written.read_text() == (run / "phase.toml").read_text()
     wanted = losses(run)
     weights = load_file(run / "encoder/model.safetensors")
     srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1",

@@ -55,8 +55,9 @@ def plan(
     out: OutFolder = Path("out"),
     overrides: Overrides = (),
     variant: str = "",
+    write: bool = False,
 ) -> None:
-    """Print the study's graph of phases, and what is done; changes nothing.
+    """Print the study's graph of phases, and what is done.
 
     Args:
         study: The study's TOML file.
@@ -64,17 +65,21 @@ def plan(
         out: Folder for run directories, prepared data and the report.
         overrides: Any key of the study, for example recipe.intermediate.max_steps=50.
         variant: A table of the study's [variants] to lay on it.
+        write: Prepare the data and write the run directories, for train.py under a launcher of your own.
     """
-    from xtrain.runner import open_study
+    from xtrain.runner import open_study, write_phase
 
     job = open_study(study, data_root=data, out=out, overrides=overrides, variant=variant)
     table = Table("state", "kind", "phase", "starts from", "run directory", title=f"plan of {job.study.name}")
+    console = _console()
     for phase in job.graph.phases.values():
         directory: RunDirectory = phase.run_directory(out)
         state = "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
+        if write and not directory.done:
+            write_phase(job, phase, console)
         parent = job.graph.phases[phase.parent].name if phase.parent else job.study.base
         table.add_row(state, phase.kind, phase.name, parent, str(directory.path))
-    _console().print(table)
+    console.print(table)
 
 
 @app.command(name="report")

@@ -83,15 +83,16 @@ def test_every_token_has_one_slot(lengths: list[int], first: bool) -> None:
     plan = padded_plan(batch, 12, torch.float32, first)
     tokens, queries = sum(lengths), len(lengths) if first else sum(lengths)
     for rows, back, count in (
-        ([b.keys for b in plan.buckets], plan.keys_back, tokens),
-        ([b.queries for b in plan.buckets], plan.queries_back, queries),
+        ([b.key_heads for b in plan.buckets], plan.keys_back, 12 * tokens),
+        ([b.query_heads for b in plan.buckets], plan.queries_back, 12 * queries),
     ):
         slots = torch.cat(rows)
         assert torch.equal(slots[back], torch.arange(count))
         assert int((slots < count).sum()) == count  # and no other slot holds a token
     for bucket in plan.buckets:
-        blocked = bucket.bias[::12, 0].isinf().reshape(-1)
-        assert torch.equal(blocked, bucket.keys == tokens)
+        blocked = bucket.bias.isinf().expand(-1, 1, -1).reshape(-1)
+        assert torch.equal(blocked, bucket.key_heads >= 12 * tokens)
+        assert torch.equal(bucket.queries, bucket.query_heads.view(-1, 12, bucket.num_queries)[:, 5] // 12)
 
 
 def test_buckets_save_padding_where_it_pays() -> None:

@@ -25,11 +25,20 @@ _LARGEST = 2**21  # score elements handled at once: what is written is read agai
 class Bucket:
     """Sequences of similar length, as S rows of L keys and Q queries (Q is L, or 1 for first tokens only)."""
 
-    queries: Tensor  # (S * Q,) int64: rows of the query tensor; a padding slot points behind the pack
-    keys: Tensor  # (S * L,) int64: rows of the key and value tensors; likewise
+    queries: Tensor  # (S, Q) int64: rows of the query tensor; a padding slot points behind the pack
+    query_heads: Tensor  # (S * N * Q,) int64: the same, heads apart: rows of that tensor as (rows * N, D)
+    key_heads: Tensor  # (S * N * L,) int64: likewise of the key and value tensors
     bias: Tensor  # (S * N, 1, L): 0 for a token, -inf for a padding slot
-    num_queries: int  # Q
-    num_keys: int  # L
+
+    @property
+    def num_queries(self) -> int:
+        """Q."""
+        return self.queries.shape[1]
+
+    @property
+    def num_keys(self) -> int:
+        """L."""
+        return self.bias.shape[2]
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ class PaddedPlan:
     """How the rows of a pack become padded rows and come back; made once a batch, used by every layer."""
 
     buckets: tuple[Bucket, ...]
-    queries_back: Tensor  # (T or B,) int64: where each query's row is among all buckets' padded rows
-    keys_back: Tensor  # (T,) int64
+    queries_back: Tensor  # (T * N or B * N,) int64: where each query's head is among all buckets' padded rows
+    keys_back: Tensor  # (T * N,) int64: where each key's head is
 
 
 @dataclass(frozen=True)
@@ -86,23 +95,27 @@ def padded_plan(batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_on
     starts, lengths = cu[:-1], np.diff(cu)
     parts = _cut(lengths, num_heads)
     tokens = int(cu[-1])
-    key_slots, key_back = query_slots, query_back = _slots(parts, starts, lengths, tokens)
+    key_slots = query_slots = _slots(parts, starts, lengths, tokens)
     if first_only:
         numbers, ones = np.arange(len(lengths)), np.ones_like(lengths)
-        query_slots, query_back = _slots(parts, numbers, ones, len(lengths), multiple=1)
+        query_slots = _slots(parts, numbers, ones, len(lengths), multiple=1)
     buckets = []
     for keys, queries in zip(key_slots, query_slots, strict=True):
         bias = torch.zeros(keys.shape, dtype=dtype).masked_fill_(torch.from_numpy(keys == tokens), -torch.inf)
         buckets.append(
             Bucket(
-                queries=torch.from_numpy(queries.reshape(-1)).to(device),
-                keys=torch.from_numpy(keys.reshape(-1)).to(device),
+                queries=torch.from_numpy(queries).to(device),
+                query_heads=_heads_apart(queries, num_heads).to(device),
+                key_heads=_heads_apart(keys, num_heads).to(device),
                 bias=bias.repeat_interleave(num_heads, 0)[:, None, :].to(device),
-                num_queries=queries.shape[1],
-                num_keys=keys.shape[1],
             )
         )
-    return PaddedPlan(tuple(buckets), torch.from_numpy(query_back).to(device), torch.from_numpy(key_back).to(device))
+    num_queries = len(lengths) if first_only else tokens
+    return PaddedPlan(
+        tuple(buckets),
+        _back([bucket.query_heads for bucket in buckets], num_queries * num_heads),
+        _back([bucket.key_heads for bucket in buckets], tokens * num_heads),
+    )
 
 
 Sequences = np.ndarray[Any, np.dtype[np.int64]]
@@ -132,18 +145,28 @@ def _cut(lengths: Sequences, num_heads: int) -> list[Sequences]:
 
 def _slots(
     parts: list[Sequences], starts: Sequences, lengths: Sequences, outside: int, multiple: int = _MULTIPLE
-) -> tuple[list[Sequences], Sequences]:
-    """Per bucket the row of each slot, (S, L), padding slots = ``outside``; and each row's slot among all."""
-    slots, back, offset = [], np.empty(outside, dtype=np.int64), 0
+) -> list[Sequences]:
+    """Per bucket the row that each slot holds, (S, L); ``outside`` for a padding slot."""
+    slots = []
     for part in parts:
-        longest = int(lengths[part].max())
-        place = np.arange(-(-longest // multiple) * multiple)
-        real = place < lengths[part][:, None]  # (S, L)
-        rows = np.where(real, starts[part][:, None] + place, outside)
-        back[rows[real]] = offset + np.flatnonzero(real)
-        offset += rows.size
-        slots.append(rows)
-    return slots, back
+        place = np.arange(-(-int(lengths[part].max()) // multiple) * multiple)
+        slots.append(np.where(place < lengths[part][:, None], starts[part][:, None] + place, outside))
+    return slots
+
+
+def _heads_apart(slots: Sequences, num_heads: int) -> Tensor:
+    """Rows (S, L) of a tensor (rows, H) as rows (S * N * L,) of the same tensor as (rows * N, D)."""
+    rows = torch.from_numpy(slots)[:, None, :] * num_heads + torch.arange(num_heads)[:, None]
+    return rows.reshape(-1)
+
+
+def _back(slots: list[Tensor], num_rows: int) -> Tensor:
+    """For each of ``num_rows`` rows the slot that holds it, slots counted through all buckets."""
+    rows = torch.cat(slots)
+    real = (rows < num_rows).nonzero().squeeze(1)
+    back = torch.empty(num_rows, dtype=torch.long, device=rows.device)
+    back[rows[real]] = real
+    return back
 
 
 def packed_attention(
@@ -200,83 +223,84 @@ class _PaddedAttention(torch.autograd.Function):
         dropout: AttentionDropout,
         keep_for_backward: bool,
     ) -> Tensor:
-        scaled = query * (query.shape[1] // num_heads) ** -0.5
-        out = _Rows(sum(len(b.queries) for b in plan.buckets), query)
+        head_size = query.shape[1] // num_heads
+        scaled = query * head_size**-0.5
+        out = _Rows(plan.queries_back, [b.query_heads for b in plan.buckets], query, head_size)
         saved: list[Tensor] = []
-        for bucket in plan.buckets:
-            q = _gather(scaled, bucket.queries, bucket.num_queries, num_heads)  # (S * N, Q, D)
-            k = _gather(key, bucket.keys, bucket.num_keys, num_heads)  # (S * N, L, D)
-            v = _gather(value, bucket.keys, bucket.num_keys, num_heads)
+        for n, bucket in enumerate(plan.buckets):
+            q = _gather(scaled, bucket.query_heads, bucket.num_queries, head_size)  # (S * N, Q, D)
+            k = _gather(key, bucket.key_heads, bucket.num_keys, head_size)  # (S * N, L, D)
+            v = _gather(value, bucket.key_heads, bucket.num_keys, head_size)
             scores = torch.baddbmm(bucket.bias, q, k.transpose(1, 2))  # (S * N, Q, L)
             # in fp32: the vectorised softmax of 16-bit numbers is slower than converting twice
             probabilities = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
             if dropout.p:
                 mask = _mask(bucket, num_heads, dropout)
-                out.put(torch.bmm(masked(probabilities, mask), v).mul_(keep_scale(dropout.p)), num_heads)
+                torch.bmm(masked(probabilities, mask), v, out=out[n, q.shape]).mul_(keep_scale(dropout.p))
             else:
                 mask = None
-                out.put(torch.bmm(probabilities, v), num_heads)
+                torch.bmm(probabilities, v, out=out[n, q.shape])
             if keep_for_backward:
                 saved += [q, k, v, probabilities] + ([mask] if mask is not None else [])
         ctx.save_for_backward(*saved)
-        ctx.num_heads, ctx.plan, ctx.p, ctx.num_key_rows = num_heads, plan, dropout.p, key.shape[0]
-        return out.unpadded(plan.queries_back, query.shape[0])
+        ctx.plan, ctx.p, ctx.head_size, ctx.num_key_rows = plan, dropout.p, head_size, key.shape[0]
+        return out.unpadded(query.shape[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        plan, heads, saved, each = ctx.plan, ctx.num_heads, ctx.saved_tensors, 5 if ctx.p else 4
-        scaled = gradient * keep_scale(ctx.p) if ctx.p else gradient
-        d_query = _Rows(sum(len(b.queries) for b in plan.buckets), gradient)
-        d_key, d_value = (_Rows(sum(len(b.keys) for b in plan.buckets), gradient) for _ in range(2))
+        plan, size, saved, each = ctx.plan, ctx.head_size, ctx.saved_tensors, 5 if ctx.p else 4
+        scaled = gradient * keep_scale(ctx.p) if ctx.p else gradient.contiguous()
+        key_slots = [b.key_heads for b in plan.buckets]
+        d_query = _Rows(plan.queries_back, [b.query_heads for b in plan.buckets], gradient, size)
+        d_key, d_value = (_Rows(plan.keys_back, key_slots, gradient, size) for _ in range(2))
         for n, bucket in enumerate(plan.buckets):
             q, k, v, probabilities, *mask = saved[n * each : (n + 1) * each]
-            d_out = _gather(scaled, bucket.queries, bucket.num_queries, heads)  # (S * N, Q, D)
+            d_out = _gather(scaled, bucket.query_heads, bucket.num_queries, size)  # (S * N, Q, D)
             kept = masked(probabilities, mask[0]) if mask else probabilities  # (S * N, Q, L)
-            d_value.put(torch.bmm(kept.transpose(1, 2), d_out), heads)
+            torch.bmm(kept.transpose(1, 2), d_out, out=d_value[n, v.shape])
             d_kept = torch.bmm(d_out, v.transpose(1, 2))
             d_kept = masked(d_kept, mask[0]) if mask else d_kept
             d_scores = torch.ops.aten._softmax_backward_data(d_kept, probabilities, -1, d_kept.dtype)
-            d_query.put(torch.bmm(d_scores, k), heads)
-            d_key.put(torch.bmm(d_scores.transpose(1, 2), q), heads)
+            torch.bmm(d_scores, k, out=d_query[n, q.shape])
+            torch.bmm(d_scores.transpose(1, 2), q, out=d_key[n, k.shape])
         return (
-            d_query.unpadded(plan.queries_back, gradient.shape[0]).mul_((gradient.shape[1] // heads) ** -0.5),
-            d_key.unpadded(plan.keys_back, ctx.num_key_rows),
-            d_value.unpadded(plan.keys_back, ctx.num_key_rows),
+            d_query.unpadded(gradient.shape[0]).mul_(size**-0.5),
+            d_key.unpadded(ctx.num_key_rows),
+            d_value.unpadded(ctx.num_key_rows),
             *(None,) * 4,
         )
 
 
-def _gather(rows: Tensor, slots: Tensor, length: int, num_heads: int) -> Tensor:
-    """Rows (T, H) of the bucket's slots, heads apart: (S * N, length, D), contiguous."""
-    padded = rows.index_select(0, slots).view(-1, length, num_heads, rows.shape[1] // num_heads)
-    return padded.transpose(1, 2).reshape(-1, length, padded.shape[3])
+def _gather(rows: Tensor, slots: Tensor, length: int, head_size: int) -> Tensor:
+    """The heads in the bucket's slots of rows (T, H): (S * N, length, D)."""
+    return rows.view(-1, head_size).index_select(0, slots).view(-1, length, head_size)
 
 
 class _Rows:
-    """The padded rows of all buckets, heads side by side again, filled bucket after bucket."""
+    """Room for the padded rows of all buckets, which are written into it, and then read back as a pack."""
 
-    def __init__(self, num_rows: int, like: Tensor) -> None:
-        self.rows, self.filled = like.new_empty(num_rows, like.shape[1]), 0
+    def __init__(self, back: Tensor, slots: list[Tensor], like: Tensor, head_size: int) -> None:
+        self.back = back
+        self.padded = like.new_empty(sum(map(len, slots)), head_size)
+        self.parts: tuple[Tensor, ...] = torch.split(self.padded, [len(part) for part in slots])
+        self.width = like.shape[1]
 
-    def put(self, result: Tensor, num_heads: int) -> None:
-        """Add a bucket's (S * N, Q, D)."""
-        apart = result.view(-1, num_heads, *result.shape[1:]).transpose(1, 2)  # (S, Q, N, D)
-        count = apart.shape[0] * apart.shape[1]
-        self.rows[self.filled : self.filled + count].view(apart.shape).copy_(apart)
-        self.filled += count
+    def __getitem__(self, place: tuple[int, torch.Size]) -> Tensor:
+        """The part of bucket ``place[0]``, shaped (S * N, length, D)."""
+        return self.parts[place[0]].view(place[1])
 
-    def unpadded(self, back: Tensor, num_rows: int) -> Tensor:
+    def unpadded(self, num_rows: int) -> Tensor:
         """The pack's rows, with zeros behind them: (num_rows, H)."""
-        out = self.rows.new_empty(num_rows, self.rows.shape[1])
-        torch.index_select(self.rows, 0, back, out=out[: len(back)])
-        out[len(back) :] = 0
-        return out
+        out = self.padded.new_empty(num_rows * self.width // self.padded.shape[1], self.padded.shape[1])
+        torch.index_select(self.padded, 0, self.back, out=out[: len(self.back)])
+        out[len(self.back) :] = 0
+        return out.view(num_rows, self.width)
 
 
 def _mask(bucket: Bucket, num_heads: int, dropout: AttentionDropout) -> Tensor:
     """Mask (S * N, Q, L) of a bucket: a bit depends on query token, head and place of the key alone."""
     assert dropout.keys is not None, "padded attention takes its masks from keys"
-    rows = dropout.keys.rows[bucket.queries].view(-1, 1, bucket.num_queries, 1)  # (S, 1, Q, 1)
+    rows = dropout.keys.rows[bucket.queries][:, None]  # (S, 1, Q, 1)
     columns = dropout.keys.columns[dropout.site]
     heads, pairs = columns[:num_heads, None, None], columns[num_heads : num_heads + bucket.num_keys // 2]
     words = rows + (heads + pairs)  # (S, N, Q, L / 2)

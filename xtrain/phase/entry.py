@@ -18,6 +18,7 @@ import xtrain
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.errors import EXIT_OURS, EXIT_USER, Problem, UserError
 from xtrain.graph import EVALUATE
+from xtrain.model import keep_freed_memory
 from xtrain.phase.evaluating import evaluate_phase
 from xtrain.phase.file import PhaseFile
 from xtrain.phase.observer import PhaseObserver
@@ -67,6 +68,8 @@ def run_phase(run: RunDirectory) -> None:
         )
     started = time.monotonic()
     device = initialize_ranks(ranks)
+    if device.type == "cpu":
+        keep_freed_memory()
     with PhaseObserver(run, phase, ranks) as observer:
         environment = describe_environment(ranks, device)
         observer.event("start", **environment)
