@@ -24,6 +24,7 @@ from xtrain.data.batches import PackedBatch
 from xtrain.model.attention import AttentionDropout, mask_columns, packed_attention, padded_plan
 from xtrain.model.dropout import DropoutKeys
 from xtrain.model.encoder import Encoder
+from xtrain.model.memory import keep_freed_memory
 
 SHAPES = {  # heads, head size, lengths
     "starter, 32 sequences of 20 to 60": (12, 32, torch.linspace(20, 60, 32).long().tolist()),
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "attention_cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as train.py does; it helps both sides
     torch.manual_seed(0)
     result: dict[str, Any] = {"machine": machine(options.threads), "unit": "ms, least of the repeats"}
     result["attention of one layer"] = {

@@ -4,76 +4,79 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from xtrain.errors import EXIT_OURS, EXIT_USER, UserError
-from xtrain.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from xtrain.runner import Job
 
 app = tyro.extras.SubcommandApp()
 
-StudyFile = Annotated[Path, tyro.conf.Positional]
-DataFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Overrides = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
 
+@dataclass(frozen=True)
+class StudyOptions:
+    """What every command about a study takes."""
+
+    study: Annotated[Path, tyro.conf.Positional]
+    """The study's TOML file."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder with the data sets, in the layout of XTREME's download script."""
+    out: OutFolder = Path("out")
+    """Folder for run directories, prepared data and the report."""
+    overrides: Overrides = ()
+    """Any key of the study, for example recipe.intermediate.max_steps=50."""
+    variant: str = ""
+    """A table of the study's [variants] to lay on it."""
+
+    def open(self) -> Job:
+        """The study, read and expanded."""
+        from xtrain.runner import open_study
+
+        return open_study(self.study, data_root=self.data, out=self.out, overrides=self.overrides, variant=self.variant)
+
+
+Options = Annotated[StudyOptions, tyro.conf.OmitArgPrefixes]
+
+
 @app.command(name="run")
-def run(
-    study: StudyFile,
-    data: DataFolder = None,
-    out: OutFolder = Path("out"),
-    ranks: int = 1,
-    overrides: Overrides = (),
-    variant: str = "",
-) -> None:
+def run(study: Options, ranks: int = 1) -> None:
     """Run a whole study on this machine; finished phases are found and kept.
 
     Args:
-        study: The study's TOML file.
-        data: Folder with the data sets, in the layout of XTREME's download script.
-        out: Folder for run directories, prepared data and the report.
+        study: The study and where its data and output are.
         ranks: Processes to train with; must divide every batch size.
-        overrides: Any key of the study, for example recipe.intermediate.max_steps=50.
-        variant: A table of the study's [variants] to lay on it.
     """
-    from xtrain.runner import open_study, run_study
+    from xtrain.runner import run_study
 
     _check_positive(ranks)
-    job = open_study(study, data_root=data, out=out, overrides=overrides, variant=variant)
-    run_study(job, ranks=ranks, console=_console())
+    run_study(study.open(), ranks=ranks, console=_console())
 
 
 @app.command(name="plan")
-def plan(
-    study: StudyFile,
-    data: DataFolder = None,
-    out: OutFolder = Path("out"),
-    overrides: Overrides = (),
-    variant: str = "",
-    write: bool = False,
-) -> None:
+def plan(study: Options, write: bool = False) -> None:
     """Print the study's graph of phases, and what is done.
 
     Args:
-        study: The study's TOML file.
-        data: Folder with the data sets, in the layout of XTREME's download script.
-        out: Folder for run directories, prepared data and the report.
-        overrides: Any key of the study, for example recipe.intermediate.max_steps=50.
-        variant: A table of the study's [variants] to lay on it.
+        study: The study and where its data and output are.
         write: Prepare the data and write the run directories, for train.py under a launcher of your own.
     """
-    from xtrain.runner import open_study, write_phase
+    from xtrain.runner import write_phase
 
-    job = open_study(study, data_root=data, out=out, overrides=overrides, variant=variant)
+    job = study.open()
     table = Table("state", "kind", "phase", "starts from", "run directory", title=f"plan of {job.study.name}")
     console = _console()
     for phase in job.graph.phases.values():
-        directory: RunDirectory = phase.run_directory(out)
+        directory = phase.run_directory(job.out)
         state = "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
         if write and not directory.done:
             write_phase(job, phase, console)
@@ -83,27 +86,16 @@ def plan(
 
 
 @app.command(name="report")
-def report(
-    study: StudyFile,
-    data: DataFolder = None,
-    out: OutFolder = Path("out"),
-    overrides: Overrides = (),
-    variant: str = "",
-) -> None:
+def report(study: Options) -> None:
     """Write the table and report.html again from the run directories.
 
     Args:
-        study: The study's TOML file.
-        data: Folder with the data sets, in the layout of XTREME's download script.
-        out: Folder for run directories, prepared data and the report.
-        overrides: Any key of the study, for example recipe.intermediate.max_steps=50.
-        variant: A table of the study's [variants] to lay on it.
+        study: The study and where its data and output are.
     """
     from xtrain.report.study_report import report_study
-    from xtrain.runner import open_study
 
-    job = open_study(study, data_root=data, out=out, overrides=overrides, variant=variant)
-    report_study(job.graph, out, _console())
+    job = study.open()
+    report_study(job.graph, job.out, _console())
 
 
 @app.command(name="demo")

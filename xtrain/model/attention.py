@@ -236,10 +236,10 @@ class _PaddedAttention(torch.autograd.Function):
             probabilities = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
             if dropout.p:
                 mask = _mask(bucket, num_heads, dropout)
-                torch.bmm(masked(probabilities, mask), v, out=out[n, q.shape]).mul_(keep_scale(dropout.p))
+                torch.bmm(masked(probabilities, mask), v, out=out.part(n, q)).mul_(keep_scale(dropout.p))
             else:
                 mask = None
-                torch.bmm(probabilities, v, out=out[n, q.shape])
+                torch.bmm(probabilities, v, out=out.part(n, q))
             if keep_for_backward:
                 saved += [q, k, v, probabilities] + ([mask] if mask is not None else [])
         ctx.save_for_backward(*saved)
@@ -249,7 +249,8 @@ class _PaddedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         plan, size, saved, each = ctx.plan, ctx.head_size, ctx.saved_tensors, 5 if ctx.p else 4
-        scaled = gradient * keep_scale(ctx.p) if ctx.p else gradient.contiguous()
+        gradient = gradient.contiguous()
+        scaled = gradient * keep_scale(ctx.p) if ctx.p else gradient
         key_slots = [b.key_heads for b in plan.buckets]
         d_query = _Rows(plan.queries_back, [b.query_heads for b in plan.buckets], gradient, size)
         d_key, d_value = (_Rows(plan.keys_back, key_slots, gradient, size) for _ in range(2))
@@ -257,12 +258,12 @@ class _PaddedAttention(torch.autograd.Function):
             q, k, v, probabilities, *mask = saved[n * each : (n + 1) * each]
             d_out = _gather(scaled, bucket.query_heads, bucket.num_queries, size)  # (S * N, Q, D)
             kept = masked(probabilities, mask[0]) if mask else probabilities  # (S * N, Q, L)
-            torch.bmm(kept.transpose(1, 2), d_out, out=d_value[n, v.shape])
+            torch.bmm(kept.transpose(1, 2), d_out, out=d_value.part(n, v))
             d_kept = torch.bmm(d_out, v.transpose(1, 2))
             d_kept = masked(d_kept, mask[0]) if mask else d_kept
             d_scores = torch.ops.aten._softmax_backward_data(d_kept, probabilities, -1, d_kept.dtype)
-            torch.bmm(d_scores, k, out=d_query[n, q.shape])
-            torch.bmm(d_scores.transpose(1, 2), q, out=d_key[n, k.shape])
+            torch.bmm(d_scores, k, out=d_query.part(n, q))
+            torch.bmm(d_scores.transpose(1, 2), q, out=d_key.part(n, k))
         return (
             d_query.unpadded(gradient.shape[0]).mul_(size**-0.5),
             d_key.unpadded(ctx.num_key_rows),
@@ -285,9 +286,9 @@ class _Rows:
         self.parts: tuple[Tensor, ...] = torch.split(self.padded, [len(part) for part in slots])
         self.width = like.shape[1]
 
-    def __getitem__(self, place: tuple[int, torch.Size]) -> Tensor:
-        """The part of bucket ``place[0]``, shaped (S * N, length, D)."""
-        return self.parts[place[0]].view(place[1])
+    def part(self, number: int, like: Tensor) -> Tensor:
+        """The room of a bucket, shaped as ``like`` (S * N, length, D)."""
+        return self.parts[number].view(like.shape)
 
     def unpadded(self, num_rows: int) -> Tensor:
         """The pack's rows, with zeros behind them: (num_rows, H)."""
