@@ -63,7 +63,7 @@ def run(case: dict[str, Any], model_folder: Path, shard: Shard, device: torch.de
 def main() -> None:
     model_folder, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     ranks = from_environment()
-    device = initialize_ranks(ranks)
+    device = initialize_ranks(ranks, training=True)
     np.seterr(all="raise")
     shard = Shard.open(Path((out / "shard").read_text()))
     results = {case["name"]: run(case, model_folder, shard, device) for case in cases}

@@ -14,6 +14,7 @@ from xtrain.data import prepare
 from xtrain.dispatch.local import python, run_ranks
 from xtrain.tasks import catalog
 
+pytestmark = pytest.mark.xdist_group("engine")  # one worker runs the ranks once for all of these
 WORKER = Path(__file__).with_name("engine_worker.py")
 WHOLE, CUT = 100_000, 60  # token budgets: a rank's share at once, and cut into many micro-batches
 

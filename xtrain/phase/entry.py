@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def run_phase(run: RunDirectory) -> None:
             )
         )
     started = time.monotonic()
-    device = initialize_ranks(ranks)
+    device = initialize_ranks(ranks, training=phase.kind != EVALUATE)
     if device.type == "cpu":
         keep_freed_memory()
     with PhaseObserver(run, phase, ranks) as observer:
@@ -85,15 +86,12 @@ def run_phase(run: RunDirectory) -> None:
 
 def describe_environment(ranks: Ranks, device: torch.device) -> dict[str, Any]:
     """Versions, device and ranks, for ``environment.json`` and the start event."""
-    import deepspeed
-    import transformers
-
     return {
         "xtrain": xtrain.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "deepspeed": deepspeed.__version__,
-        "transformers": transformers.__version__,
+        "deepspeed": version("deepspeed"),
+        "transformers": version("transformers"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "world_size": ranks.world_size,

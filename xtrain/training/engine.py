@@ -95,23 +95,29 @@ def is_offloaded(config: Mapping[str, Any]) -> bool:
     return device != "none"
 
 
-def initialize_ranks(ranks: Ranks) -> torch.device:
-    """Set up this rank's device and the process group; must come before anything else of DeepSpeed."""
+def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
+    """Set up this rank's device and the process group; must come before anything else of DeepSpeed.
+
+    Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
+    """
     ranks.export()
     cuda = torch.cuda.is_available()
+    device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    backend = "nccl" if cuda else "gloo"
+    if not training:
+        torch.distributed.init_process_group(backend)
+        return device
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ops_cache()))
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # The shared-memory all-reduce spins for ever when a peer dies, and saves nothing that matters over Gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
+    deepspeed.init_distributed(backend, verbose=False)
     return device
 
 
