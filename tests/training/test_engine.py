@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,6 @@ from xtrain.data import prepare
 from xtrain.dispatch.local import python, run_ranks
 from xtrain.tasks import catalog
 
-pytestmark = pytest.mark.xdist_group("engine")  # one worker runs the ranks once for all of these
 WORKER = Path(__file__).with_name("engine_worker.py")
 WHOLE, CUT = 100_000, 60  # token budgets: a rank's share at once, and cut into many micro-batches
 
@@ -34,23 +34,30 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> dict[int, Any]:
-    """By world size: what the worker measured in each case."""
+    """By world size: what the worker measured in each case. Run once, whatever the number of pytest's workers."""
     out = tmp_path_factory.mktemp("engine")
+    if "PYTEST_XDIST_TESTRUNUID" in os.environ:
+        out = tmp_path_factory.getbasetemp().parent / "engine"
+        out.mkdir(exist_ok=True)
+    with open(out / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "world-4.json").exists():
+            run_all(out, tiny_model, toy_data)
+    return {n: json.loads((out / f"world-{n}.json").read_text()) for n in (1, 2, 4)}
+
+
+def run_all(out: Path, model: Path, data: Path) -> None:
+    """Every case with 1 and 2 ranks, some with 4."""
     spec = catalog.load({"toy": TASKS["toy"]})["toy"]
-    shard = prepare(spec, "train", "en", tiny_model, 64, toy_data, out / "prepared")
+    shard = prepare(spec, "train", "en", model, 64, data, out / "prepared")
     (out / "shard").write_text(str(shard.path))
-    changed = {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": str(PROJECT)}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": str(PROJECT)}.items():
+            patch.setenv(name, value)
         for world_size in (1, 2, 4):
             cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in ("fp32-2", "cut-1", "dropout")]
-            failure = run_ranks(python(str(WORKER), str(tiny_model), str(out), json.dumps(cases)), world_size, out)
+            failure = run_ranks(python(str(WORKER), str(model), str(out), json.dumps(cases)), world_size, out)
             assert failure is None, failure.last_lines()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-    return {n: json.loads((out / f"world-{n}.json").read_text()) for n in (1, 2, 4)}
 
 
 def agree(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
