@@ -148,7 +148,6 @@ def test_train_on_a_folder_that_is_no_run(toy: Toy) -> None:
     refused(run_python([str(PROJECT / "train.py"), str(toy.root)], toy.root), "phase.toml", "xtrain run")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for chattr and mount")
 def test_output_folder_that_cannot_be_written(toy: Toy) -> None:
     refused(toy.xtrain("run", str(write_study(toy.root / "s.toml", study(toy.base, **SHORT))), "--data", str(toy.data),
                        "--out", "/proc/xtrain-out"), "/proc/xtrain-out")  # fmt: skip
