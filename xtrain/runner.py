@@ -121,7 +121,9 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
         task={name: graph.specs[name] for name in sorted(names)},
     ).write(run)
     if phase.kind != EVALUATE:
-        config, _ = resolve_ds_config(study.engine, PROJECT / "ds_configs", phase.recipe.max_grad_norm)
+        config, notes = resolve_ds_config(study.engine, PROJECT / "ds_configs", phase.recipe.max_grad_norm)
+        for note in notes:
+            console.print(f"      {note}", highlight=False, markup=False)
         write_json(run.ds_config, config)
     return run
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from xtrain.model import untouched_decay
+
 
 @dataclass(frozen=True)
 class LinearSchedule:
@@ -32,4 +34,4 @@ class LinearSchedule:
         AdamW multiplies a weight by (1 - rate * decay) before its update (Loshchilov and Hutter 2019,
         algorithm 2); with no gradient ever, both moments are 0 and so is the update.
         """
-        return math.prod(1.0 - self(n) * weight_decay for n in range(step))
+        return untouched_decay((self(n) for n in range(step)), weight_decay)
