@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,26 @@ from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.files import content_hash
 from xtrain.model.loading import base_fingerprint
 from xtrain.run_directory import RunDirectory
-from xtrain.study import NO_INTERMEDIATE, Recipe, Study
+from xtrain.study import NO_INTERMEDIATE, Recipe, Study, Target
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.sources import fingerprint, languages_of
+from xtrain.tasks.spec import EVERY
 
-HASH_VERSION = 1  # raised when the same study would now give other numbers
+HASH_VERSION = 2  # raised when the same study would now give other numbers
 INTERMEDIATE, TARGET, EVALUATE = "intermediate", "target", "evaluate"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A shard that a phase reads, before it is prepared."""
+
+    task: str  # the phase's task that it is read for
+    member: str  # the task whose entry says how: another one where several are joined
+    role: str  # "train", "dev", "evaluate", or a companion's
+    split: str
+    language: str
+    max_length: int  # tokens in a sequence
+    limit: int | None = None  # the first so many examples
 
 
 @dataclass(frozen=True)
@@ -32,8 +47,14 @@ class Phase:
     hash: str
     parent: str | None = None  # the hash of the phase whose encoder it starts from; None: the base
     recipe: Recipe = Recipe()  # of an evaluation only max_length counts
-    languages: tuple[str, ...] = ()  # of an evaluation
+    readings: tuple[Reading, ...] = ()
+    head_from: str | None = None  # the task of the parent whose head is trained on; None: a new head
     trained_task: str | None = None  # of an evaluation: the task whose head predicts; None for retrieval
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Of an evaluation: the languages that are scored."""
+        return tuple(reading.language for reading in self.readings if reading.role == EVALUATE)
 
     @property
     def folder(self) -> str:
@@ -70,11 +91,6 @@ class Graph:
         return self.phases.setdefault(phase.hash, phase)
 
 
-def train_language(spec: TaskSpec) -> str:
-    """The language that a task is trained in: English where it has it, else its first."""
-    return "en" if "en" in spec.languages or spec.languages == ("*",) else spec.languages[0]
-
-
 def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path, data_root: Path | None) -> Graph:
     """The graph of ``study``.
 
@@ -89,9 +105,9 @@ def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path, data_
             parent, path = None, ""
             for number, tasks in enumerate(row.phases):
                 path = f"{path}+{'+'.join(tasks)}" if number else row.name if len(row.phases) == 1 else "+".join(tasks)
-                parent = builder.training(INTERMEDIATE, tasks, seed, parent, path).hash
+                parent = builder.intermediate(tasks, row.languages, seed, parent, path).hash
             for column in study.target:
-                final = builder.target(column.task, column.languages, seed, parent, row.name)
+                final = builder.target(column, seed, parent, row.name)
                 graph.cells.append(Cell(row.name, column.task, seed, final.hash))
     return graph
 
@@ -102,64 +118,115 @@ class _Builder:
     data_root: Path | None
     base: str
 
-    def training(
-        self, kind: str, tasks: Sequence[str], seed: int, parent: str | None, path: str, target: str = ""
+    def intermediate(
+        self,
+        tasks: Sequence[str],
+        languages: Mapping[str, Sequence[str]],
+        seed: int,
+        parent: str | None,
+        path: str,
     ) -> Phase:
-        """A phase that trains on ``tasks``; ``target`` is the study's name for it where that differs."""
+        """A phase that trains on a task or a mixture."""
         study, specs = self.graph.study, self.graph.specs
-        catalogue = specs[target or tasks[0]].recipe if len(tasks) == 1 else {}
-        recipe = study.recipe_for(kind, target or (tasks[0] if len(tasks) == 1 else ""), catalogue)
         for task in tasks:
-            self._check_trained(specs[task], kind)
-        data = {
-            task: {
-                "spec": _meaning(specs[task]),
-                "train": fingerprint(specs[task], "train", train_language(specs[task]), self.data_root),
-                "dev": self._dev_fingerprint(task, recipe),
-            }
-            for task in tasks
-        }
-        key = self._key(kind, data, seed=seed, parent=parent, recipe=dataclasses.asdict(recipe))
+            self._check_trained(specs[task], INTERMEDIATE)
+        catalogue = specs[tasks[0]].recipe if len(tasks) == 1 else {}
+        recipe = study.recipe_for(INTERMEDIATE, tasks[0] if len(tasks) == 1 else "", catalogue)
+        readings = []
+        for task in tasks:  # a mixture has one recipe, but each task its own maximum length
+            length = study.recipe_for(INTERMEDIATE, task, specs[task].recipe).max_length
+            readings += self._training_data(task, languages.get(task, ()), recipe, length)
+        return self._trained(INTERMEDIATE, tasks, seed, parent, path, recipe, readings)
+
+    def target(self, column: Target, seed: int, parent: str | None, row: str) -> Phase:
+        """The evaluation of ``column.task``, after its own training where it has one."""
+        study, specs, task = self.graph.study, self.graph.specs, column.task
+        spec, trained = specs[task], formats.get(specs[task].format).trained
+        self._check_evaluated(spec)
+        order = spec.training_tasks or ((task,) if trained else ())
+        recipe = study.recipe_for(TARGET, task, spec.recipe)
+        before: str | None = None
+        for number, name in enumerate(order):
+            last = trained and number == len(order) - 1
+            own = recipe if last else study.recipe_for(TARGET, name, specs[name].recipe)
+            head_from = before if before is not None and _same_head(specs[before], specs[name]) else None
+            readings = self._training_data(name, column.train_languages, own, own.max_length)
+            path = f"{row}/{task}" if last else f"{row}/{'+'.join(order[: number + 1])}"
+            parent = self._trained(TARGET, (name,), seed, parent, path, own, readings, head_from).hash
+            before = name
+        return self._evaluated(column, seed, parent, row, recipe, before if trained else None)
+
+    def _training_data(self, task: str, languages: Sequence[str], recipe: Recipe, max_length: int) -> list[Reading]:
+        """The training shards of ``task``, and its dev shards where something is selected on them."""
+        specs = self.graph.specs
+        parts = [
+            (member, language)
+            for member in specs[task].members
+            for language in (languages or specs[member].default_train_languages)
+        ]
+        readings = [Reading(task, name, "train", "train", language, max_length) for name, language in parts]
+        if recipe.eval_examples:
+            limit = math.ceil(recipe.eval_examples / len(parts))
+            readings += [Reading(task, name, "dev", "dev", language, max_length, limit) for name, language in parts]
+        return readings
+
+    def _trained(
+        self,
+        kind: str,
+        tasks: Sequence[str],
+        seed: int,
+        parent: str | None,
+        path: str,
+        recipe: Recipe,
+        readings: Sequence[Reading],
+        head_from: str | None = None,
+    ) -> Phase:
+        key = self._key(
+            kind, tasks, readings, seed=seed, parent=parent, recipe=dataclasses.asdict(recipe), head_from=head_from
+        )
         name = f"{path}-s{seed}"
-        return self.graph.add(Phase(kind, name, seed, tuple(tasks), key, parent, recipe))
+        return self.graph.add(Phase(kind, name, seed, tuple(tasks), key, parent, recipe, tuple(readings), head_from))
 
-    def target(self, task: str, languages: Sequence[str], seed: int, parent: str | None, row: str) -> Phase:
-        """The evaluation of ``task``, after its own training where its format is trained."""
-        spec, evaluation = self.graph.specs[task], self.graph.study.evaluation
-        trained_task = None
-        if formats.get(spec.format).trained:
-            trained_task = spec.train_on or task
-            parent = self.training(TARGET, (trained_task,), seed, parent, f"{row}/{task}", task).hash
+    def _evaluated(
+        self, column: Target, seed: int, parent: str | None, row: str, recipe: Recipe, trained_task: str | None
+    ) -> Phase:
+        task, evaluation = column.task, self.graph.study.evaluation
+        spec = self.graph.specs[task]
         split = spec.evaluation_split(evaluation.split)
-        chosen = self._languages(spec, split, languages)
-        data = {
-            "spec": _meaning(spec),
-            "languages": {language: fingerprint(spec, split, language, self.data_root) for language in chosen},
-        }
-        recipe = self.graph.study.recipe_for(TARGET, task, spec.recipe)
-        settings = {**dataclasses.asdict(evaluation), "max_length": recipe.max_length}
-        key = self._key(EVALUATE, data, parent=parent, evaluation=settings, trained_task=trained_task)
-        name = f"{row}/{task}-s{seed}"
-        return self.graph.add(Phase(EVALUATE, name, seed, (task,), key, parent, recipe, tuple(chosen), trained_task))
+        chosen = self._languages(spec, split, column.languages)
+        length, limit = recipe.max_length, evaluation.limit
+        readings = [Reading(task, task, EVALUATE, split, language, length, limit) for language in chosen]
+        readings += [
+            Reading(task, task, companion.role, companion.split, companion.language, length)
+            for companion in formats.get(spec.format).companions(spec, split, chosen)
+        ]
+        settings = dataclasses.asdict(evaluation)
+        key = self._key(EVALUATE, (task,), readings, parent=parent, evaluation=settings, trained_task=trained_task)
+        return self.graph.add(
+            Phase(EVALUATE, f"{row}/{task}-s{seed}", seed, (task,), key, parent, recipe, tuple(readings),
+                  trained_task=trained_task)
+        )  # fmt: skip
 
-    def _key(self, kind: str, data: Any, **more: Any) -> str:
+    def _key(self, kind: str, tasks: Sequence[str], readings: Sequence[Reading], **more: Any) -> str:
+        specs = self.graph.specs
+        data = [
+            [dataclasses.asdict(reading), fingerprint(specs[reading.member], reading.split, reading.language,
+                                                      self.data_root)]
+            for reading in readings
+        ]  # fmt: skip
         content = {
             "version": HASH_VERSION,
             "kind": kind,
+            "tasks": {task: _meaning(specs[task]) for task in tasks},
             "data": data,
             "precision": self.graph.study.engine.precision,
         }
         base = self.base if more["parent"] is None else None  # a parent's hash holds the base already
         return content_hash({**content, "base": base, **more})
 
-    def _dev_fingerprint(self, task: str, recipe: Recipe) -> str | None:
-        spec = self.graph.specs[task]
-        if recipe.eval_examples == 0:
-            return None
-        return fingerprint(spec, "dev", train_language(spec), self.data_root)
-
     def _languages(self, spec: TaskSpec, split: str, wanted: Sequence[str]) -> tuple[str, ...]:
         known = languages_of(spec, split, self.data_root)
+        usual = spec.languages_in(self.graph.study.evaluation.benchmark)
         problems = [
             Problem(
                 f"target {spec.name!r}: languages",
@@ -172,7 +239,12 @@ class _Builder:
         ]
         if problems:
             raise UserError(*problems)
-        return tuple(wanted) or known
+        return tuple(wanted) or (known if spec.languages == (EVERY,) else usual)
+
+    def _check_evaluated(self, spec: TaskSpec) -> None:
+        if spec.joined or not {"test", "dev"} & set(spec.splits):
+            remedy = "use it in an [[intermediate]] row, or as train_on of a task that has a test set"
+            raise UserError(Problem(f"target {spec.name!r}", "has nothing of its own to evaluate on", remedy=remedy))
 
     def _check_trained(self, spec: TaskSpec, kind: str) -> None:
         if not formats.get(spec.format).trained:
@@ -192,7 +264,13 @@ def _meaning(spec: TaskSpec) -> dict[str, Any]:
         "labels": list(spec.labels),
         "metric": spec.metric,
         "options": dict(spec.options),
+        "language_exponent": spec.language_exponent,
     }
+
+
+def _same_head(one: TaskSpec, other: TaskSpec) -> bool:
+    """Whether a head that was trained on one task can go on with the other."""
+    return one.format == other.format and one.labels == other.labels
 
 
 def rows_of(graph: Graph) -> list[str]:

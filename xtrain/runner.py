@@ -16,7 +16,7 @@ from xtrain.data import prepare
 from xtrain.dispatch.local import RankFailure, python, run_ranks
 from xtrain.errors import Problem, UserError, raise_if_any
 from xtrain.files import make_folder, write_json, writing
-from xtrain.graph import EVALUATE, Graph, Phase, expand, train_language
+from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.loading import resolve
 from xtrain.phase import PhaseFile, ShardEntry
 from xtrain.report.study_report import report_study
@@ -100,7 +100,8 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
     """Prepare the phase's data and write its ``phase.toml`` and ``ds_config.json``."""
     study, graph = job.study, job.graph
     run = phase.run_directory(job.out).create()
-    names = {*phase.tasks, *([phase.trained_task] if phase.trained_task else [])}
+    names = {*phase.tasks, *(reading.member for reading in phase.readings)}
+    names |= {phase.trained_task} if phase.trained_task else set()
     PhaseFile(
         kind=phase.kind,
         name=phase.name,
@@ -113,6 +114,7 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
         levels_up=len(Path(phase.folder).parts),
         parent=graph.phases[phase.parent].folder if phase.parent else "",
         trained_task=phase.trained_task or "",
+        head_from=phase.head_from or "",
         recipe=phase.recipe,
         engine=study.engine,
         evaluation=study.evaluation,
@@ -130,26 +132,14 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
 
 def _prepared(job: Job, phase: Phase, console: Console) -> Iterator[ShardEntry]:
     """Tokenise what the phase reads, unless that is done."""
-    evaluation, specs = job.study.evaluation, job.graph.specs
-    wanted: list[tuple[str, str, str, str, int | None]]  # task, role, split, language, limit
-    if phase.kind == EVALUATE:
-        task = phase.tasks[0]
-        split = specs[task].evaluation_split(evaluation.split)
-        wanted = [(task, "evaluate", split, language, evaluation.limit) for language in phase.languages]
-    else:
-        wanted = []
-        for task in phase.tasks:
-            language = train_language(specs[task])
-            wanted.append((task, "train", "train", language, None))
-            if phase.recipe.eval_examples:
-                wanted.append((task, "dev", "dev", language, phase.recipe.eval_examples))
     with console.status(f"preparing data of {phase.name}") if console.is_terminal else contextlib.nullcontext():
-        for task, role, split, language, limit in wanted:
+        for reading in phase.readings:
             shard = prepare(
-                specs[task], split, language, job.graph.base_folder, phase.recipe.max_length, job.data_root,
-                job.out / PREPARED, limit,
+                job.graph.specs[reading.member], reading.split, reading.language, job.graph.base_folder,
+                reading.max_length, job.data_root, job.out / PREPARED, reading.limit,
             )  # fmt: skip
-            yield ShardEntry(task, role, language, str(shard.path.relative_to(job.out)))
+            path = str(shard.path.relative_to(job.out))
+            yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path)
 
 
 def _check_ranks(job: Job, ranks: int) -> None:

@@ -50,7 +50,9 @@ class Recipe:
     patience: int = field(default=30, metadata=limits(minimum=1))
     """Evaluations without a new best before training stops early."""
     size_cap: int = field(default=2**17, metadata=limits(minimum=1))
-    """K of the mixing rule p(task) = min(n, K) / sum of min(n, K)."""
+    """K of the mixing rule p(task) = min(n, K)^(1/T) / sum of min(n, K)^(1/T)."""
+    temperature: float = field(default=1.0, metadata=limits(minimum=1))
+    """T of the mixing rule: 1 for shares proportional to the (capped) sizes, larger for more even ones."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Engine:
 class Evaluation:
     """How zero-shot evaluation is done; part of every score's protocol."""
 
+    benchmark: str = field(default="xtreme-r", metadata=limits(choices=("xtreme", "xtreme-r")))
+    """The version whose languages are evaluated where a target names none."""
     split: str = field(default="test", metadata=limits(choices=("test", "dev")))
     limit: int | None = field(default=None, metadata=limits(minimum=1))
     """At most so many examples a language."""
@@ -95,6 +99,8 @@ class Intermediate:
     """One task, or a mixture, in one phase."""
     steps: tuple[tuple[str, ...], ...] = ()
     """Several phases in sequence, each with its tasks."""
+    languages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Task -> the languages that it is trained in; what is not here, in the task's own (mostly English)."""
 
     @property
     def phases(self) -> tuple[tuple[str, ...], ...]:
@@ -108,7 +114,9 @@ class Target:
 
     task: str
     languages: tuple[str, ...] = ()
-    """Evaluated languages; all of the task's if empty."""
+    """Evaluated languages; all that the benchmark has of the task if empty."""
+    train_languages: tuple[str, ...] = ()
+    """Languages of the training set; the task's own (mostly English) if empty."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +255,14 @@ def _check_row(row: Intermediate, where: str, problems: list[Problem]) -> None:
         )
     for tasks in row.phases:
         _check_names(tasks, f"{here}.tasks", problems)
+    trained = {task for tasks in row.phases for task in tasks}
+    for task, languages in row.languages.items():
+        if task not in trained:
+            remedy = nearest(task, trained)
+            problems.append(Problem(f"{here}.languages", f"{task!r} is no task of this row", listed(trained), remedy))
+        if not languages:
+            problems.append(Problem(f"{here}.languages.{task}", "names no language", remedy="remove it"))
+        _check_names(languages, f"{here}.languages.{task}", problems)
 
 
 def _check_task(task: str, known: set[str], where: str, problems: list[Problem]) -> None:

@@ -152,7 +152,7 @@ def test_choices_and_sentence_pairs(tmp_path: Path, tiny_model: Path) -> None:
     assert collate(shard, [3], "t").num_sequences == 2
 
 
-class Tagging:
+class Tagging(formats.Format):
     """A format that the package does not have: a tag a word, on its first piece."""
 
     name = "toy_tagging"
@@ -161,10 +161,7 @@ class Tagging:
     options: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("f1",)
     trained = True
-    fields: Mapping[str, FieldKind] = {"tags": "token"}
-
-    def check(self, spec: TaskSpec, where: str) -> list[Any]:
-        return []
+    fields: Mapping[str, FieldKind] = {"label": "token"}
 
     def encode(
         self, rows: Iterable[Row], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int, language: str,
@@ -175,7 +172,7 @@ class Tagging:
             for pieces, tag in zip(tokenizer.pieces(row.values["words"]), row.values["tags"], strict=True):
                 ids += pieces
                 tags += [spec.labels.index(tag), *[-100] * (len(pieces) - 1)]
-            yield Encoded(row.id, [[*ids, tokenizer.end]], {"tags": [*tags, -100]})
+            yield Encoded(row.id, [[*ids, tokenizer.end]], {"label": [*tags, -100]})
 
 
 def test_a_new_format_is_one_more_object(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +187,6 @@ def test_a_new_format_is_one_more_object(tmp_path: Path, tiny_model: Path, monke
     )  # fmt: skip
     shard = make(tmp_path, tiny_model, spec=spec)
     batch = collate(shard, [4, 1], "t")
-    assert batch.fields["tags"].shape == batch.input_ids.shape
+    assert batch.fields["label"].shape == batch.input_ids.shape
     words = len(rows[4]["w"]) + len(rows[1]["w"])
-    assert int((batch.fields["tags"] >= 0).sum()) == words == global_units(shard, [4, 1])
+    assert int((batch.fields["label"] >= 0).sum()) == words == global_units(shard, [4, 1])

@@ -15,8 +15,9 @@ from tiny import make_tiny_model, pairs, sentences
 
 from xtrain.data import Shard, collate, prepare
 from xtrain.errors import UserError
-from xtrain.evaluation.metrics import score
-from xtrain.evaluation.predict import GroupRanks, Predictions, embed, predict, retrieve, write_predictions
+from xtrain.evaluation import evaluators
+from xtrain.evaluation.evaluators import LanguageResult, Setting
+from xtrain.evaluation.predict import GroupRanks, embed, predict
 from xtrain.model import Encoder, PhaseModel, build_head, load_encoder, sentence_vectors
 from xtrain.tasks import Source, TaskSpec
 
@@ -242,39 +243,41 @@ def test_vectors_are_those_of_each_sentence_alone(encoder: Encoder, mining: Shar
     encoder.train()
 
 
-def test_retrieval_finds_the_same_on_any_number_of_ranks(encoder: Encoder, mining: Shard) -> None:
-    alone = retrieve(encoder, mining, "mining", layer=2)
-    encoder.eval()
-    found = on_ranks(3, lambda ranks: retrieve(encoder, mining, "mining", layer=2, ranks=ranks, tokens_per_batch=80))
-    encoder.train()
+def evaluated(spec: TaskSpec, model: PhaseModel, shard: Shard, **more: Any) -> LanguageResult:
+    """The one language of ``shard``."""
+    setting = Setting(spec, model.encoder, model, spec.name, **more)
+    (result,) = evaluators.get(spec.format).evaluate(setting, {"en": shard}).languages
+    return result
+
+
+def test_retrieval_finds_the_same_on_any_number_of_ranks(model: PhaseModel, mining: Shard) -> None:
+    alone = evaluated(RETRIEVAL, model, mining, layer=2)
+    model.eval()
+    found = on_ranks(3, lambda ranks: evaluated(RETRIEVAL, model, mining, layer=2, ranks=ranks, tokens_per_batch=80))
+    model.train()
     for one in found:
-        for name in ("to_english", "from_english"):
-            assert one.arrays[name].tolist() == alone.arrays[name].tolist()
-    assert score(RETRIEVAL, alone.arrays, mining.fields)["accuracy"] > 20, "much better than chance (4)"
+        assert one.rows == alone.rows
+    assert alone.metrics["accuracy"] > 20, "much better than chance (4)"
+    assert set(alone.rows[0]) == {"id", "label", "prediction", "prediction_from_english"}
+    assert {row["prediction"] for row in alone.rows} <= {row["label"] for row in alone.rows}
 
 
-def test_predictions_are_written_as_words(model: PhaseModel, classes: Shard, tmp_path: Path) -> None:
+def test_predictions_are_words(model: PhaseModel, classes: Shard) -> None:
     found = predict(model, classes, "pairs")
-    path = write_predictions(tmp_path / "predictions", classes, CLASSES, "en", found)
-    assert path == tmp_path / "predictions" / "pairs" / "en.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [set(line) for line in lines] == [{"id", "label", "prediction"}] * len(classes)
-    assert [line["label"] for line in lines] == [row["label"] for row in pairs(37)]
-    assert [line["prediction"] for line in lines] == [LABELS[n] for n in found.arrays["prediction"]]
-    right = np.mean([line["label"] == line["prediction"] for line in lines])
-    assert score(CLASSES, found.arrays, classes.fields)["accuracy"] == pytest.approx(100 * right)
+    result = evaluated(CLASSES, model, classes)
+    assert [set(row) for row in result.rows] == [{"id", "label", "prediction"}] * len(classes)
+    assert [row["label"] for row in result.rows] == [row["label"] for row in pairs(37)]
+    assert [row["prediction"] for row in result.rows] == [LABELS[n] for n in found.arrays["prediction"]]
+    right = np.mean([row["label"] == row["prediction"] for row in result.rows])
+    assert result.metrics["accuracy"] == pytest.approx(100 * right)
+    assert result.loss == pytest.approx(found.loss)
 
 
-def test_choices_are_written_as_numbers_and_hits_as_ids(choices: Shard, mining: Shard, tmp_path: Path) -> None:
-    path = write_predictions(tmp_path, choices, CHOICES, "en", Predictions({"prediction": np.arange(21) % 2}))
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert lines[1]["prediction"] == 1
-    assert lines[3]["label"] == 3
-    hits = {"to_english": np.arange(25)[::-1], "from_english": np.arange(25)}
-    path = write_predictions(tmp_path, mining, RETRIEVAL, "de", Predictions(hits))
-    first = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-    ids = mining.ids([0, 24])
-    assert first == {"id": ids[0], "label": ids[0], "prediction": ids[1], "prediction_from_english": ids[0]}
+def test_choices_are_numbers(model: PhaseModel, choices: Shard) -> None:
+    rows = evaluated(CHOICES, model, choices, limit=9).rows
+    assert len(rows) == 9
+    assert rows[3]["label"] == 3
+    assert all(isinstance(row["prediction"], int) for row in rows)
 
 
 def test_without_a_process_group_there_is_one_rank() -> None:

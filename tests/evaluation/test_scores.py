@@ -19,7 +19,7 @@ def language(code: str, accuracy: float, **more: object) -> LanguageScore:
 
 
 def test_scores_have_the_form_of_the_design() -> None:
-    task = TaskScores(XNLI, "test", [language("en", 90.0), language("de", 70.1)], {"layer": 4})
+    task = TaskScores(XNLI, "test", [language("en", 90.0), language("de", 70.1)], protocol={"layer": 4})
     scores = build([task], base="starter", step=120, disclaimer="no benchmark", extra={"limit": 50})
     assert set(scores) == {"protocol", "tasks"}
     assert scores["tasks"] == {

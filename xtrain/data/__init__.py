@@ -8,6 +8,7 @@ ranks; :func:`collate` lays a rank's share end to end as a :class:`PackedBatch`,
 from __future__ import annotations
 
 from xtrain.data.batches import PackedBatch, collate, global_units
+from xtrain.data.joined import JoinedShard
 from xtrain.data.microbatches import eval_batches, microbatches
 from xtrain.data.prepare import prepare
 from xtrain.data.sampler import GlobalBatches, Mixture
@@ -16,6 +17,7 @@ from xtrain.tasks.encoding import tokenizer_hash
 
 __all__ = [
     "GlobalBatches",
+    "JoinedShard",
     "Mixture",
     "PackedBatch",
     "Shard",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from xtrain.data.joined import JoinedShard
 from xtrain.data.shards import Shard
+from xtrain.tasks.formats import IGNORED
 
 # Dimension letters used in the whole package:
 #   B sequences, E examples, T tokens of the pack, N heads, D head size, H hidden, C classes, V vocabulary.
@@ -18,7 +21,7 @@ from xtrain.data.shards import Shard
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Examples of one task and one language group, laid end to end."""
+    """Examples of one task, laid end to end."""
 
     task: str
     input_ids: Tensor  # (T,) int64
@@ -26,7 +29,7 @@ class PackedBatch:
     cu_seqlens: Tensor  # (B + 1,) int32: sequence b is rows cu_seqlens[b] to cu_seqlens[b + 1]
     max_seqlen: int  # the longest sequence, in tokens
     example_offsets: Tensor  # (E + 1,) int64: example e is sequences example_offsets[e] to example_offsets[e + 1]
-    fields: dict[str, Tensor]  # what the head needs: "label" (E,); per-token fields are (T,)
+    fields: dict[str, Tensor]  # what the head needs, one number an example (E,), sequence (B,) or token (T,)
     weights: Tensor  # (E,) float32: 1, or 0 for an example that only fills a rank's micro-batch
     indices: Tensor  # (E,) int64: the example's row in its shard, by which predictions are gathered
 
@@ -59,24 +62,33 @@ class PackedBatch:
         )
 
 
-def collate(shard: Shard, indices: npt.ArrayLike, task: str, weights: npt.ArrayLike | None = None) -> PackedBatch:
-    """The examples ``indices`` (E,) of ``shard``, laid end to end in this order.
+def collate(
+    shard: Shard | JoinedShard, indices: npt.ArrayLike, task: str, weights: npt.ArrayLike | None = None
+) -> PackedBatch:
+    """The examples ``indices`` (E,) of ``shard``, laid end to end in this order (of a joined shard: part by part).
 
     ``weights`` (E,) are 1 or 0 (see :mod:`xtrain.data.microbatches`), all 1 by default.
     """
     rows = np.asarray(indices, dtype=np.int64)
     assert rows.ndim == 1
     assert rows.size > 0, "a batch has at least one example"
+    ones = np.ones(len(rows)) if weights is None else np.asarray(weights)
+    if isinstance(shard, JoinedShard):
+        batches = [
+            replace(collate(part, local, task, ones[places]), indices=torch.from_numpy(rows[places]))
+            for part, local, places in shard.divided(rows)
+        ]
+        return concatenated(batches)
     first, last = shard.example_offsets[rows], shard.example_offsets[rows + 1]  # (E,) sequences
     sequences = ranges(first, last - first)  # (B,)
     begin = shard.sequence_offsets[sequences]  # (B,)
     sizes = shard.sequence_offsets[sequences + 1] - begin  # (B,)
     tokens = ranges(begin, sizes)  # (T,) places in the shard
+    places = {"example": rows, "sequence": sequences, "token": tokens}
     fields = {
-        name: torch.from_numpy(values[tokens if shard.field_kinds[name] == "token" else rows].astype(np.int64))
+        name: torch.from_numpy(values[places[shard.field_kinds[name]]].astype(np.int64))
         for name, values in shard.fields.items()
     }
-    ones = np.ones(len(rows)) if weights is None else np.asarray(weights)
     return PackedBatch(
         task=task,
         input_ids=torch.from_numpy(shard.tokens[tokens].astype(np.int64)),
@@ -101,19 +113,42 @@ def _offsets(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
 
 
-IGNORED = -100
-"""In a field of kind "token": a token that has no label (special tokens, second pieces of a word)."""
+def concatenated(batches: Sequence[PackedBatch]) -> PackedBatch:
+    """Batches of one task, one behind the other."""
+    if len(batches) == 1:
+        return batches[0]
+    return PackedBatch(
+        task=batches[0].task,
+        input_ids=torch.cat([batch.input_ids for batch in batches]),
+        positions=torch.cat([batch.positions for batch in batches]),
+        cu_seqlens=_joined_offsets([batch.cu_seqlens for batch in batches]),
+        max_seqlen=max(batch.max_seqlen for batch in batches),
+        example_offsets=_joined_offsets([batch.example_offsets for batch in batches]),
+        fields={name: torch.cat([batch.fields[name] for batch in batches]) for name in batches[0].fields},
+        weights=torch.cat([batch.weights for batch in batches]),
+        indices=torch.cat([batch.indices for batch in batches]),
+    )
 
 
-def global_units(shard: Shard, indices: npt.ArrayLike) -> int:
+def _joined_offsets(offsets: Sequence[Tensor]) -> Tensor:
+    """(n + 1,), (m + 1,), ... offsets, each from 0, as those of the whole, (n + m + ... + 1,)."""
+    sizes = torch.cat([one.diff() for one in offsets])
+    return torch.cat([torch.zeros(1, dtype=sizes.dtype), sizes.cumsum(0).to(sizes.dtype)])
+
+
+def global_units(shard: Shard | JoinedShard, indices: npt.ArrayLike) -> int:
     """How many units of loss the examples ``indices`` have: what the loss of a global batch is divided by.
 
-    One an example; where a format has a label a token, one for each token that is not ``IGNORED``.
+    One an example; where a format has a label a token, one for each token that is not ``IGNORED``; where
+    it has a field a sequence, one a sequence.
     """
     rows = np.asarray(indices, dtype=np.int64)
-    labelled = [name for name, kind in shard.field_kinds.items() if kind == "token"]
-    if not labelled:
-        return len(rows)
-    begin = shard.sequence_offsets[shard.example_offsets[rows]]
-    tokens = ranges(begin, shard.lengths[rows])
-    return int((shard.fields[labelled[0]][tokens] != IGNORED).sum())
+    if isinstance(shard, JoinedShard):
+        return sum(global_units(part, local) for part, local, _ in shard.divided(rows))
+    if shard.field_kinds.get("label") == "token":
+        begin = shard.sequence_offsets[shard.example_offsets[rows]]
+        tokens = ranges(begin, shard.lengths[rows])
+        return int((shard.fields["label"][tokens] != IGNORED).sum())
+    if "sequence" in shard.field_kinds.values():
+        return int((shard.example_offsets[rows + 1] - shard.example_offsets[rows]).sum())
+    return len(rows)

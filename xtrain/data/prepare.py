@@ -84,13 +84,16 @@ class _Collected:
     format: Format
     rows: int = 0
     truncated: int = 0
+    split: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
     ids: list[str] = field(default_factory=list)
     tokens: list[npt.NDArray[np.uint32]] = field(default_factory=list)
     pending: list[list[int]] = field(default_factory=list)
     sequence_lengths: list[int] = field(default_factory=list)
     per_example: list[int] = field(default_factory=list)
     fields: dict[str, list[int]] = field(default_factory=dict)
+    notes: list[Any] = field(default_factory=list)
 
     def add(self, item: Encoded | Dropped) -> None:
         self.rows += 1
@@ -100,11 +103,14 @@ class _Collected:
         assert item.fields.keys() == self.format.fields.keys(), f"{self.format.name}: {sorted(item.fields)}"
         lengths = [len(sequence) for sequence in item.sequences]
         for name, values in item.fields.items():
-            wanted = 1 if self.format.fields[name] == "example" else sum(lengths)
+            wanted = {"example": 1, "sequence": len(lengths), "token": sum(lengths)}[self.format.fields[name]]
             assert len(values) == wanted, f"{self.format.name}: {name} has {len(values)} values, not {wanted}"
             self.fields.setdefault(name, []).extend(values)
         self.ids.append(item.id)
         self.truncated += item.truncated
+        self.split += item.split
+        self.remarks.update(item.remarks)
+        self.notes.append(item.note)
         self.sequence_lengths += lengths
         self.per_example.append(len(lengths))
         self.pending += item.sequences
@@ -138,8 +144,12 @@ class _Collected:
             "rows": self.rows,
             "dropped": dict(self.dropped),
             "truncated": self.truncated,
+            "split_examples": self.split,
+            "remarks": dict(self.remarks),
         }
-        return write_shard(path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest)
+        return write_shard(
+            path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest, self.notes
+        )
 
 
 def _check_length(max_length: int, encoder_folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 
 # Streams of random numbers that never meet: one a purpose.
-_EPOCH, _WINDOW, _MIXTURE = 1, 2, 3
+_EPOCH, _WINDOW, _MIXTURE, _PART = 1, 2, 3, 4
 
 
 def _random(seed: int, purpose: int, number: int, count: int) -> npt.NDArray[np.uint64]:
@@ -39,6 +39,10 @@ class GlobalBatches:
     into an order drawn from (seed, window). A window may hold the end of an epoch and the beginning of the
     next, and with it an example twice. Every step but the last has ``batch_size`` examples.
 
+    Where the examples are of several parts (languages), an epoch holds each part in proportion to its size to
+    the power of ``exponent`` (Conneau and Lample 2019, arXiv 1901.07291): a small one more than once, a large
+    one in part, and the rest of it in the epochs after.
+
     Memory is O(examples) for the two epochs used last; ``batch`` costs O(window) for the first step in a
     window, nothing for the others, and O(n log n) once an epoch.
     """
@@ -50,13 +54,19 @@ class GlobalBatches:
         seed: int,
         num_examples_total: int,
         window_batches: int = 0,
+        parts: Sequence[int] = (),
+        exponent: float = 1.0,
     ) -> None:
         """``lengths`` (E,) are the tokens of each example, ``num_examples_total`` is how many are drawn
         in all (epochs times E, or steps times ``batch_size``); 0 or 1 ``window_batches`` for no grouping.
+        ``parts`` are the sizes of the parts, which lie one behind the other, E in all; none for one part.
         """
         self.lengths: IntArray = np.asarray(lengths, dtype=np.int64)
         assert self.lengths.size > 0
         assert min(batch_size, num_examples_total, window_batches + 1) > 0
+        assert not parts or sum(parts) == self.lengths.size
+        self.parts = tuple(parts) if exponent != 1.0 else ()
+        self.shares = _shares(self.parts, exponent)
         self.batch_size, self.seed, self.total = batch_size, seed, num_examples_total
         self.window_batches = max(1, window_batches)
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
@@ -83,7 +93,21 @@ class GlobalBatches:
         return np.concatenate(parts)
 
     def _draw_epoch(self, epoch: int) -> IntArray:
-        return _permutation(self.seed, _EPOCH, epoch, len(self.lengths))
+        order = _permutation(self.seed, _EPOCH, epoch, len(self.lengths))
+        if not self.parts:
+            return order
+        drawn, offset = [], 0
+        for number, (size, share) in enumerate(zip(self.parts, self.shares, strict=True)):
+            drawn.append(offset + self._of_part(number, size, epoch * share, (epoch + 1) * share))
+            offset += size
+        return np.concatenate(drawn)[order]
+
+    def _of_part(self, number: int, size: int, begin: int, end: int) -> IntArray:
+        """Positions ``begin`` to ``end`` of a part's own endless stream of permutations."""
+        turns = range(begin // size, -(-end // size))
+        rounds = [_permutation(self.seed, _PART, (number << 32) | turn, size) for turn in turns]
+        first = begin - turns.start * size
+        return np.concatenate([np.empty(0, np.int64), *rounds])[first : first + end - begin]
 
     def _draw_window(self, window: int) -> list[IntArray]:
         examples = self.window_batches * self.batch_size
@@ -95,6 +119,18 @@ class GlobalBatches:
         order = _permutation(self.seed, _WINDOW, window, full)
         rest = indices[full * self.batch_size :]  # only at the very end
         return [batches[n] for n in order] + ([rest] if len(rest) else [])
+
+
+def _shares(sizes: Sequence[int], exponent: float) -> tuple[int, ...]:
+    """How many examples of each part an epoch has: proportional to size ** exponent, as many as before in all."""
+    if not sizes:
+        return ()
+    powers = np.array(sizes, dtype=np.float64) ** exponent
+    exact = powers / powers.sum() * sum(sizes)
+    shares = np.floor(exact).astype(np.int64)
+    for part in np.argsort(shares - exact, kind="stable")[: sum(sizes) - int(shares.sum())]:
+        shares[part] += 1  # the largest remainders
+    return tuple(int(share) for share in shares)
 
 
 class Mixture:

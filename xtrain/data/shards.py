@@ -17,15 +17,18 @@ from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, make_folder, read_json, sha256, write_json, writing
 
 MANIFEST = "manifest.json"
-LAYOUT = 1  # of the files of a shard; raise it when that changes
+NOTES = "notes.jsonl"
+LAYOUT = 2  # of the files of a shard; raise it when that changes
 
 IntArray = npt.NDArray[np.int64]
 
 # The files of a shard, beside manifest.json. Example e is the sequences example_offsets[e] to
 # example_offsets[e + 1]; sequence b is the tokens sequence_offsets[b] to sequence_offsets[b + 1].
-#   tokens.npy            (T,) uint32      field-NAME.npy   (E,) or (T,) int32
+#   tokens.npy            (T,) uint32      field-NAME.npy   (E,), (B,) or (T,) int32
 #   sequence_offsets.npy  (B + 1,) int64   vocabulary.npy   sorted distinct tokens, uint32
 #   example_offsets.npy   (E + 1,) int64   ids.json         E texts
+#   notes.jsonl           E lines of JSON, where the format has notes
+# A field has one number an example, a sequence or a token, as the manifest says.
 
 
 class Shard:
@@ -95,18 +98,22 @@ class Shard:
 
     @cached_property
     def fields(self) -> dict[str, npt.NDArray[np.int32]]:
-        """What the head needs, by name: (E,), or (T,) for a field with one number a token."""
+        """What the head needs, by name: (E,), (B,) or (T,), one number an example, a sequence or a token."""
         return {name: self._map(f"field-{name}") for name in self.manifest["fields"]}
 
     @property
     def field_kinds(self) -> Mapping[str, str]:
-        """Field -> "example" or "token"."""
+        """Field -> "example", "sequence" or "token"."""
         kinds: Mapping[str, str] = self.manifest["fields"]
         return kinds
 
     def ids(self, indices: npt.ArrayLike) -> list[str]:
         """The ids of the examples ``indices``, as the source gives them (else the number of the row)."""
         return [self._ids[index] for index in np.asarray(indices).tolist()]
+
+    def notes(self, indices: npt.ArrayLike) -> list[Any]:
+        """The notes of the examples ``indices``; None for each where the format has none."""
+        return [self._notes[index] for index in np.asarray(indices).tolist()]
 
     def vocabulary(self) -> npt.NDArray[np.uint32]:
         """The token ids that occur in it, sorted."""
@@ -116,6 +123,14 @@ class Shard:
     def _ids(self) -> list[str]:
         ids: list[str] = json.loads((self.path / "ids.json").read_text(encoding="utf-8"))
         return ids
+
+    @cached_property
+    def _notes(self) -> list[Any]:
+        path = self.path / NOTES
+        if not path.is_file():
+            return [None] * len(self)
+        # only "\n" ends a line: texts may hold other line separators of Unicode
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
     def _map(self, name: str) -> Any:
         # an empty array cannot be mapped
@@ -152,6 +167,7 @@ def write_shard(
     fields: Mapping[str, Sequence[int]],
     ids: Sequence[str],
     manifest: Mapping[str, Any],
+    notes: Sequence[Any] = (),
 ) -> Shard:
     """Write a shard into ``path``, whole or not at all, and open it.
 
@@ -172,6 +188,9 @@ def write_shard(
             for name, values in fields.items():
                 _save(work, f"field-{name}", np.asarray(values, dtype=np.int32))
             (work / "ids.json").write_text(json.dumps(list(ids), ensure_ascii=False), encoding="utf-8")
+            if any(note is not None for note in notes):
+                lines = "".join(json.dumps(note, ensure_ascii=False) + "\n" for note in notes)
+                (work / NOTES).write_text(lines, encoding="utf-8")
             files = {
                 file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(work.iterdir())
             }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +15,9 @@ from xtrain.data import Shard, collate, eval_batches
 from xtrain.data.batches import PackedBatch
 from xtrain.errors import Problem, UserError
 from xtrain.evaluation.metrics import Array, Arrays
-from xtrain.evaluation.retrieval import search
-from xtrain.files import make_folder, write_text
-from xtrain.model import Encoder, Head, PhaseModel, sentence_vectors
-from xtrain.tasks import TaskSpec
+from xtrain.model import Encoder, PhaseModel, sentence_vectors
 
+Transform = Callable[[PackedBatch], PackedBatch]  # done to each batch before the model sees it
 Progress = Callable[[int], None]  # told the tokens of each finished micro-step, of all ranks together
 
 
@@ -72,10 +68,9 @@ class Predictions:
     """What was predicted for the examples of a shard, in the shard's order, the same on every rank."""
 
     arrays: Arrays
-    """What the head predicts, by name, (E, ...): ``prediction`` (E,) and ``scores`` (E, C); or, for
-    retrieval, ``to_english`` and ``from_english`` (E,)."""
-    loss: float | None = None
-    """Mean loss an example; ``None`` where there is no head."""
+    """What the head predicts, by name, (E, ...)."""
+    loss: float
+    """Mean loss an example."""
 
     def __len__(self) -> int:
         """E."""
@@ -92,6 +87,7 @@ def predict(
     device: torch.device | str = "cpu",
     limit: int | None = None,
     progress: Progress | None = None,
+    transform: Transform | None = None,
 ) -> Predictions:
     """What the head of ``task`` predicts for the first ``limit`` examples of ``shard`` (all by default).
 
@@ -101,9 +97,10 @@ def predict(
     """
     found: list[tuple[npt.NDArray[np.int64], dict[str, Array]]] = []
     loss_sum = 0.0
-    head = cast(Head, model.heads[task])
+    head = model.head(task)
     with _inference(model):
         for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, limit, progress):
+            batch = batch if transform is None else transform(batch)
             loss, logits = model(batch)
             _check_numbers(torch.isnan(logits).any(), task, shard)
             loss_sum += float(loss)
@@ -140,55 +137,6 @@ def embed(
             found.append(_of_weight_one(batch, {"source": pairs[0::2], "target": pairs[1::2]}))
     arrays = _by_example(ranks.gather(_joined(found)), _count(shard, limit))
     return arrays["source"].astype(np.float32), arrays["target"].astype(np.float32)
-
-
-def retrieve(
-    encoder: Encoder,
-    shard: Shard,
-    task: str,
-    *,
-    layer: int,
-    ranks: Ranks = SINGLE,
-    tokens_per_batch: int = 16384,
-    device: torch.device | str = "cpu",
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> Predictions:
-    """The first hits of both directions of a ``sentence_retrieval`` shard; arguments as :func:`embed`."""
-    vectors = embed(
-        encoder, shard, task, layer=layer, ranks=ranks, tokens_per_batch=tokens_per_batch, device=device,
-        limit=limit, progress=progress,
-    )  # fmt: skip
-    source, target = (torch.from_numpy(part).to(device) for part in vectors)
-    return Predictions(search(source, target))
-
-
-def write_predictions(folder: Path, shard: Shard, spec: TaskSpec, language: str, predictions: Predictions) -> Path:
-    """Write ``folder/{task}/{language}.jsonl``: ``{"id", "label", "prediction"}`` a line, in shard order.
-
-    Labels are words where the task names them, else the number in the data (a choice); for retrieval they
-    are ids: ``prediction`` is the English hit, ``prediction_from_english`` the foreign one. Rank 0 calls it.
-    """
-    ids = shard.ids(np.arange(len(predictions)))
-    columns: dict[str, Sequence[Any]] = {"id": ids}
-    if "to_english" in predictions.arrays:
-        columns["label"] = ids
-        columns["prediction"] = [ids[hit] for hit in predictions.arrays["to_english"]]
-        columns["prediction_from_english"] = [ids[hit] for hit in predictions.arrays["from_english"]]
-    else:
-        columns["label"] = _words(shard.fields["label"][: len(ids)], spec.labels)
-        columns["prediction"] = _words(predictions.arrays["prediction"], spec.labels)
-    lines = [
-        json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False)
-        for values in zip(*columns.values(), strict=True)
-    ]
-    path = make_folder(folder / spec.name) / f"{language}.jsonl"
-    write_text(path, "\n".join(lines) + "\n")
-    return path
-
-
-def _words(numbers: Array, labels: Sequence[str]) -> list[str | int]:
-    return [labels[n] if labels else int(n) for n in numbers.tolist()]
 
 
 class _inference:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xtrain.evaluation.metrics import definitions
 from xtrain.tasks import TaskSpec
 
 AVERAGE = "plain mean over the task's evaluated languages, English included where it is one of them"
@@ -19,12 +18,16 @@ class LanguageScore:
 
     language: str
     metrics: Mapping[str, float]
-    """``{name: percent}`` as :func:`xtrain.evaluation.metrics.score` gives it."""
+    """``{name: percent}`` as the evaluator gives it."""
     num_examples: int
     truncated: int = 0
-    """Examples with a sequence longer than the maximum length."""
+    """Examples that lost text because they were longer than the maximum length."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows of the source that are no examples, by reason."""
+    split: int = 0
+    """Examples that lie in several sequences because they were longer, without loss."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """What belongs to the protocol of this language alone: a threshold."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class TaskScores:
     spec: TaskSpec
     split: str
     languages: Sequence[LanguageScore]
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    """Metric -> what it means, in words."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """What else belongs to the protocol of this task: for retrieval ``layer`` and ``pooling``."""
 
@@ -66,10 +71,12 @@ def _protocol(task: TaskScores) -> dict[str, Any]:
     return {
         "split": task.split,
         "metric": task.spec.metric,
-        "metrics": definitions(task.spec),
+        "metrics": dict(task.definitions),
         **task.protocol,
         "examples": {one.language: one.num_examples for one in task.languages},
         "truncated": {one.language: one.truncated for one in task.languages if one.truncated},
+        "split_examples": {one.language: one.split for one in task.languages if one.split},
+        "by_language": {one.language: dict(one.protocol) for one in task.languages if one.protocol},
         "dropped": {one.language: dict(one.dropped) for one in task.languages if one.dropped},
     }
 

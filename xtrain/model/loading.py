@@ -19,6 +19,7 @@ from xtrain.errors import Problem, UserError, listed, raise_if_any
 from xtrain.files import read_json, sha256
 from xtrain.model.encoder import Encoder
 from xtrain.model.vocabulary import UsedVocabulary
+from xtrain.tasks.hub_repository import locate
 
 ARCHITECTURES = {  # model_type: its class in transformers; all have the same tensors and arithmetic
     "xlm-roberta": "XLMRobertaModel",
@@ -36,6 +37,17 @@ TOKENIZER_FILES = (
 )
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 _INDEX = "model.safetensors.index.json"
+_WANTED = ("config.json", _INDEX, *TOKENIZER_FILES)  # of a hub repository, beside the weights
+KNOWN_BASES = (
+    "FacebookAI/xlm-roberta-base",
+    "FacebookAI/xlm-roberta-large",
+    "intfloat/multilingual-e5-small",
+    "intfloat/multilingual-e5-base",
+    "intfloat/multilingual-e5-large",
+    "BAAI/AltCLIP",
+    "M-CLIP/XLM-Roberta-Large-Vit-B-32",
+)
+"""Ids to propose for a wrong one."""
 _CHUNK_ROWS = 16384  # of the embedding table read at once, when only some rows are kept
 
 
@@ -67,9 +79,11 @@ class LoadReport:
 def resolve(base: str, revision: str = "main") -> Path:
     """The directory of ``base``: the starter's, a local one, or a hub id's in the hub's local cache.
 
-    Of a hub repository only configuration, tokenizer and safetensors are fetched. Raises
-    :class:`UserError` if there is no such directory or repository, no network, no safetensors, or if the
-    model is not of XLM-R's shape.
+    Of a hub repository only configuration, tokenizer and safetensors are fetched, at the commit that
+    ``revision`` (a branch, tag or commit) stands for; the folder is named after it. Raises
+    :class:`UserError` if there is no such directory, repository or revision, if it may not be read, if it is
+    not in the local cache and there is no network, if there are no safetensors, or if the model is not of
+    XLM-R's shape.
     """
     if base == "starter":
         folder = starter.model_folder()
@@ -91,34 +105,17 @@ def resolve(base: str, revision: str = "main") -> Path:
 
 
 def _from_hub(base: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    wanted = ["config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES]
-    allowed = 'a model directory, a hub id such as "FacebookAI/xlm-roberta-large", or "starter"'
-    try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=wanted, ignore_patterns="*/*"))
-    except GatedRepoError:
-        problem = Problem(base, "access to this repository must be granted", "", "log in with `hf auth login`")
-    except RevisionNotFoundError:
-        problem = Problem(base, f"has no revision {revision!r}", "a branch, tag or commit of the repository")
-    except (HFValidationError, RepositoryNotFoundError):
-        problem = Problem(base, "neither a directory here nor a repository on the hub", allowed)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        problem = Problem(
-            base,
-            f"not in the local hub cache, and the hub cannot be reached ({type(error).__name__})",
-            allowed,
-            "check the network or the proxy; or fetch it where there is one and name its directory",
-        )
-    raise UserError(problem)
+    """The snapshot of the commit that ``revision`` stands for; asked again, it needs no network."""
+    repository = locate(base, "model", revision, KNOWN_BASES)
+    wanted = [
+        name for name in repository.files if name in _WANTED or ("/" not in name and name.endswith(".safetensors"))
+    ]
+    if "config.json" not in wanted:
+        raise UserError(Problem(base, "has no config.json", "a model of XLM-R's shape in the format of transformers"))
+    if not any(name.endswith(".safetensors") for name in wanted):
+        pickled = [name for name in repository.files if name.endswith(".bin")]
+        raise UserError(_no_safetensors(base, pickled, f"./{base.rpartition('/')[2]}"))
+    return repository.fetch(wanted)
 
 
 def read_config(folder: Path) -> XLMRobertaConfig:
@@ -230,15 +227,19 @@ def _weight_files(folder: Path) -> list[Path]:
         )
         return files
     pickled = sorted(path.name for path in folder.glob("*.bin"))
+    raise UserError(_no_safetensors(str(folder), pickled, f"{folder}-safe"))
+
+
+def _no_safetensors(where: str, pickled: list[str], copy: str) -> Problem:
     remedy = "name a directory or a hub repository that has model.safetensors"
     if pickled:
         remedy = (
             "convert it, for it may run code when read: python -c 'from transformers import AutoModel; "
-            f'AutoModel.from_pretrained("{folder}").save_pretrained("{folder}-safe")\', '
+            f'AutoModel.from_pretrained("{where}").save_pretrained("{copy}")\', '
             "and copy the tokenizer's files beside it"
         )
     what = "no model.safetensors" + (f", only {listed(pickled, most=3)}" if pickled else "")
-    raise UserError(Problem(str(folder), what, "weights as safetensors", remedy))
+    return Problem(where, what, "weights as safetensors", remedy)
 
 
 def _places(folder: Path) -> dict[str, Path]:

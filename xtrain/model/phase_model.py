@@ -16,24 +16,31 @@ _HEADS = "heads."
 
 
 class PhaseModel(nn.Module):
-    """An encoder and one head a task."""
+    """An encoder and its heads: one a task, or one for several tasks with the same labels."""
 
-    def __init__(self, encoder: Encoder, heads: Mapping[str, Head]) -> None:
+    def __init__(self, encoder: Encoder, heads: Mapping[str, Head], head_of: Mapping[str, str] | None = None) -> None:
+        """``head_of`` names the head of each task where that is not the one of its own name."""
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(dict(heads))
+        self.head_of = dict(head_of or {name: name for name in heads})
+
+    def head(self, task: str) -> Head:
+        """The head of ``task``."""
+        return cast(Head, self.heads[self.head_of[task]])
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Loss, summed over the examples of ``batch`` with their weights (a scalar, fp32), and the logits."""
-        head = cast(Head, self.heads[batch.task])
+        head = self.head(batch.task)
         keys = self.encoder.draw_keys(batch)
         hidden = self.encoder(batch, first_only=head.first_only, keys=keys)
-        logits = head(hidden, batch, keys, self.encoder.num_sites)
+        more = {"table": self.encoder.model.embeddings.word_embeddings.weight} if head.tied else {}
+        logits = head(hidden, batch, keys, self.encoder.num_sites, **more)
         loss = (head.loss(logits, batch) * batch.weights).sum()
         if self.training:
-            for name, other in self.heads.items():
+            for other in self.heads.values():
                 # ZeRO-3 steps a parameter without a gradient with the one of the step before; so give it zeros
-                loss = loss + cast(Head, other).idle(hidden.detach()) if name != batch.task else loss
+                loss = loss + cast(Head, other).idle(hidden.detach()) if other is not head else loss
         return loss, logits
 
 

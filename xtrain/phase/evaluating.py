@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import xtrain.starter
 from xtrain.data import Shard
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import Problem, UserError, listed
-from xtrain.evaluation import metrics, scores
-from xtrain.evaluation.predict import GroupRanks, Predictions, predict, retrieve, write_predictions
-from xtrain.evaluation.retrieval import POOLING, SIMILARITY, embedding_layer
-from xtrain.files import read_json, write_json
-from xtrain.model import Encoder, PhaseModel, build_head, load_encoder, load_heads
-from xtrain.phase.file import PhaseFile, ShardEntry
+from xtrain.evaluation import evaluators, scores
+from xtrain.evaluation.evaluators import Evaluation, LanguageResult, Setting
+from xtrain.evaluation.predict import GroupRanks
+from xtrain.evaluation.retrieval import embedding_layer
+from xtrain.files import make_folder, read_json, write_json, write_text
+from xtrain.graph import EVALUATE
+from xtrain.model import Encoder, PhaseModel, load_encoder, load_heads
+from xtrain.phase.file import PhaseFile
+from xtrain.phase.heads import new_head
 from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
 from xtrain.tasks import TaskSpec, formats
@@ -41,7 +44,7 @@ def evaluate_phase(
     observer.start_wandb({"phase": phase.name, "kind": phase.kind, "study": phase.study, "base": phase.base,
                           "seed": phase.seed, **environment})  # fmt: skip
     observer.use_encoder(phase.start_folder(run), phase.parent)
-    evaluator = Evaluator(run, phase, ranks, device, observer)
+    evaluator = PhaseEvaluator(run, phase, ranks, device, observer)
     result = evaluator.score(phase.start_folder(run), "selected")
     parent = RunDirectory(phase.out(run) / phase.parent) if phase.parent else None
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():
@@ -57,7 +60,7 @@ def evaluate_phase(
     }
 
 
-class Evaluator:
+class PhaseEvaluator:
     """Scores one task in all languages with the weights of one folder."""
 
     def __init__(
@@ -65,76 +68,72 @@ class Evaluator:
     ) -> None:
         self.run, self.phase, self.ranks, self.device, self.observer = run, phase, ranks, device, observer
         self.spec: TaskSpec = phase.task[phase.tasks[0]]
-        self.shards: Sequence[tuple[ShardEntry, Shard]] = phase.open_shards(run, "evaluate")
-        self.limit = phase.evaluation.limit
+        self.shards: dict[str, dict[str, Shard]] = {}  # role -> language -> shard
+        for role in dict.fromkeys(entry.role for entry in phase.shards):
+            self.shards[role] = {entry.language: shard for entry, shard in phase.open_shards(run, role)}
 
     def score(self, folder: Path, which: str) -> dict[str, Any]:
         """The content of ``scores.json`` for the weights in ``folder``; collective."""
-        encoder, report = load_encoder(folder, DTYPES[self.phase.engine.precision])
+        phase, spec = self.phase, self.spec
+        encoder, report = load_encoder(folder, DTYPES[phase.engine.precision])
         encoder = encoder.to(self.device)
         self.observer.say(f"      {report}")
-        protocol: dict[str, Any] = {"max_length": self.phase.recipe.max_length}
-        model: nn.Module = encoder
-        layer = 0
-        if formats.get(self.spec.format).trained:
-            model = self._with_head(encoder, folder)
-        else:
-            layer = embedding_layer(self.phase.evaluation.embedding_layer, encoder.num_layers)
-            protocol |= {
-                "layer": layer,
-                "num_layers": encoder.num_layers,
-                "pooling": POOLING,
-                "search": SIMILARITY,
-            }
-        languages = self._languages(model.eval(), layer, which)
-        info = _selected(folder)
-        starter = self.phase.base == "starter"
-        return scores.build(
-            [
-                scores.TaskScores(
-                    self.spec, self.spec.evaluation_split(self.phase.evaluation.split), languages, protocol
-                )
-            ],
-            base=self.phase.base,
-            step=int(info.get("step", 0)),
-            checkpoint=which,
-            disclaimer=xtrain.starter.DISCLAIMER if starter else "",
+        trained = formats.get(spec.format).trained
+        setting = Setting(
+            spec,
+            encoder.eval(),
+            self._with_head(encoder, folder) if trained else None,
+            phase.trained_task,
+            ranks=GroupRanks.of(),
+            tokens_per_batch=phase.engine.tokens_per_micro_batch,
+            device=self.device,
+            limit=phase.evaluation.limit,
+            layer=0 if trained else embedding_layer(phase.evaluation.embedding_layer, encoder.num_layers),
+            progress=_Counted(self.observer),
         )
+        evaluator = evaluators.get(spec.format)
+        companions = {role: shards for role, shards in self.shards.items() if role != EVALUATE}
+        shards = self.shards[EVALUATE]
+        total = sum(int(shard.lengths[: setting.limit].sum()) for shard in shards.values())
+        total += sum(int(shard.lengths.sum()) for some in companions.values() for shard in some.values())
+        self.observer.start_progress(f"evaluate {phase.name}", total, "tokens")
+        found = evaluator.evaluate(setting, shards, companions)
+        self.observer.end_progress()
+        if self.ranks.is_first and which != LAST:
+            for language in found.languages:
+                self._write(language)
+        return self._scores(folder, which, found, evaluator.definitions)
 
-    def _languages(self, model: nn.Module, layer: int, which: str) -> list[scores.LanguageScore]:
-        total = sum(int(shard.lengths[: self.limit].sum()) for _, shard in self.shards)
-        self.observer.start_progress(f"evaluate {self.phase.name}", total, "tokens")
-        results, done = [], 0
-        for entry, shard in self.shards:
-            predictions = self._predict(model, shard, layer, done)
-            gold = {name: values[: len(predictions)] for name, values in shard.fields.items()}
-            values = metrics.score(self.spec, predictions.arrays, gold)
-            if self.ranks.is_first and which != LAST:
-                write_predictions(self.run.predictions, shard, self.spec, entry.language, predictions)
-            manifest = shard.manifest
-            results.append(
+    def _write(self, language: LanguageResult) -> None:
+        """``predictions/{task}/{language}.jsonl``: an object a line."""
+        path = make_folder(self.run.predictions / self.spec.name) / f"{language.language}.jsonl"
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in language.rows))
+
+    def _scores(self, folder: Path, which: str, found: Evaluation, definitions: Mapping[str, str]) -> dict[str, Any]:
+        phase, spec = self.phase, self.spec
+        languages = []
+        for result in found.languages:
+            manifest = self.shards[EVALUATE][result.language].manifest
+            languages.append(
                 scores.LanguageScore(
-                    entry.language, values, len(predictions), int(manifest["truncated"]), manifest["dropped"]
+                    result.language,
+                    result.metrics,
+                    result.num_examples,
+                    int(manifest["truncated"]),
+                    manifest["dropped"],
+                    int(manifest["split_examples"]),
+                    result.protocol,
                 )
             )
-            done += int(shard.lengths[: self.limit].sum())
-            self.observer.advanced(done, {})
-        self.observer.end_progress()
-        return results
-
-    def _predict(self, model: nn.Module, shard: Shard, layer: int, done: int) -> Predictions:
-        tokens = self.phase.engine.tokens_per_micro_batch
-        ranks = GroupRanks.of()
-        if isinstance(model, PhaseModel):
-            task = self.phase.trained_task
-            return predict(
-                model, shard, task, ranks=ranks, tokens_per_batch=tokens, device=self.device, limit=self.limit
-            )
-        assert isinstance(model, Encoder)
-        return retrieve(
-            model, shard, self.spec.name, layer=layer, ranks=ranks, tokens_per_batch=tokens, device=self.device,
-            limit=self.limit,
-        )  # fmt: skip
+        protocol = {"benchmark": phase.evaluation.benchmark, "max_length": phase.recipe.max_length, **found.protocol}
+        split = spec.evaluation_split(phase.evaluation.split)
+        return scores.build(
+            [scores.TaskScores(spec, split, languages, definitions, protocol)],
+            base=phase.base,
+            step=int(_selected(folder).get("step", 0)),
+            checkpoint=which,
+            disclaimer=xtrain.starter.DISCLAIMER if phase.base == "starter" else "",
+        )
 
     def _with_head(self, encoder: Encoder, folder: Path) -> PhaseModel:
         """The encoder with the head of the task that was trained, from the same folder."""
@@ -149,9 +148,20 @@ class Evaluator:
                     remedy="train on a task with the same labels in the same order",
                 )
             )
-        head = build_head(saved.format, encoder.hidden_size, len(saved.labels), 0.0)
+        head = new_head(self.spec, encoder, dropout=0.0)
         head.load_state_dict(dict(saved.weights))
         return PhaseModel(encoder, {task: head}).to(self.device, DTYPES[self.phase.engine.precision])
+
+
+class _Counted:
+    """Tokens done in one micro-step after the other, to the progress bar."""
+
+    def __init__(self, observer: PhaseObserver) -> None:
+        self.observer, self.done = observer, 0
+
+    def __call__(self, tokens: int) -> None:
+        self.done += tokens
+        self.observer.advanced(self.done, {})
 
 
 def _selected(folder: Path) -> dict[str, Any]:

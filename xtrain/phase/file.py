@@ -24,8 +24,9 @@ from xtrain.tracking import TrackingSettings
 class ShardEntry:
     """A prepared shard that the phase reads."""
 
-    task: str
-    role: str  # "train", "dev" or "evaluate"
+    task: str  # the phase's task that it is read for
+    member: str  # the task whose data it is: another one where several are joined
+    role: str  # "train", "dev", "evaluate", or what a format asks for beside
     language: str
     path: str  # relative to the output folder
 
@@ -45,6 +46,7 @@ class PhaseFile:
     levels_up: int  # from the run directory to the output folder
     parent: str = ""  # the run directory that it starts from; empty: the base
     trained_task: str = ""  # of an evaluation: the task whose head predicts
+    head_from: str = ""  # the task of the parent whose head is trained on; empty: a new head
     recipe: Recipe = Recipe()
     engine: Engine = Engine()
     evaluation: Evaluation = Evaluation()
@@ -81,9 +83,13 @@ class PhaseFile:
         """The folder of the encoder that the phase starts from."""
         return RunDirectory(self.out(run) / self.parent).encoder if self.parent else Path(self.base_folder)
 
-    def open_shards(self, run: RunDirectory, role: str) -> list[tuple[ShardEntry, Shard]]:
-        """The phase's shards of one role, mapped into memory."""
-        return [(entry, Shard.open(self.out(run) / entry.path)) for entry in self.shards if entry.role == role]
+    def open_shards(self, run: RunDirectory, role: str, task: str = "") -> list[tuple[ShardEntry, Shard]]:
+        """The phase's shards of one role, and of one task if it is named, mapped into memory."""
+        return [
+            (entry, Shard.open(self.out(run) / entry.path))
+            for entry in self.shards
+            if entry.role == role and task in ("", entry.task)
+        ]
 
 
 def _plain(value: Any) -> Any:

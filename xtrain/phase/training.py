@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,26 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xtrain.data import Shard
+from xtrain.data import JoinedShard, Shard
 from xtrain.dispatch.rendezvous import Ranks
-from xtrain.evaluation import metrics
-from xtrain.evaluation.predict import GroupRanks, predict
+from xtrain.evaluation import evaluators
+from xtrain.evaluation.evaluators import Setting
+from xtrain.evaluation.predict import GroupRanks
 from xtrain.files import make_folder, read_json, write_json, writing
 from xtrain.model import (
     Encoder,
+    Head,
     PhaseModel,
     SavedHead,
-    build_head,
     load_encoder,
+    load_heads,
     read_word_embeddings,
     save_encoder,
     split_weights,
 )
 from xtrain.model.loading import WORD_EMBEDDINGS
-from xtrain.phase.file import PhaseFile
+from xtrain.phase.file import PhaseFile, ShardEntry
+from xtrain.phase.heads import MASKED, new_head, shared_heads
 from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
 from xtrain.training.checkpoint import Checkpoints
@@ -49,13 +53,21 @@ def train_phase(
     environment: dict[str, Any],
 ) -> dict[str, Any]:
     """Train, and write ``encoder/`` (and ``encoder-last/``); returns the summary for ``DONE``."""
-    shards = {entry.task: shard for entry, shard in phase.open_shards(run, "train")}
-    dev = {entry.task: shard for entry, shard in phase.open_shards(run, "dev")}
-    plan = Plan.of(shards, phase.recipe, phase.seed)
+    shards = {task: _joined([shard for _, shard in phase.open_shards(run, "train", task)]) for task in phase.tasks}
+    dev = {task: phase.open_shards(run, "dev", task) for task in phase.tasks if phase.recipe.eval_examples}
     start = phase.start_folder(run)
-    kept_rows = _used_rows([*shards.values(), *dev.values()]) if phase.engine.used_vocabulary else None
-    model, filled = _build_model(phase, start, kept_rows)
-    observer.say(f"      {filled}")
+    specs = {task: phase.task[task] for task in phase.tasks}
+    exponents = {task: spec.language_exponent for task, spec in specs.items()}
+    if any(spec.format == MASKED for spec in specs.values()):
+        from xtrain.data.masking import Masking
+    maskings = {task: Masking.of(start, spec, phase.seed) for task, spec in specs.items() if spec.format == MASKED}
+    plan = Plan.of(shards, phase.recipe, phase.seed, exponents, maskings)
+    # the softmax of a masked language model touches every row of the table
+    partly = phase.engine.used_vocabulary and not maskings
+    read = [*shards.values(), *(shard for entries in dev.values() for _, shard in entries)]
+    model, filled = _build_model(phase, start, _used_rows(read) if partly else None)
+    for line in filled:
+        observer.say(f"      {line}")
     ds_config = read_json(run.ds_config)
     if not missing_build_tools() and not op_is_built(is_offloaded(ds_config)):
         observer.say("      building DeepSpeed's Adam (once on this machine; a minute or two)")
@@ -98,20 +110,43 @@ def train_phase(
     }
 
 
-def _used_rows(shards: list[Shard]) -> Tensor:
+def _joined(shards: Sequence[Shard]) -> Shard | JoinedShard:
+    """Languages of a task, and tasks that are trained as one, as one training set."""
+    return shards[0] if len(shards) == 1 else JoinedShard(shards)
+
+
+def _used_rows(shards: Sequence[Shard | JoinedShard]) -> Tensor:
     """The token ids that training or its dev evaluation can touch, (K,) sorted."""
     return torch.from_numpy(np.unique(np.concatenate([shard.vocabulary().astype(np.int64) for shard in shards])))
 
 
-def _build_model(phase: PhaseFile, start: Path, kept_rows: Tensor | None) -> tuple[PhaseModel, str]:
-    """The encoder of ``start`` with a new head a task; weights are in fp32, DeepSpeed casts them."""
+def _build_model(phase: PhaseFile, start: Path, kept_rows: Tensor | None) -> tuple[PhaseModel, list[str]]:
+    """The encoder of ``start`` with its heads, and what was filled; weights are in fp32, DeepSpeed casts them."""
     encoder, report = load_encoder(start, torch.float32, dropout=phase.recipe.dropout, kept_rows=kept_rows)
     torch.manual_seed(phase.seed)  # heads start from the seed alone, on every rank alike
-    heads = {
-        task: build_head(spec.format, encoder.hidden_size, len(spec.labels), encoder.hidden_p)
-        for task, spec in ((task, phase.task[task]) for task in phase.tasks)
-    }
-    return PhaseModel(encoder, heads), str(report)
+    said = [str(report)]
+    heads: dict[str, Head] = {}
+    head_of = shared_heads(phase.tasks, phase.task)
+    for name in dict.fromkeys(head_of.values()):
+        heads[name] = new_head(phase.task[name], encoder, encoder.hidden_p)
+        if phase.head_from:
+            heads[name].load_state_dict(dict(load_heads(start)[phase.head_from].weights))
+            said.append(f"the head goes on from {phase.head_from}")
+        elif phase.task[name].format == MASKED:
+            said += _load_base_head(heads[name], start)
+    said += [f"{task} and {head_of[task]} share a head: same labels" for task in head_of if head_of[task] != task]
+    return PhaseModel(encoder, heads, head_of), said
+
+
+def _load_base_head(head: Head, start: Path) -> list[str]:
+    """The head of a masked language model is the base model's own, where it has one."""
+    from xtrain.model.heads.mlm import lm_head_weights
+
+    weights = lm_head_weights(start)
+    if weights is None:
+        return []
+    head.load_state_dict(weights)
+    return ["the head of the masked language model is the base model's"]
 
 
 def _matrix_parameters(encoder: Encoder) -> int:
@@ -138,7 +173,9 @@ def _resolved_configuration(phase: PhaseFile, run: RunDirectory, environment: Ma
 class DevEvaluation:
     """The dev metrics of each task, and the mean of their scores to select by."""
 
-    def __init__(self, phase: PhaseFile, shards: Mapping[str, Shard], device: torch.device) -> None:
+    def __init__(
+        self, phase: PhaseFile, shards: Mapping[str, Sequence[tuple[ShardEntry, Shard]]], device: torch.device
+    ) -> None:
         self.phase, self.shards, self.device = phase, shards, device
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -146,16 +183,22 @@ class DevEvaluation:
         assert isinstance(model, PhaseModel)
         values: dict[str, float] = {}
         scores = []
-        for task, shard in self.shards.items():
+        for task, entries in self.shards.items():
             spec = self.phase.task[task]
-            tokens = self.phase.engine.tokens_per_micro_batch
-            found = predict(model, shard, task, ranks=GroupRanks.of(), tokens_per_batch=tokens, device=self.device)
-            measured = metrics.score(spec, found.arrays, shard.fields)
+            setting = Setting(
+                spec, model.encoder, model, task, ranks=GroupRanks.of(), device=self.device,
+                tokens_per_batch=self.phase.engine.tokens_per_micro_batch,
+            )  # fmt: skip
+            parts = {f"{entry.member}-{entry.language}": shard for entry, shard in entries}
+            measured = evaluators.get(spec.format).evaluate(setting, parts).languages
             prefix = f"{task}/" if len(self.shards) > 1 else ""
-            values |= {f"{prefix}{name}": value for name, value in measured.items() if name != "majority"}
-            if found.loss is not None:
-                values[f"{prefix}loss"] = found.loss
-            scores.append(measured[spec.metric])
+            for name in measured[0].metrics:
+                if name != "majority":
+                    values[prefix + name] = statistics.fmean(part.metrics[name] for part in measured)
+            losses = [part.loss for part in measured if part.loss is not None]
+            if losses:
+                values[f"{prefix}loss"] = statistics.fmean(losses)
+            scores.append(statistics.fmean(part.metrics[spec.metric] for part in measured))
         values["score"] = sum(scores) / len(scores)
         return values
 
@@ -212,6 +255,9 @@ class WeightKeeper:
             before = read_word_embeddings(self.start)
             encoder[WORD_EMBEDDINGS] = vocabulary.expand(encoder[WORD_EMBEDDINGS], before, decay)
         specs = self.phase.task
-        saved = {task: SavedHead(specs[task].format, specs[task].labels, head) for task, head in heads.items()}
+        saved = {
+            task: SavedHead(specs[task].format, specs[task].labels, heads[head])
+            for task, head in shared_heads(self.phase.tasks, specs).items()
+        }
         save_encoder(encoder, saved, self.encoder.config, self.start, folder)
         write_json(folder / "xtrain.json", {"phase": self.phase.name, "hash": self.phase.hash, "step": step})

@@ -11,6 +11,7 @@ from xtrain.tasks.formats import (
     Dropped,
     Encoded,
     FieldKind,
+    Format,
     ProblemList,
     Row,
     label_word,
@@ -20,15 +21,13 @@ from xtrain.tasks.formats import (
 from xtrain.tasks.spec import TaskSpec
 
 
-class Classification:
+class Classification(Format):
     """Columns ``text_a``, ``text_b`` (optional), ``label``; the field ``label`` is a place in ``labels``."""
 
     name = "classification"
     required: tuple[str, ...] = ("text_a", "label")
     optional: tuple[str, ...] = ("text_b",)
-    options: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy", "f1")
-    trained = True
     fields: Mapping[str, FieldKind] = {"label": "example"}
 
     def check(self, spec: TaskSpec, where: str) -> list[Problem]:

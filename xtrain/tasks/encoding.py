@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from xtrain.errors import Problem, UserError
@@ -61,6 +63,9 @@ class PairTokenizer:
                 )
             )
         self.begin, self.end = int(begin), int(end)
+        unknown = backend.token_to_id("<unk>")
+        self.unknown = self.end if unknown is None else int(unknown)
+        self._boundary = backend.token_to_id("▁")  # None if the vocabulary has no such piece
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens; on all cores, each distinct text once."""
@@ -68,6 +73,27 @@ class PairTokenizer:
         encodings = self._backend.encode_batch_fast(list(distinct), add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
         return [ids[distinct[text]] for text in texts]
+
+    def located_pieces(self, texts: Sequence[str]) -> list[LocatedPieces]:
+        """As :meth:`pieces`, with the place of each piece in the text as it was given; equal texts share one."""
+        distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        encodings = self._backend.encode_batch(list(distinct), add_special_tokens=False)
+        located = [self._located(text, encoding) for text, encoding in zip(distinct, encodings, strict=True)]
+        return [located[distinct[text]] for text in texts]
+
+    def _located(self, text: str, encoding: Any) -> LocatedPieces:
+        spans = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        ids = list(encoding.ids)
+        begin, end = spans[:, 0], spans[:, 1].copy()
+        # a lone "▁" stands for the boundary before a word, but is given the word's first character
+        end[np.asarray(ids, dtype=np.int64) == self._boundary] = 0
+        blank = np.fromiter((character.isspace() for character in text), dtype=bool, count=len(text))
+        places = np.arange(len(text))
+        # (n + 1,) the first character from here on that is no white space, and the end of the last before here
+        following = np.minimum.accumulate(np.append(np.where(blank, len(text), places), len(text))[::-1])[::-1]
+        preceding = np.maximum.accumulate(np.append(0, np.where(blank, 0, places + 1)))
+        begin = following[begin]
+        return LocatedPieces(ids, begin, np.maximum(begin, preceding[end]))
 
     def sequence(self, first: list[int], second: list[int] | None, max_length: int) -> tuple[list[int], bool]:
         """One or two texts as a sequence of at most ``max_length`` ids, and whether it was cut."""
@@ -78,6 +104,18 @@ class PairTokenizer:
         keep_first, keep_second = longest_first(len(first), len(second), room)
         ids = [self.begin, *first[:keep_first], self.end, self.end, *second[:keep_second], self.end]
         return ids, keep_first + keep_second < len(first) + len(second)
+
+
+@dataclass(frozen=True)
+class LocatedPieces:
+    """The pieces of a text, and where they stand in it."""
+
+    ids: list[int]
+    begin: npt.NDArray[np.int64]
+    """(n,) the first character of each piece, counted in the text before any normalisation."""
+    end: npt.NDArray[np.int64]
+    """(n,) the place after its last one; white space at both ends is left out, so that a piece that stands
+    for the boundary of a word alone is empty."""
 
 
 def _load(file: Path) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from xtrain.errors import Problem, UserError, listed, nearest
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from xtrain.tasks.encoding import PairTokenizer
     from xtrain.tasks.spec import TaskSpec
 
-FieldKind = Literal["example", "token"]
-"""A field has one number an example, or one a token of the example."""
+FieldKind = Literal["example", "sequence", "token"]
+"""A field has one number an example, one for each of its sequences, or one for each of its tokens."""
+IGNORED = -100
+"""In a token field: a token that has no label (special tokens, all but a word's first piece)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,13 @@ class Encoded:
     fields: dict[str, list[int]]
     """What the head needs: one number for a field of kind "example", one a token for "token"."""
     truncated: bool = False
-    """Whether a sequence was longer than the maximum length."""
+    """Whether a sequence was longer than the maximum length, and the rest of it is lost."""
+    split: bool = False
+    """Whether it was longer than the maximum length, and lies in several sequences without loss."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about it but no mistake; examples are counted by remark in the shard's manifest."""
+    note: Any = None
+    """What evaluation needs to make answers of predictions (a context, gold answers), as JSON has it."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +59,44 @@ class Dropped:
     reason: str
 
 
-class Format(Protocol):
-    """One kind of task. A new one is a module with an object of this shape; nothing else changes."""
+@dataclass(frozen=True)
+class Companion:
+    """A shard that an evaluation reads beside the one of the evaluated split and language."""
+
+    role: str
+    """What it is for: ``tune`` (a threshold is chosen on it), ``index`` (candidates to search in)."""
+    split: str
+    language: str
+
+
+class Format(ABC):
+    """One kind of task. A new one is a module with an object of such a class; nothing else changes."""
 
     name: str
     required: tuple[str, ...]
     """Columns that every source must map."""
-    optional: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     """Columns that a source may map; ``id`` may be mapped in every format."""
-    options: tuple[str, ...]
+    options: tuple[str, ...] = ()
     """Keys allowed in a task's ``options``."""
     metrics: tuple[str, ...]
     """Metrics that a task may name as its own."""
-    trained: bool
+    trained: bool = True
     """Whether there is a loss; if not, the format is evaluated only."""
-    fields: Mapping[str, FieldKind]
+    fields: Mapping[str, FieldKind] = {}
     """The fields of its examples."""
+    unique_ids: bool = True
+    """Whether two rows of a split must not have the same ``id``."""
 
     def check(self, spec: TaskSpec, where: str) -> list[Problem]:
         """What is wrong with ``spec`` beyond columns, metric and option names; ``where`` names its entry."""
-        ...
+        return []
 
+    def companions(self, spec: TaskSpec, split: str, languages: Sequence[str]) -> tuple[Companion, ...]:
+        """The shards that an evaluation of ``split`` in ``languages`` reads beside the evaluated ones."""
+        return ()
+
+    @abstractmethod
     def encode(
         self,
         rows: Iterable[Row],
@@ -81,7 +107,6 @@ class Format(Protocol):
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
         """Examples of ``rows`` in order; what is wrong with a row goes to ``problems``."""
-        ...
 
 
 @dataclass
@@ -111,7 +136,12 @@ class ProblemList:
 _MODULES = {
     "classification": "xtrain.tasks.classification",
     "multiple_choice": "xtrain.tasks.multiple_choice",
+    "tagging": "xtrain.tasks.tagging",
+    "span_qa": "xtrain.tasks.span_qa",
     "sentence_retrieval": "xtrain.tasks.sentence_retrieval",
+    "bitext_mining": "xtrain.tasks.bitext_mining",
+    "answer_retrieval": "xtrain.tasks.answer_retrieval",
+    "mlm": "xtrain.tasks.mlm",
 }
 _registered: dict[str, Format] = {}
 

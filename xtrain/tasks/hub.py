@@ -2,44 +2,82 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.files import content_hash
 from xtrain.tasks.hashes import file_hash
+from xtrain.tasks.hub_layout import PARQUET_BRANCH, Choice, Place, choose_files
+from xtrain.tasks.hub_repository import Repository, locate, scrubbed
 from xtrain.tasks.readers import Record, column_names, nested
 from xtrain.tasks.spec import LANGUAGE, Source
 
-PARQUET_BRANCH = "refs/convert/parquet"
-"""Where the hub keeps a converted copy of every data set; its folders are the configurations."""
+__all__ = ["PARQUET_BRANCH", "hub_fingerprint", "known_ids", "read_hub"]
+
 _BATCH = 1000  # rows that are converted to Python at a time
+
+# Files come into the hub's own cache (HF_HOME/hub), at the commit that the revision stands for, and only those of
+# the wanted configuration and split; `datasets` then reads them there. Its own way of loading an id is not used:
+# without a network it takes whatever it converted last, of any commit (CachedDatasetModuleFactory).
 
 
 def read_hub(source: Source, split: str, language: str) -> Iterator[Record]:
-    """The rows of a split. Raises :class:`UserError` for an unknown id, configuration, split or column,
-    and where there is no network.
+    """The rows of a split. Raises :class:`UserError` for an unknown id, revision, configuration, split or
+    column, where access is refused, and where there is no network and the local cache has not the files.
     """
-    dataset = _load(source, split, language)
-    _check_columns(dataset, source, _name(source, language, split))
+    where, expression = _name(source, language, split), source.splits[source.base_split(split)]
+    place = _place(source)
+    choice = choose_files(place, _config(source, language), _parts(expression, where), where)
+    dataset = _load(place, choice, where)
+    _check_columns(dataset, source, where)
     number = 0
     for batch in dataset.iter(batch_size=_BATCH):
         names = list(batch)
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(names, values, strict=True))
             number += 1
-            yield Record(f"{_name(source, language, split)} row {number}", nested(row), column_names(row))
+            yield Record(f"{where} row {number}", nested(row), column_names(row))
 
 
 def hub_fingerprint(source: Source, split: str, language: str) -> list[Any]:
-    """What identifies the data: id, configuration, revision and split; of a local folder its content."""
-    folder = Path(source.hub).expanduser()
+    """What identifies the data: id, configuration, commit and split; of a local folder its content.
+
+    The commit is the one that the revision stands for now, asked once a process; without a network, the one
+    that the local cache last saw. Raises :class:`UserError` as :func:`read_hub` does.
+    """
     config, name = _config(source, language), source.splits[source.base_split(split)]
+    folder = Path(source.hub).expanduser()
     if not folder.is_dir():
-        return [source.hub, config, source.revision, name]
+        return [source.hub, config, _repository(source).commit, name]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
     return [content_hash([[str(path.relative_to(folder)), file_hash(path)] for path in files]), config, name]
+
+
+@cache
+def known_ids() -> tuple[str, ...]:
+    """The ids of the catalogue's data sets on the hub."""
+    from xtrain.tasks import catalog  # the catalogue's own checks need the formats, and those need readers
+
+    specs = catalog.load().values()
+    return tuple(sorted({source.hub for spec in specs for source in spec.sources if source.hub.count("/") == 1}))
+
+
+def _repository(source: Source) -> Repository:
+    return locate(source.hub, "dataset", source.revision, known_ids())
+
+
+def _place(source: Source) -> Place:
+    folder = Path(source.hub).expanduser()
+    if folder.is_dir():
+        paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+        return Place(source.hub, tuple(names), lambda _: folder, parquet_branch=False)
+    repository = _repository(source)
+    return Place(source.hub, repository.files, repository.fetch, parquet_branch=source.revision == PARQUET_BRANCH)
 
 
 def _config(source: Source, language: str) -> str:
@@ -51,36 +89,61 @@ def _name(source: Source, language: str, split: str) -> str:
     return f"{source.hub}{f' [{config}]' if config else ''} {source.splits[source.base_split(split)]}"
 
 
-def _load(source: Source, split: str, language: str) -> Any:
+def _parts(expression: str, where: str) -> list[str]:
+    parts = [part.strip() for part in expression.split("+")]
+    if not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+        allowed = 'names of splits, joined by "+"'
+        raise UserError(Problem(where, f"{expression!r} is not a split", allowed, "carve out a part with hash_split"))
+    return parts
+
+
+def _load(place: Place, choice: Choice, where: str) -> Any:
     import datasets
 
-    path, config = Path(source.hub).expanduser(), _config(source, language)
-    arguments: dict[str, Any] = {"split": source.splits[source.base_split(split)]}
-    if path.is_dir():
-        # without a card there are no configurations, but their folders
-        folders = not (path / "README.md").is_file() and config and (path / config).is_dir()
-        arguments |= {"path": str(path), ("data_dir" if folders else "name"): config or None}
-    else:
-        branch = source.revision == PARQUET_BRANCH
-        arguments |= {"path": source.hub, "revision": source.revision}
-        arguments["data_dir" if branch else "name"] = config or None
+    folder = place.fetch([name for names in choice.files.values() for name in names])
     try:
-        return datasets.load_dataset(**arguments)
-    except Exception as error:  # the library raises a dozen kinds of its own, of requests and of httpx
-        raise UserError(_load_problem(source, split, language, error)) from error
+        if choice.by_name:
+            found = datasets.load_dataset(str(folder / choice.folder))
+            _check_splits(list(found), choice, where)
+            return datasets.concatenate_datasets([found[part] for part in choice.parts])
+        info = choice.info(folder)
+        sets = []
+        for part in choice.parts:
+            paths = [str(folder / name) for name in choice.files[part]]
+            sets.append(_read(paths, choice, info.features if info else None))
+            _check_count(len(sets[-1]), part, info, where)
+        return datasets.concatenate_datasets(sets)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises a dozen kinds of its own and of pyarrow's
+        what = f"cannot be read ({type(error).__name__}: {scrubbed(str(error))[:300]})"
+        remedy = "check hub, config, revision and splits of the task's source, or fetch the files again"
+        raise UserError(Problem(where, what, remedy=remedy)) from error
 
 
-def _load_problem(source: Source, split: str, language: str, error: Exception) -> Problem:
-    kind, text = type(error).__name__, " ".join(str(error).split())[:300]
-    where = f"{_name(source, language, split)} ({source.revision})"
-    if isinstance(error, RuntimeError) and "script" in text:
-        remedy = f'add revision = "{PARQUET_BRANCH}" to the source: the hub keeps a copy there without a script'
-        return Problem(where, "has a loading script, which is never run", "parquet, json or csv files", remedy)
-    if isinstance(error, ConnectionError) or any(word in kind for word in ("Connect", "Offline", "Timeout")):
-        remedy = "connect to the network once, or download the files and name them with --data"
-        return Problem(where, f"cannot be reached ({kind}: {text})", remedy=remedy)
-    remedy = "check hub, config, revision and splits of the task's source, and that you may read the data set"
-    return Problem(where, f"cannot be loaded ({kind}: {text})", remedy=remedy)
+def _read(paths: list[str], choice: Choice, features: Any) -> Any:
+    """One split from its files, converted to Arrow in the cache of ``datasets`` once. No network is used."""
+    import datasets
+
+    if choice.reader == "arrow":
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(path) for path in paths])
+    read = getattr(datasets.Dataset, f"from_{choice.reader}")
+    return read(paths, features=features, **choice.options)
+
+
+def _check_splits(known: list[str], choice: Choice, where: str) -> None:
+    for part in choice.parts:
+        if part not in known:
+            remedy = f"{nearest(part, known)} name the right one in splits of the task's source".strip()
+            raise UserError(Problem(where, f"there is no split {part!r}", listed(known), remedy))
+
+
+def _check_count(count: int, part: str, info: Any, where: str) -> None:
+    """The rows are as many as the data set's card says, where it says so."""
+    wanted = info.splits[part].num_examples if info and info.splits and part in info.splits else None
+    if wanted not in (None, 0, count):
+        remedy = "fetch the files again (delete its folder in HF_HOME/hub), or name another revision"
+        raise UserError(Problem(where, f"{part} has {count:,} rows, and the card says {wanted:,}", remedy=remedy))
 
 
 def _check_columns(dataset: Any, source: Source, where: str) -> None:

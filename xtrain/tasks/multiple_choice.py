@@ -13,6 +13,7 @@ from xtrain.tasks.formats import (
     Dropped,
     Encoded,
     FieldKind,
+    Format,
     ProblemList,
     Row,
     checked_text,
@@ -23,7 +24,7 @@ from xtrain.tasks.formats import (
 from xtrain.tasks.spec import TaskSpec
 
 
-class MultipleChoice:
+class MultipleChoice(Format):
     """Columns ``context``, ``question`` (optional), ``choices``, ``keys`` (optional) and ``label``.
 
     ``choices`` is a column that holds a list, or a list of columns. ``label`` is a number from 0, a letter
@@ -37,7 +38,6 @@ class MultipleChoice:
     optional: tuple[str, ...] = ("question", "keys")
     options: tuple[str, ...] = ("num_choices", "questions")
     metrics: tuple[str, ...] = ("accuracy",)
-    trained = True
     fields: Mapping[str, FieldKind] = {"label": "example"}
 
     def check(self, spec: TaskSpec, where: str) -> list[Problem]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from xtrain.errors import Problem
 from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
-from xtrain.tasks.formats import Dropped, Encoded, FieldKind, ProblemList, Row, text_of
+from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, text_of
 from xtrain.tasks.spec import TaskSpec
 
 
-class SentenceRetrieval:
+class SentenceRetrieval(Format):
     """Columns ``source`` (foreign) and ``target`` (English); a row is one example of two sequences.
 
     The option ``prefix`` is put in front of every text (multilingual-e5 wants ``"query: "``).
@@ -18,11 +18,9 @@ class SentenceRetrieval:
 
     name = "sentence_retrieval"
     required: tuple[str, ...] = ("source", "target")
-    optional: tuple[str, ...] = ()
     options: tuple[str, ...] = ("prefix",)
     metrics: tuple[str, ...] = ("accuracy",)
     trained = False
-    fields: Mapping[str, FieldKind] = {}
 
     def check(self, spec: TaskSpec, where: str) -> list[Problem]:
         """The prefix is text; there are no labels and there is no training set."""

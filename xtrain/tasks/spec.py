@@ -9,7 +9,10 @@ from typing import Any
 
 from xtrain.config import limits
 
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test", "index")
+"""``index`` holds candidates to search in, for retrieval; its language is ``all``."""
+INDEX_LANGUAGE = "all"
+READER_NAMES = ("jsonl", "tsv", "csv", "lines", "conll", "conllu", "wikiann", "ccg", "squad", "bitext", "text")
 EVERY = "*"  # in `languages`: every language whose file is there
 LANGUAGE = "{lang}"  # in a path or a configuration: the language
 
@@ -26,7 +29,7 @@ class Source:
     (by the reader ``lines``, side by side)."""
     root: str = field(default="data", metadata=limits(choices=("data", "starter")))
     """Where relative paths begin: the folder given with --data, or the starter's texts."""
-    reader: str = field(default="", metadata=limits(choices=("", "jsonl", "tsv", "csv", "lines")))
+    reader: str = field(default="", metadata=limits(choices=("", *READER_NAMES)))
     """How the files are written; by default what the name's ending says."""
     quoted: bool | None = None
     """Whether a tsv or csv file puts quotes around fields, as Python's csv module does. Default: csv only."""
@@ -109,23 +112,56 @@ class TaskSpec:
     """The metric whose mean over the languages is the task's score."""
     labels: tuple[str, ...] = ()
     """Of a classification task, in the order of the head's outputs."""
-    train_on: str = ""
-    """The task whose training and dev sets this one trains on; itself if empty."""
+    train_on: str | tuple[str, ...] = ()
+    """The task whose training and dev sets this one trains on, or several that it trains on one after the
+    other; itself if empty. A format without training is evaluated as it is, or after these."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Keys of :class:`xtrain.study.Recipe`; a study's own keys go before these."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What else the format wants to know."""
     language_codes: Mapping[str, str] = field(default_factory=dict)
     """For every source that has none of its own."""
+    train_languages: tuple[str, ...] = ()
+    """Languages of the training and dev sets, unless the study names others; by default English where the
+    task has it, else the first of ``languages``."""
+    translated_from: str = ""
+    """The language that a training set in other languages was translated from by machine."""
+    language_exponent: float = field(default=1.0, metadata=limits(minimum=0, maximum=1))
+    """A language of n examples has a share proportional to n to this power in a training set of several."""
+    joined: tuple[str, ...] = ()
+    """Tasks whose training and dev sets, laid together, are this one's; it then has no sources of its own."""
+    obtain: str = ""
+    """Where the user gets data that cannot be fetched, and in which form: said where a file is missing."""
+
+    benchmarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Benchmark -> its languages, where they are not all of ``languages``."""
+
+    def languages_in(self, benchmark: str) -> tuple[str, ...]:
+        """The languages that ``benchmark`` evaluates it in."""
+        return self.benchmarks.get(benchmark, self.languages)
 
     @property
-    def training_task(self) -> str:
-        """The name of the task whose training set is used."""
-        return self.train_on or self.name
+    def training_tasks(self) -> tuple[str, ...]:
+        """The tasks that its target phase trains on, in this order."""
+        return ((self.train_on,) if self.train_on else ()) if isinstance(self.train_on, str) else self.train_on
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The tasks whose data are read where this one's are: itself, or those that it joins."""
+        return self.joined or (self.name,)
+
+    @property
+    def default_train_languages(self) -> tuple[str, ...]:
+        """The languages it is trained in where the study names none."""
+        if self.train_languages:
+            return self.train_languages
+        return ("en",) if "en" in self.languages or self.languages == (EVERY,) else self.languages[:1]
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that some source offers."""
+        """The splits that some source offers; of a joined task the training and dev sets of its parts."""
+        if self.joined:
+            return ("train", "dev")
         return tuple(split for split in SPLITS if any(split in source.available for source in self.sources))
 
     def evaluation_split(self, wanted: str) -> str:

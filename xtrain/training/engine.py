@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,17 @@ class TrainEngine:
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
+
+    @contextlib.contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        """Inside, the parameters of ``module`` are whole on every rank, in ZeRO-3 too; collective."""
+        if self.stage != 3:
+            yield
+            return
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters(list(module.parameters())):
+            yield
 
     def save_shards(self, folder: Path, tag: str, state: Mapping[str, Any]) -> None:
         """Write this rank's shard into ``folder/tag``. All ranks must call it."""

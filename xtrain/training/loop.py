@@ -5,18 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from xtrain.data import GlobalBatches, Mixture, Shard, collate, global_units, microbatches
+from xtrain.data import (
+    GlobalBatches,
+    JoinedShard,
+    Mixture,
+    PackedBatch,
+    Shard,
+    collate,
+    global_units,
+    microbatches,
+)
 from xtrain.errors import Problem, UserError
+from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
 from xtrain.training.checkpoint import Checkpoints
+from xtrain.training.contrast import GlobalContrast, Share, contrast
 from xtrain.training.engine import StepResult, TrainEngine
 from xtrain.training.schedule import LinearSchedule
 from xtrain.training.selection import Selection
@@ -39,23 +50,46 @@ class Observer(Protocol):
         """The examples of a global batch, where asked for."""
 
 
+class Masking(Protocol):
+    """What masked language modelling does to its batches: see :mod:`xtrain.data.masking`."""
+
+    def num_units(self, shard: Shard | JoinedShard, indices: np.ndarray, occurrence: int) -> int:
+        """How many tokens are masked in the examples ``indices``."""
+
+    def apply(self, batch: PackedBatch, occurrence: int) -> PackedBatch:
+        """``batch`` with its tokens masked, and a field ``label``."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which task and which examples form global step n: a function of (seed, n) alone."""
 
-    shards: Mapping[str, Shard]
+    shards: Mapping[str, Shard | JoinedShard]
     num_steps: int
     batches: Mapping[str, GlobalBatches]
     mixture: Mixture
 
+    maskings: Mapping[str, Masking] = field(default_factory=dict)
+    """Of the tasks of masked language modelling."""
+
     @classmethod
-    def of(cls, shards: Mapping[str, Shard], recipe: Recipe, seed: int) -> Plan:
-        """The plan of a phase over its training shards, one a task."""
+    def of(
+        cls,
+        shards: Mapping[str, Shard | JoinedShard],
+        recipe: Recipe,
+        seed: int,
+        exponents: Mapping[str, float] | None = None,
+        maskings: Mapping[str, Masking] | None = None,
+    ) -> Plan:
+        """The plan of a phase over its training shards, one a task.
+
+        ``exponents`` say how the parts of a joined shard are sampled, where that is not by their sizes.
+        """
         sizes = {name: len(shard) for name, shard in shards.items()}
         capped = sizes.values() if len(sizes) == 1 else [min(size, recipe.size_cap) for size in sizes.values()]
         num_examples = math.ceil(recipe.epochs * sum(capped))
         num_steps = recipe.max_steps or math.ceil(num_examples / recipe.batch_size)
-        mixture = Mixture(sizes, num_steps, seed, cap=recipe.size_cap)
+        mixture = Mixture(sizes, num_steps, seed, recipe.size_cap, recipe.temperature)
         exact = len(sizes) == 1 and recipe.max_steps is None  # the last batch is as short as the data make it
         batches = {
             name: GlobalBatches(
@@ -64,16 +98,49 @@ class Plan:
                 seed=seed,
                 num_examples_total=num_examples if exact else mixture.steps(name) * recipe.batch_size,
                 window_batches=recipe.window_batches,
+                parts=shard.sizes if isinstance(shard, JoinedShard) else (),
+                exponent=(exponents or {}).get(name, 1.0),
             )
             for name, shard in shards.items()
             if mixture.steps(name)
         }
-        return cls(shards, num_steps, batches, mixture)
+        return cls(shards, num_steps, batches, mixture, maskings or {})
 
-    def batch(self, step: int) -> tuple[str, np.ndarray]:
-        """The task of global step ``step`` and its examples' rows in the task's shard."""
+    def batch(self, step: int) -> GlobalBatch:
+        """What is trained in global step ``step``."""
         name, task_step = self.mixture.at(step)
-        return name, self.batches[name].batch(task_step)
+        indices = self.batches[name].batch(task_step)
+        return GlobalBatch(name, self.shards[name], indices, task_step, self.maskings.get(name))
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The examples of one optimizer step, on all ranks together."""
+
+    task: str
+    shard: Shard | JoinedShard
+    indices: np.ndarray
+    """Their rows in the shard, (E,)."""
+    task_step: int
+    """Which of the task's own steps it is, from 0."""
+    masking: Masking | None = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, (E,)."""
+        lengths: np.ndarray = self.shard.lengths[self.indices]
+        return lengths
+
+    def num_units(self) -> int:
+        """What its loss is divided by: examples, sequences or labelled tokens."""
+        if self.masking is not None:
+            return self.masking.num_units(self.shard, self.indices, self.task_step)
+        return global_units(self.shard, self.indices)
+
+    def part(self, positions: np.ndarray, weights: np.ndarray) -> PackedBatch:
+        """The examples at ``positions`` of it, with their weights, as a packed batch."""
+        batch = collate(self.shard, self.indices[positions], self.task, weights)
+        return batch if self.masking is None else self.masking.apply(batch, self.task_step)
 
 
 @dataclass
@@ -119,7 +186,7 @@ class Trainer:
         schedule = LinearSchedule.of(self.recipe.learning_rate, self.plan.num_steps, self.recipe.warmup_ratio)
         selection = Selection(self.recipe.patience)
         step = self._resume(selection)
-        window = Window(self.engine.device)
+        window = Window(self.engine.device, self.plan.mixture.tasks)
         self.throughput = Throughput()
         self.engine.model.train()
         while step < self.plan.num_steps and not selection.exhausted:
@@ -153,29 +220,40 @@ class Trainer:
 
     def _global_step(self, step: int, learning_rate: float, window: Window) -> StepResult:
         """One optimizer step over the global batch of ``step``."""
-        task, indices = self.plan.batch(step)
-        shard = self.plan.shards[task]
-        rank, world_size = dist.get_rank(), dist.get_world_size()
+        whole = self.plan.batch(step)
+        rank, world_size, device = dist.get_rank(), dist.get_world_size(), self.engine.device
         if self.settings.log_example_ids:
-            self.observer.batch_ids(step, task, shard.ids(indices))
-        num_units = global_units(shard, indices)
-        lengths = shard.lengths[indices]
-        dealt = microbatches(lengths, world_size, self.settings.tokens_per_micro_batch)
-        for number, bins in enumerate(dealt):
-            positions, weights = bins[rank]
-            batch = collate(shard, indices[positions], task, weights).to(self.engine.device)
-            seed_dropout(self.seed, step, number, rank, self.engine.device)
+            self.observer.batch_ids(step, whole.task, whole.shard.ids(whole.indices))
+        num_units, lengths = whole.num_units(), whole.lengths
+        dealt = [bins[rank] for bins in microbatches(lengths, world_size, self.settings.tokens_per_micro_batch)]
+        compared = self._contrast(step, whole, dealt)
+        for number, (positions, weights) in enumerate(dealt):
+            batch = whole.part(positions, weights).to(device)
+            batch = batch if compared is None else compared.given_to(batch, positions)
+            seed_dropout(self.seed, step, number, rank, device)
             loss_sum = self.engine.accumulate(batch, num_units, last=number == len(dealt) - 1)
-            window.add_loss(loss_sum / num_units)
-        window.num_steps += 1
+            loss_sum = loss_sum if compared is None else compared.loss_of(positions, weights)
+            window.add_loss(whole.task, loss_sum / num_units)
+        window.end_step(whole.task)
         matrices, layers, hidden = self.encoder_shape
         squares = int(np.square(lengths, dtype=np.int64).sum())
         tokens = int(lengths.sum())
         self.throughput.add(tokens, training_flops(tokens, squares, matrices, layers, hidden))
         return self.engine.step(learning_rate)
 
+    def _contrast(self, step: int, whole: GlobalBatch, dealt: Sequence[Share]) -> GlobalContrast | None:
+        """Where the loss compares all examples of the global batch: its first pass."""
+        if not cast(PhaseModel, self.engine.model).head(whole.task).in_batch:
+            return None
+
+        def batch_of(number: int) -> PackedBatch:
+            seed_dropout(self.seed, step, number, dist.get_rank(), self.engine.device)
+            return whole.part(*dealt[number]).to(self.engine.device)
+
+        return contrast(self.engine, whole.task, len(whole.indices), dealt, batch_of)
+
     def _log(self, step: int, learning_rate: float, result: StepResult, window: Window) -> None:
-        loss = window.mean_loss()
+        loss, by_task = window.mean_losses()
         self.num_tokens += self.throughput.num_tokens
         rates = self.throughput.read(dist.get_world_size())
         self.training_seconds += rates["seconds"]
@@ -184,6 +262,7 @@ class Trainer:
             "learning_rate": learning_rate,
             "grad_norm": result.grad_norm,
             "epoch": step / self.plan.num_steps * self.recipe.epochs,
+            **by_task,
             **rates,
         }
         if self.engine.loss_scale is not None:
@@ -234,18 +313,28 @@ def seed_dropout(seed: int, step: int, micro_step: int, rank: int, device: torch
 class Window:
     """The loss since the last line of metrics, summed on the device so that no step waits for it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.num_steps = 0
+    def __init__(self, device: torch.device, tasks: Sequence[str]) -> None:
+        self._tasks = {task: number for number, task in enumerate(tasks)}
+        self._sums = torch.zeros(len(tasks), dtype=torch.float64, device=device)
+        self._steps = [0] * len(tasks)
 
-    def add_loss(self, loss: Tensor) -> None:
+    def add_loss(self, task: str, loss: Tensor) -> None:
         """Add this rank's share of a global batch's mean loss."""
-        self._sum += loss.double()
+        self._sums[self._tasks[task]] += loss.double()
 
-    def mean_loss(self) -> float:
-        """The mean loss of the steps since the last call, over all ranks; collective."""
-        dist.all_reduce(self._sum)
-        mean = self._sum.item() / max(1, self.num_steps)
-        self._sum.zero_()
-        self.num_steps = 0
-        return mean
+    def end_step(self, task: str) -> None:
+        """A global step of ``task`` is done."""
+        self._steps[self._tasks[task]] += 1
+
+    def mean_losses(self) -> tuple[float, dict[str, float]]:
+        """The mean loss of the steps since the last call, over all ranks, and of several tasks each one's own.
+
+        Collective. A task that had no step is not among them.
+        """
+        dist.all_reduce(self._sums)
+        sums, steps = self._sums.tolist(), self._steps
+        mean = sum(sums) / max(1, sum(steps))
+        each = {f"{task}/loss": sums[n] / steps[n] for task, n in self._tasks.items() if steps[n]}
+        self._sums.zero_()
+        self._steps = [0] * len(steps)
+        return mean, each if len(steps) > 1 else {}

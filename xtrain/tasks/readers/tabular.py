@@ -6,92 +6,34 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.errors import Problem, UserError
 from xtrain.files import read_text
 from xtrain.tasks.formats import ProblemList
-from xtrain.tasks.spec import ColumnRef, Source
+from xtrain.tasks.readers.base import Record, column_names, nested
+from xtrain.tasks.spec import Source
 
 csv.field_size_limit(2**31 - 1)  # passages are longer than the default of 131,072 characters
 
 
-@dataclass(frozen=True)
-class Record:
-    """One row of a source as it stands there: a way to its columns, by name or place."""
-
-    where: str
-    get: Callable[[str | int], Any]
-    """The value in a column; raises KeyError if there is none."""
-    columns: Sequence[str]
-    """The columns there are, for messages."""
-
-
-def read_files(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
-    """The records of ``paths``: one file after the other, or for the reader ``lines`` side by side.
-
-    What is wrong with a line goes to ``problems``; a file that cannot be read at all is raised at once.
-    """
-    if source.reader == "lines":
-        yield from _lines(paths)
-        return
+def read_jsonl(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+    """One JSON object a line, the files one after the other."""
     for path in paths:
-        text = read_text(path).removeprefix("\ufeff")
-        if (reader := source.reader_of(path.name)) == "jsonl":
-            yield from _jsonl(path, text, problems)
-        else:
-            yield from _delimited(path, text, source, reader, problems)
+        yield from _jsonl(path, read_text(path).removeprefix("\ufeff"), problems)
 
 
-def nested(record: Mapping[str, Any]) -> Callable[[str | int], Any]:
-    """A way to the columns of a JSON object; ``a.b`` is the key ``b`` of the object in ``a``."""
-
-    def get(column: str | int) -> Any:
-        name = str(column)
-        if name in record:
-            return record[name]
-        value: Any = record
-        for part in name.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                raise KeyError(name)
-            value = value[part]
-        return value
-
-    return get
+def read_tsv(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+    """Fields between tabs, the files one after the other."""
+    for path in paths:
+        yield from _delimited(path, read_text(path).removeprefix("\ufeff"), source, False, problems)
 
 
-def column_names(record: Mapping[str, Any]) -> list[str]:
-    """The columns of a JSON object, those of nested objects as ``a.b``."""
-    names: list[str] = []
-    for name, value in record.items():
-        names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else [name]
-    return names
-
-
-def value_in(record: Record, reference: ColumnRef) -> Any:
-    """The value of a column, or the list of values of a list of columns; KeyError if one is missing."""
-    if isinstance(reference, tuple):
-        return [record.get(part) for part in reference]
-    return record.get(reference)
-
-
-def missing_column(record: Record, column: str, reference: ColumnRef) -> Problem:
-    """The problem that ``record`` lacks (a part of) ``reference``, which should hold ``column``."""
-    parts = reference if isinstance(reference, tuple) else (reference,)
-    lost: str | int = parts[0]
-    for part in parts:
-        try:
-            record.get(part)
-        except KeyError:
-            lost = part
-            break
-    hint = nearest(str(lost), record.columns) if isinstance(lost, str) else ""
-    what = f"there is no column {lost!r}" + (f" for {column}" if str(lost) != column else "")
-    remedy = (f"{hint} " if hint else "") + f"name the right one in the task's columns: {column} = ..."
-    return Problem(record.where, what, f"the columns there are: {listed(record.columns)}", remedy)
+def read_csv(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+    """Fields between commas, the files one after the other."""
+    for path in paths:
+        yield from _delimited(path, read_text(path).removeprefix("\ufeff"), source, True, problems)
 
 
 def _jsonl(path: Path, text: str, problems: ProblemList) -> Iterator[Record]:
@@ -111,9 +53,9 @@ def _jsonl(path: Path, text: str, problems: ProblemList) -> Iterator[Record]:
         yield Record(where, nested(value), column_names(value))
 
 
-def _delimited(path: Path, text: str, source: Source, reader: str, problems: ProblemList) -> Iterator[Record]:
+def _delimited(path: Path, text: str, source: Source, comma: bool, problems: ProblemList) -> Iterator[Record]:
     """tsv and csv: with a header line if the columns have names, without if they are numbers."""
-    rows = _split(path, text, source.quoted, comma=reader == "csv")
+    rows = _split(path, text, source.quoted, comma=comma)
     headed = any(isinstance(part, str) for part in _parts(source))
     first = next(rows, None)
     if first is None:
@@ -168,8 +110,8 @@ def _split(path: Path, text: str, quoted: bool | None, *, comma: bool) -> Iterat
         ) from None
 
 
-def _lines(paths: Sequence[Path]) -> Iterator[Record]:
-    """Parallel files: line i of each is column 0, 1, ... of row i."""
+def read_lines(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
+    """Parallel files, side by side: line i of each is column 0, 1, ... of row i."""
     files = [read_text(path).removeprefix("\ufeff").split("\n") for path in paths]
     for lines in files:
         if lines[-1] == "":

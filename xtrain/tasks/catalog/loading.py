@@ -16,11 +16,12 @@ from xtrain.tasks import formats
 from xtrain.tasks.formats import Format
 from xtrain.tasks.spec import EVERY, LANGUAGE, SPLITS, Source, TaskSpec
 
-CATALOG = Path(__file__).with_name("catalog.toml")
+CATALOG = Path(__file__).parent
+"""The folder of the catalogue's files."""
 
 
 def load(extra: Mapping[str, Any] | None = None, where: str = "the study") -> dict[str, TaskSpec]:
-    """Every task by its name: ``catalog.toml``, with the study's ``[task.NAME]`` entries laid over it.
+    """Every task by its name: the catalogue, with the study's ``[task.NAME]`` entries laid over it.
 
     ``extra`` is the study's table ``task``, ``where`` its file, for messages. An entry with the name of a
     catalogue task changes the keys it names; a new name is a new task. Raises one :class:`UserError` that
@@ -28,7 +29,7 @@ def load(extra: Mapping[str, Any] | None = None, where: str = "the study") -> di
     """
     tables = _catalogue()
     problems: list[Problem] = []
-    origin = {name: str(CATALOG) for name in tables}
+    origin = {name: str(CATALOG / f"{table['format']}.toml") for name, table in tables.items()}
     for name, table in (extra or {}).items():
         if not isinstance(table, Mapping):
             problems.append(Problem(f"{where}: task.{name}", f"{table!r} is not a table", remedy=f"[task.{name}]"))
@@ -41,15 +42,19 @@ def load(extra: Mapping[str, Any] | None = None, where: str = "the study") -> di
         if spec is not None:
             specs[name] = spec
     for name, spec in specs.items():
-        _check_train_on(spec, specs, {*tables}, f"{origin[name]}: task.{name}", problems)
+        _check_others(spec, specs, {*tables}, f"{origin[name]}: task.{name}", problems)
     raise_if_any(problems)
     return specs
 
 
 @cache
 def _catalogue() -> dict[str, Mapping[str, Any]]:
-    table: dict[str, Mapping[str, Any]] = read_toml(CATALOG)["task"]
-    return table
+    tables: dict[str, Mapping[str, Any]] = {}
+    for file in sorted(CATALOG.glob("*.toml")):
+        for name, table in read_toml(file)["task"].items():
+            assert name not in tables, f"{file}: {name} is in the catalogue already"
+            tables[name] = table
+    return tables
 
 
 def _build(name: str, table: Mapping[str, Any], where: str, problems: list[Problem]) -> TaskSpec | None:
@@ -93,14 +98,11 @@ def _check_words(spec: TaskSpec, format_: Format, here: str, problems: list[Prob
             problems.append(
                 Problem(f"{here}.options.{option}", "unknown key", allowed, nearest(option, format_.options))
             )
-    if not spec.sources:
-        problems.append(
-            Problem(
-                f"{here}.sources",
-                "there is none",
-                remedy=f"add [[task.{spec.name}.sources]] with files or hub",
-            )
-        )
+    if not spec.sources and not spec.joined:
+        remedy = f"add [[task.{spec.name}.sources]] with files or hub"
+        problems.append(Problem(f"{here}.sources", "there is none", remedy=remedy))
+    if spec.sources and spec.joined:
+        problems.append(Problem(here, "has both sources and joined", remedy="remove one of the two"))
 
 
 def _check_languages(spec: TaskSpec, here: str, problems: list[Problem]) -> None:
@@ -221,21 +223,29 @@ def _check_hash_split(
             problems.append(Problem(f"{here}.hash_by", f"{column!r} is not a column", listed(source.columns), remedy))
 
 
-def _check_train_on(
+def _check_others(
     spec: TaskSpec, specs: Mapping[str, TaskSpec], known: set[str], here: str, problems: list[Problem]
 ) -> None:
-    if not spec.train_on:
-        return
-    if spec.train_on not in known:
-        remedy = nearest(spec.train_on, known)
-        problems.append(Problem(f"{here}.train_on", f"{spec.train_on!r} is not a task", listed(sorted(known)), remedy))
-        return
-    other = specs.get(spec.train_on)
-    if other is not None and (other.format != spec.format or other.labels != spec.labels):
-        problems.append(
-            Problem(
-                f"{here}.train_on",
-                f"{spec.train_on!r} has another format or other labels: {other.format}, {list(other.labels)}",
-                allowed=f"{spec.format}, {list(spec.labels)}",
+    """The tasks in ``train_on`` and ``joined`` are there and are trained; those whose head it uses are alike."""
+    trained = spec.format in formats.names() and formats.get(spec.format).trained
+    alike = {*spec.joined, *(spec.training_tasks[-1:] if trained else ())}
+    named = [("train_on", name) for name in spec.training_tasks] + [("joined", name) for name in spec.joined]
+    for key, name in named:
+        other = specs.get(name)
+        where = f"{here}.{key}"
+        if name not in known:
+            problems.append(Problem(where, f"{name!r} is not a task", listed(sorted(known)), nearest(name, known)))
+        elif other is None or other.format not in formats.names():
+            continue  # its own mistakes are listed
+        elif name == spec.name or (key == "joined" and other.joined):
+            problems.append(Problem(where, f"{name!r} cannot be named here", "another task, with sources"))
+        elif not formats.get(other.format).trained:
+            problems.append(Problem(where, f"{name!r} has no training: its format is {other.format}"))
+        elif name in alike and (other.format != spec.format or other.labels != spec.labels):
+            problems.append(
+                Problem(
+                    where,
+                    f"{name!r} has another format or other labels: {other.format}, {list(other.labels)}",
+                    allowed=f"{spec.format}, {list(spec.labels)}",
+                )
             )
-        )

@@ -1,11 +1,10 @@
-"""Heads on packed rows: hidden states to logits, per-example losses and predictions.
+"""Heads on a sequence's first token: classification and multiple choice.
 
 Dimension letters: B sequences, E examples, H hidden, C classes (for multiple choice: choices).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import cast
 
 import numpy as np
@@ -16,31 +15,7 @@ from torch.nn import functional as F
 
 from xtrain.data.batches import PackedBatch
 from xtrain.model.dropout import DropoutKeys, dropout
-
-_INIT_STD = 0.02  # of new weights, as in every model of BERT's family
-
-
-class Head(nn.Module, ABC):
-    """What stands on the encoder for one task."""
-
-    first_only = True
-    """Whether the head reads each sequence's first token alone, (B, H); else it gets all, (T, H)."""
-
-    @abstractmethod
-    def forward(self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0) -> Tensor:
-        """``hidden`` (B or T, H) -> logits; dropout takes masks from ``keys`` at ``site`` and after it."""
-
-    @abstractmethod
-    def idle(self, hidden: Tensor) -> Tensor:
-        """A scalar 0 that depends on every parameter, for a step of another task; ``hidden`` as in forward."""
-
-    @abstractmethod
-    def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
-        """Summed loss of each example, (E,) fp32."""
-
-    @abstractmethod
-    def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:
-        """What is predicted for each example, by name, (E, ...) on the CPU."""
+from xtrain.model.heads.base import INIT_STD, Head, HeadShape
 
 
 class _FirstTokenHead(Head):
@@ -52,7 +27,7 @@ class _FirstTokenHead(Head):
         self.out_proj = nn.Linear(hidden_size, num_outputs)
         self.p = p
         for linear in (self.dense, self.out_proj):
-            nn.init.normal_(linear.weight, std=_INIT_STD)
+            nn.init.normal_(linear.weight, std=INIT_STD)
             nn.init.zeros_(linear.bias)
 
     def forward(self, hidden: Tensor, batch: PackedBatch, keys: DropoutKeys | None = None, site: int = 0) -> Tensor:
@@ -96,13 +71,14 @@ class MultipleChoiceHead(_FirstTokenHead):
         return _likeliest(_by_example(logits, batch))
 
 
-def build(task_format: str, hidden_size: int, num_labels: int, dropout: float) -> Head:
-    """A new head for a format that is trained; ``num_labels`` counts where the format has labels."""
-    if task_format == "classification":
-        return ClassificationHead(hidden_size, num_labels, dropout)
-    if task_format == "multiple_choice":
-        return MultipleChoiceHead(hidden_size, dropout)
-    raise AssertionError(f"no head for format {task_format!r}")
+def build_classification(shape: HeadShape) -> Head:
+    """A new classification head."""
+    return ClassificationHead(shape.hidden_size, shape.num_labels, shape.dropout)
+
+
+def build_multiple_choice(shape: HeadShape) -> Head:
+    """A new multiple choice head."""
+    return MultipleChoiceHead(shape.hidden_size, shape.dropout)
 
 
 def _by_example(logits: Tensor, batch: PackedBatch) -> Tensor:

@@ -1,0 +1,288 @@
+"""The format answer retrieval: find the right candidates of a query in one pool; LAReQA and Mewsli-X."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtrain.errors import Problem, UserError, listed
+from xtrain.tasks.encoding import PairTokenizer
+from xtrain.tasks.formats import (
+    Companion,
+    Dropped,
+    Encoded,
+    FieldKind,
+    Format,
+    ProblemList,
+    Row,
+    checked_text,
+    label_word,
+    text_of,
+)
+from xtrain.tasks.sentences import sentence_at, sentence_spans
+from xtrain.tasks.spec import INDEX_LANGUAGE, Source, TaskSpec
+
+PAIR, QUERY, CANDIDATE = 0, 1, 2
+"""The kinds of examples, as the field ``kind`` has them."""
+SENTENCES = "sentences"  # the option ``pool``: every sentence of every context is a candidate
+_POOLS = ("rows", SENTENCES)
+_CHUNK = 4096  # rows that are tokenised in one call
+
+Span = tuple[int, int]
+
+
+class AnswerRetrieval(Format):
+    """Pairs to train on, and queries and candidates to evaluate on; a row is what its columns make it.
+
+    - ``query`` and ``candidate``: a pair, two sequences. ``context`` is laid beside the candidate, so that
+      its sequence is the pair (candidate, context).
+    - ``query``, ``context`` and ``answer_start`` (a number, or a list whose first counts; ``answer`` is the
+      text that should be there): the candidate is the sentence of the context that holds the answer, by
+      :func:`~xtrain.tasks.sentences.sentence_spans`, or by the column ``breaks`` ([begin, end] of each).
+      With the option ``pool = "sentences"`` such a row is no pair: it is a query, and each sentence of its
+      context a candidate, once. Their ids are then LAReQA's, ``ID_LANGUAGE`` and ``LANGUAGE_n_m``, and
+      queries of one ``id`` in several languages have each other's right answers.
+    - ``query`` alone, with ``right``: a query, and the id (or a list of ids) of its right candidates.
+    - ``candidate`` alone (with ``context`` or without): a candidate.
+
+    Options: ``query_length`` and ``candidate_length``, in tokens (the recipe's ``max_length`` bounds both),
+    and ``pool``. A query's note is ``{"right": [ids]}``, with ``"question"`` where languages share it.
+    """
+
+    name = "answer_retrieval"
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ("query", "candidate", "context", "answer", "answer_start", "breaks", "right")
+    options: tuple[str, ...] = ("query_length", "candidate_length", "pool")
+    metrics: tuple[str, ...] = ("map@20",)
+    fields: Mapping[str, FieldKind] = {"kind": "example", "group": "example"}
+
+    def check(self, spec: TaskSpec, where: str) -> list[Problem]:
+        """Options of the right kind, columns that make an example, and no ``labels``."""
+        problems = []
+        for option in ("query_length", "candidate_length"):
+            length = spec.options.get(option, 8)
+            if not isinstance(length, int) or isinstance(length, bool) or length < 8:
+                problems.append(Problem(f"{where}.options.{option}", f"{length!r} is not allowed", "a number >= 8"))
+        if spec.options.get("pool", "rows") not in _POOLS:
+            problems.append(
+                Problem(f"{where}.options.pool", f"{spec.options['pool']!r} is not allowed", listed(_POOLS))
+            )
+        for number, source in enumerate(spec.sources):
+            problems += _check_columns(source, f"{where}.sources[{number}]")
+        if spec.labels:
+            what = f"{list(spec.labels)}: a retrieval task has none"
+            problems.append(Problem(f"{where}.labels", what, remedy="remove it"))
+        return problems
+
+    def companions(self, spec: TaskSpec, split: str, languages: Sequence[str]) -> tuple[Companion, ...]:
+        """The pool of candidates, where the task has one for all its languages."""
+        return (Companion("index", "index", INDEX_LANGUAGE),) if "index" in spec.splits else ()
+
+    def encode(
+        self,
+        rows: Iterable[Row],
+        tokenizer: PairTokenizer,
+        spec: TaskSpec,
+        max_length: int,
+        language: str,
+        problems: ProblemList,
+    ) -> Iterator[Encoded | Dropped]:
+        """One example a row; with ``pool = "sentences"``, those of the sentences before the first query."""
+        lengths = [min(max_length, int(spec.options.get(f"{side}_length", max_length))) for side in _SIDES]
+        pool = _Pool(language) if spec.options.get("pool") == SENTENCES else None
+        source = iter(rows)
+        while chunk := list(itertools.islice(source, _CHUNK)):
+            read: list[_Item | Dropped] = []
+            for row in chunk:
+                try:
+                    read += _read(row, pool)
+                except UserError as error:
+                    problems.add(*error.problems)
+            yield from _encoded(read, tokenizer, lengths)
+
+
+FORMAT = AnswerRetrieval()
+_SIDES = ("query", "candidate")
+
+
+def _check_columns(source: Source, where: str) -> list[Problem]:
+    problems = []
+    for columns in (source.columns, *source.split_columns.values()):
+        if columns and not {"query", "candidate"} & set(columns):
+            problems.append(
+                Problem(f"{where}.columns", "has neither query nor candidate", remedy='add query = "its column"')
+            )
+        if "answer_start" in columns and not {"query", "context"} <= set(columns):
+            what = "answer_start without query and context"
+            problems.append(Problem(f"{where}.columns", what, remedy="answer_start is a place in context: map both"))
+    return problems
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An example before tokenisation."""
+
+    id: str
+    kind: int
+    query: str | None = None
+    candidate: str | None = None
+    context: str | None = None
+    note: Any = None
+
+    @property
+    def group(self) -> int:
+        """A number of 31 bits that equal candidates share; 0 where there is none."""
+        if self.candidate is None:
+            return 0
+        text = f"{self.candidate}\x1f{self.context or ''}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+
+    @property
+    def texts(self) -> list[tuple[int, str, str | None]]:
+        """Side (0 query, 1 candidate), text and second text of each sequence."""
+        found: list[tuple[int, str, str | None]] = []
+        if self.query is not None:
+            found.append((0, self.query, None))
+        if self.candidate is not None:
+            found.append((1, self.candidate, self.context))
+        return found
+
+
+@dataclass
+class _Pool:
+    """The sentences of a language's contexts, as candidates."""
+
+    language: str
+    known: dict[str, tuple[str, list[Span]]] = field(default_factory=dict)
+    """Context -> the beginning of its candidates' ids, and its sentences."""
+
+    def add(self, context: str, spans: Callable[[], list[Span]]) -> Iterator[_Item]:
+        """The candidates of ``context``, if it is new."""
+        if context not in self.known:
+            name = f"{self.language}_{len(self.known) + 1}"
+            self.known[context] = name, spans()
+            for number, (begin, end) in enumerate(self.known[context][1]):
+                yield _Item(f"{name}_{number}", CANDIDATE, None, context[begin:end].strip(), context.strip())
+
+    def right(self, context: str, sentence: str) -> list[str]:
+        """The ids of the candidates of ``context`` that read ``sentence``."""
+        name, spans = self.known[context]
+        return [f"{name}_{n}" for n, (begin, end) in enumerate(spans) if context[begin:end] == sentence]
+
+
+def _read(row: Row, pool: _Pool | None) -> list[_Item | Dropped]:
+    """What a row is; raises :class:`UserError` for what is wrong with it."""
+    has = {column for column in ("query", "candidate", "context") if row.values.get(column) is not None}
+    query = text_of(row, "query") if "query" in has else None
+    context = text_of(row, "context") if "context" in has else None
+    if "candidate" in has:
+        kind = CANDIDATE if query is None else PAIR
+        return [_Item(row.id, kind, query, text_of(row, "candidate"), context)]
+    if query is None:
+        what = "has neither a query nor a candidate"
+        raise UserError(Problem(row.where, what, remedy="fill in one of the two, or remove the row from the file"))
+    if "answer_start" in row.values:
+        return _answered(row, query, pool)
+    right = row.values.get("right")
+    ids = [label_word(one) for one in (right if isinstance(right, (list, tuple)) else [right])]
+    if not any(ids):
+        return [Dropped(row.id, "unlabelled")]
+    return [_Item(row.id, QUERY, query, note={"right": ids})]
+
+
+def _answered(row: Row, query: str, pool: _Pool | None) -> list[_Item | Dropped]:
+    """A query with its context: a pair with the sentence that holds the answer, or a query and a pool."""
+    checked_text(row.values.get("context"), row.where, "context")
+    context: str = row.values["context"]  # as it stands there: places are counted in it
+    spans = _breaks(row, context)
+    found: list[_Item | Dropped] = []
+    if pool is not None:
+        found += pool.add(context, lambda: spans)
+    place = _answer_place(row, context)
+    number = None if place is None else sentence_at(spans, place)
+    if number is None:
+        reason = "unlabelled" if place is None else "the answer begins in no sentence"
+        return [*found, Dropped(row.id, reason)]
+    sentence = context[slice(*spans[number])]
+    if pool is None:
+        return [_Item(row.id, PAIR, query, sentence.strip(), context.strip())]
+    note = {"right": pool.right(context, sentence), "question": row.id}
+    return [*found, _Item(f"{row.id}_{pool.language}", QUERY, query, note=note)]
+
+
+def _breaks(row: Row, context: str) -> list[Span]:
+    """The sentences of ``context``: as the row says, or by rule."""
+    if "breaks" not in row.values:
+        return sentence_spans(context)
+    value, spans = row.values["breaks"], []
+    for span in value if isinstance(value, (list, tuple)) else [None]:
+        right = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(place) is int for place in span)
+        if not right or not 0 <= span[0] < span[1] <= len(context) or not context[slice(*span)].strip():
+            raise UserError(
+                Problem(
+                    f"{row.where}: breaks",
+                    f"{span if isinstance(value, (list, tuple)) else value!r} is no sentence of the context",
+                    allowed=f"a list of [begin, end], characters of the context ({len(context)})",
+                    remedy="fetch the file again: its context and its sentences do not belong together",
+                )
+            )
+        spans.append((span[0], span[1]))
+    return spans
+
+
+def _answer_place(row: Row, context: str) -> int | None:
+    """Where the (first) answer begins in ``context``; None where the row has no answer.
+
+    Where the answer's text is not at its place, its nearest occurrence counts: white space at the beginning
+    of a context is lost in the hub's copies, and places are not counted anew.
+    """
+    place, answer = (_first(row.values.get(column)) for column in ("answer_start", "answer"))
+    if place is None:
+        return None
+    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(context):
+        what = f"{place!r} is no place in the context"
+        raise UserError(Problem(f"{row.where}: answer_start", what, f"0 to {len(context) - 1}"))
+    if answer is None or context.startswith(str(answer), place):
+        return place
+    found = [n for n in range(len(context)) if context.startswith(str(answer), n)]
+    if not found or not str(answer).strip():
+        raise UserError(
+            Problem(
+                f"{row.where}: answer",
+                f"{str(answer)[:60]!r} is not in the context",
+                allowed="a text that stands in the context, at answer_start",
+                remedy="mend the answer or its place, or remove the question from the file",
+            )
+        )
+    return min(found, key=lambda n: abs(n - place))
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return value[0] if value else None
+    return value
+
+
+def _encoded(
+    read: Sequence[_Item | Dropped], tokenizer: PairTokenizer, lengths: Sequence[int]
+) -> Iterator[Encoded | Dropped]:
+    """The examples of a chunk, tokenised in one call."""
+    items = [item for item in read if isinstance(item, _Item)]
+    words = [text for item in items for _, *pair in item.texts for text in pair if text is not None]
+    pieces = iter(tokenizer.pieces(words))
+    for item in read:
+        if isinstance(item, Dropped):
+            yield item
+            continue
+        sequences, cut = [], False
+        for side, _, second in item.texts:
+            first_ids = next(pieces)
+            second_ids = None if second is None else next(pieces)
+            ids, was_cut = tokenizer.sequence(first_ids, second_ids, lengths[side])
+            sequences.append(ids)
+            cut |= was_cut
+        fields = {"kind": [item.kind], "group": [item.group]}
+        yield Encoded(item.id, sequences, fields, cut, note=item.note)
