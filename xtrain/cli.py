@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -15,10 +15,13 @@ from rich.table import Table
 from xtrain.errors import EXIT_OURS, EXIT_USER, UserError
 
 if TYPE_CHECKING:
-    from xtrain.runner import Job
+    from xtrain.runner import Job, PhaseFailed
 
 app = tyro.extras.SubcommandApp()
 
+Benchmark = Literal["xtreme", "xtreme-r"]
+InFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+OutFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Overrides = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
@@ -117,6 +120,49 @@ def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, overrides: Overrides
     run_study(job, ranks=ranks, console=console)
 
 
+@app.command(name="score")
+def score(benchmark: Benchmark, predictions: InFolder, labels: InFolder, output: OutFile = None) -> int:
+    """Score anyone's predictions in the layout of the benchmark's leaderboard; docs/scoring.md describes it.
+
+    Args:
+        benchmark: The version: its tasks, languages and groups.
+        predictions: Folder with TASK/test-LANGUAGE.tsv (or .json) files.
+        labels: Folder with the gold files, laid out alike.
+        output: Where to write the scores as JSON.
+    """
+    from xtrain.evaluation.benchmark.scoring import run_score
+
+    return run_score(benchmark, predictions, labels, output, _console())
+
+
+@app.command(name="submission")
+def submission(
+    out: Annotated[Path, tyro.conf.Positional],
+    benchmark: Benchmark,
+    folder: OutFolder = Path("submission"),
+    row: str = "",
+    seed: int | None = None,
+    labels: InFolder | None = None,
+    data: InFolder | None = None,
+) -> int:
+    """Write the folder that the leaderboard takes from a finished study's predictions, and check it.
+
+    Args:
+        out: The study's output folder.
+        benchmark: The version of the benchmark.
+        folder: Where to write the submission.
+        row: The row of the study's table (the name of the intermediate training); needed if there are several.
+        seed: The seed; needed if there are several.
+        labels: Gold files in the leaderboard's layout, to compare the numbers of rows with.
+        data: Folder with the data sets: Tatoeba's rows go in the order of the sorted English sentences.
+    """
+    from xtrain.evaluation.benchmark.submission import run_submission
+
+    return run_submission(
+        out, benchmark, folder, row=row or None, seed=seed, labels=labels, data=data, console=_console()
+    )
+
+
 def _check_positive(ranks: int) -> None:
     from xtrain.errors import Problem
 
@@ -132,20 +178,26 @@ def _console() -> Console:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for the user's mistakes, 1 for ours."""
-    from xtrain.runner import PhaseFailed
-
     try:
-        app.cli(args=None if arguments is None else list(arguments), prog="python -m xtrain")
+        code = app.cli(args=None if arguments is None else list(arguments), prog="python -m xtrain")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
-    except PhaseFailed as error:
-        if error.failure.code == EXIT_USER and error.failure.log is None:  # rank 0 has said what to do
-            print(f"stopped in phase {error.phase.name}; what was finished is kept", file=sys.stderr)
-            return EXIT_USER
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER if error.failure.code == EXIT_USER else EXIT_OURS
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
+    except Exception as error:
+        from xtrain.runner import PhaseFailed  # not above: `score` starts without the seconds of importing torch
+
+        if not isinstance(error, PhaseFailed):
+            raise
+        return _phase_failed(error)
+    return int(code or 0)
+
+
+def _phase_failed(error: PhaseFailed) -> int:
+    if error.failure.code == EXIT_USER and error.failure.log is None:  # rank 0 has said what to do
+        print(f"stopped in phase {error.phase.name}; what was finished is kept", file=sys.stderr)
+        return EXIT_USER
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_USER if error.failure.code == EXIT_USER else EXIT_OURS

@@ -6,9 +6,11 @@ under ``models``; a file ``private`` or ``gated`` in a repository closes it to t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -54,6 +56,8 @@ class Hub:
         self.log: list[tuple[str, str, str]] = []
         """Method, path and Range of every request."""
         handler = type("Handler", (_Handler,), {"hub": self})
+        self.open: set[socket.socket] = set()
+        """Connections that clients keep for their next request."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -66,6 +70,9 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        for connection in list(self.open):  # or they would go on being answered
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def downloads(self, name: str = "") -> list[tuple[str, str]]:
         """File and Range of the downloads so far whose path ends in ``name``."""
@@ -79,6 +86,15 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.hub.open.add(self.connection)
+
+    def finish(self) -> None:
+        self.hub.open.discard(self.connection)
+        with contextlib.suppress(OSError):
+            super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on standard error; the log is in the hub."""

@@ -1,4 +1,4 @@
-"""Data sets of the hub, here folders laid out like one, read without a network."""
+"""Folders laid out like a data set of the hub, read without a network. (tests/hub has the hub itself.)"""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from rows import rows_of, source, spec, write, write_jsonl
 
 from xtrain.errors import UserError
-from xtrain.tasks import hub, sources
+from xtrain.tasks import hub, hub_layout, hub_repository, sources
 
 datasets = pytest.importorskip("datasets")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 
 ROWS = [{"premise": f"text {n}", "label": n % 2, "more": {"words": ["x", "y"]}} for n in range(6)]
 COLUMNS = {"text_a": "premise", "label": "label"}
@@ -54,8 +55,13 @@ def test_a_folder_with_a_card_that_names_its_configurations(tmp_path: Path) -> N
     )
     write(tmp_path / "set" / "README.md", f"---\nconfigs:\n{configs}---\n")
     assert len(rows_of(task(tmp_path / "set", config="two"), None)) == 4
-    with pytest.raises(UserError, match="cannot be loaded"):
-        rows_of(task(tmp_path / "set", config="three"), None)
+    with pytest.raises(UserError, match="no configuration 'tow'") as caught:
+        rows_of(task(tmp_path / "set", config="tow"), None)
+    assert "did you mean 'two'" in str(caught.value)
+    with pytest.raises(UserError, match="no configuration 'default'"):
+        rows_of(task(tmp_path / "set"), None)
+    with pytest.raises(UserError, match="no split 'validation'"):
+        rows_of(task(tmp_path / "set", config="two"), None, "dev")
 
 
 def test_a_folder_laid_out_like_the_parquet_branch(tmp_path: Path) -> None:
@@ -103,8 +109,9 @@ def test_missing_columns_are_all_named(tmp_path: Path) -> None:
 
 def test_an_unknown_split(tmp_path: Path) -> None:
     parquet(tmp_path / "set" / "train.parquet", ROWS)
-    with pytest.raises(UserError, match="splits of the task's source"):
+    with pytest.raises(UserError, match="splits of the task's source") as caught:
         rows_of(task(tmp_path / "set"), None, "dev")
+    assert "no split 'validation'" in str(caught.value)
 
 
 def test_the_fingerprint_of_a_folder_is_its_content(tmp_path: Path) -> None:
@@ -116,46 +123,107 @@ def test_the_fingerprint_of_a_folder_is_its_content(tmp_path: Path) -> None:
     assert sources.fingerprint(task(tmp_path / "two"), "train", "en", None) != marks[0]
 
 
-def test_the_fingerprint_of_an_id_needs_no_network() -> None:
-    def mark(**keys: Any) -> str:
-        return sources.fingerprint(task(Path("some/set"), **keys), "train", "en", None)
+def test_an_id_that_the_cache_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the network is forbidden it is not tried; the message says where the cache is."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for call in (rows_of, lambda mine, root: sources.fingerprint(mine, "train", "en", root)):
+        with pytest.raises(UserError, match="HF_HUB_OFFLINE is set") as caught:
+            call(task(Path("some/set")), None)
+        assert str(tmp_path / "hub") in str(caught.value)
+        assert "--data" in caught.value.problems[0].remedy
 
-    assert mark() == mark()
-    assert len({mark(), mark(revision="v1"), mark(config="x"), mark(splits={"train": "all"})}) == 4
+
+def test_the_cache_is_believed_where_there_is_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A branch is the commit in refs; a commit is itself; what a commit has is read from its snapshot."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")
+    commit = "0123456789" * 4
+    folder = tmp_path / "datasets--some--cached"
+    write_jsonl(folder / "snapshots" / commit / "train.jsonl", ROWS)
+    write(folder / "refs" / "main", commit)
+    branch, pinned = (task(Path("some/cached"), revision=revision) for revision in ("main", commit))
+    assert values(rows_of(branch, None)) == values(rows_of(pinned, None))
+    marks = [hub.hub_fingerprint(mine.sources[0], "train", "en") for mine in (branch, pinned)]
+    assert marks[0] == marks[1] == ["some/cached", "", commit, "train"]
+    with pytest.raises(UserError, match="not in the local hub cache"):
+        rows_of(task(Path("some/cached"), revision="v2"), None)
+
+
+def test_rows_are_as_many_as_the_card_says(tmp_path: Path) -> None:
+    rows = [{key: row[key] for key in ("premise", "label")} for row in ROWS]
+    parquet(tmp_path / "set" / "train-00000-of-00001.parquet", rows)
+    columns = "".join(
+        f"  - name: {name}\n    dtype: {kind}\n" for name, kind in (("premise", "string"), ("label", "int64"))
+    )
+    info = f"dataset_info:\n  features:\n{columns}  splits:\n  - name: train\n    num_bytes: 1\n    num_examples: 7\n"
+    files = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train-*\n"
+    write(tmp_path / "set" / "README.md", f"---\n{info}{files}---\n")
+    with pytest.raises(UserError, match="6 rows, and the card says 7"):
+        rows_of(task(tmp_path / "set"), None)
+
+
+def test_a_loading_script_and_nothing_that_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "script" / "script.py", "raise SystemExit")
+    with pytest.raises(UserError, match="never run") as caught:
+        rows_of(task(tmp_path / "script"), None)
+    assert hub.PARQUET_BRANCH in str(caught.value)
+    write(tmp_path / "empty" / "data.bin", "x")
+    with pytest.raises(UserError, match="no files that can be read"):
+        rows_of(task(tmp_path / "empty"), None)
+
+
+def test_a_file_that_is_broken(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.jsonl", '{"premise": "x", "label":\n')
+    with pytest.raises(UserError, match="cannot be read"):
+        rows_of(task(tmp_path / "set"), None)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("pattern", "name", "matches"),
     [
-        (RuntimeError("Dataset scripts are no longer supported, but found x.py"), "refs/convert/parquet"),
-        (ConnectionError("Couldn't reach 'some/set' on the Hub"), "name them with --data"),
-        (FileNotFoundError("Dataset 'some/set' doesn't exist"), "check hub, config, revision"),
-        (ValueError("BuilderConfig 'x' not found. Available: ['y']"), "Available: ['y']"),
+        ("data/train-*", "data/train-00000-of-00001.parquet", True),
+        ("train-*", "data/train-0.parquet", False),
+        ("**/train-*", "data/en/train-0.parquet", True),
+        ("**/train-*", "train-0.parquet", True),
+        ("data/**", "data/en/a.csv", True),
+        ("data", "data/en/a.csv", True),
+        ("dat", "data/en/a.csv", False),
+        ("a.b/?.csv", "a.b/x.csv", True),
+        ("a.b/?.csv", "aab/x.csv", False),
     ],
 )
-def test_what_is_said_when_loading_fails(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
-    def refuse(**arguments: Any) -> None:
-        assert "trust_remote_code" not in arguments
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError) as caught:
-        rows_of(task(Path("some/set")), None)
-    assert "some/set train (main)" in str(caught.value)
-    assert said in str(caught.value)
+def test_patterns_of_a_card(pattern: str, name: str, matches: bool) -> None:
+    assert hub_layout._matches(name, pattern) is matches
 
 
-def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.csv", {"train": ["a.csv"]}),
+        (["a.csv", "b.csv"], {"train": ["a.csv", "b.csv"]}),
+        ({"test": "a.csv"}, {"test": ["a.csv"]}),
+        (
+            [{"split": "test", "path": ["a", "b"]}, {"split": "train", "path": "c"}],
+            {"test": ["a", "b"], "train": ["c"]},
+        ),
+        (None, {}),
+    ],
+)
+def test_the_forms_of_data_files(value: Any, expected: dict[str, list[str]]) -> None:
+    assert hub_layout._patterns(value) == expected
 
-    def answer(**arguments: Any) -> Any:
-        asked.append(arguments)
-        return datasets.Dataset.from_list(ROWS)
 
-    monkeypatch.setattr(datasets, "load_dataset", answer)
-    rows_of(task(Path("some/set"), config="c", revision="v2"), None)
-    rows_of(task(Path("some/set"), config="c", revision=hub.PARQUET_BRANCH), None, "dev")
-    assert asked == [
-        {"path": "some/set", "revision": "v2", "name": "c", "split": "train"},
-        {"path": "some/set", "revision": hub.PARQUET_BRANCH, "data_dir": "c", "split": "validation"},
-    ]
+def test_what_a_card_says_about_reading(tmp_path: Path) -> None:
+    """Its further keys are the reader's; a tsv file needs none."""
+    write(tmp_path / "set" / "a.csv", "premise;label\nx, y;1\n")
+    write(tmp_path / "set" / "b.tsv", "premise\tlabel\nx, y\t1\n")
+    card = "configs:\n- config_name: a\n  data_files: a.csv\n  sep: ;\n- config_name: b\n  data_files: b.tsv\n"
+    write(tmp_path / "set" / "README.md", f"---\n{card}---\n")
+    for config in ("a", "b"):
+        assert values(rows_of(task(tmp_path / "set", config=config), None)) == [("x, y", "b")]
+
+
+def test_a_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret-words")
+    assert hub_repository.scrubbed("a secret-words\n b hf_abcdefgh123 c") == "a hf_*** b hf_*** c"

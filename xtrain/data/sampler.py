@@ -8,26 +8,14 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from xtrain.data.draws import EPOCH, MIXTURE, PART, WINDOW, draw
+
 IntArray = npt.NDArray[np.int64]
-
-# Streams of random numbers that never meet: one a purpose.
-_EPOCH, _WINDOW, _MIXTURE, _PART = 1, 2, 3, 4
-
-
-def _random(seed: int, purpose: int, number: int, count: int) -> npt.NDArray[np.uint64]:
-    """``count`` random 64-bit numbers that hang on the arguments alone, (count,).
-
-    Philox is counter-based, and numpy promises its raw output for ever (NEP 19), which it does not for
-    ``permutation`` and its like.
-    """
-    key = np.array([seed % 2**64, (purpose << 56) | number], dtype=np.uint64)
-    raw: npt.NDArray[np.uint64] = np.random.Philox(key=key).random_raw(count)
-    return raw
 
 
 def _permutation(seed: int, purpose: int, number: int, count: int) -> IntArray:
     """A permutation of 0 to count - 1, (count,)."""
-    return np.argsort(_random(seed, purpose, number, count), kind="stable")
+    return np.argsort(draw(seed, purpose, number, count), kind="stable")
 
 
 class GlobalBatches:
@@ -93,7 +81,7 @@ class GlobalBatches:
         return np.concatenate(parts)
 
     def _draw_epoch(self, epoch: int) -> IntArray:
-        order = _permutation(self.seed, _EPOCH, epoch, len(self.lengths))
+        order = _permutation(self.seed, EPOCH, epoch, len(self.lengths))
         if not self.parts:
             return order
         drawn, offset = [], 0
@@ -105,7 +93,7 @@ class GlobalBatches:
     def _of_part(self, number: int, size: int, begin: int, end: int) -> IntArray:
         """Positions ``begin`` to ``end`` of a part's own endless stream of permutations."""
         turns = range(begin // size, -(-end // size))
-        rounds = [_permutation(self.seed, _PART, (number << 32) | turn, size) for turn in turns]
+        rounds = [_permutation(self.seed, PART, (number << 32) | turn, size) for turn in turns]
         first = begin - turns.start * size
         return np.concatenate([np.empty(0, np.int64), *rounds])[first : first + end - begin]
 
@@ -116,7 +104,7 @@ class GlobalBatches:
             indices = indices[np.argsort(self.lengths[indices], kind="stable")]
         full = len(indices) // self.batch_size
         batches = [indices[n * self.batch_size : (n + 1) * self.batch_size] for n in range(full)]
-        order = _permutation(self.seed, _WINDOW, window, full)
+        order = _permutation(self.seed, WINDOW, window, full)
         rest = indices[full * self.batch_size :]  # only at the very end
         return [batches[n] for n in order] + ([rest] if len(rest) else [])
 
@@ -150,7 +138,7 @@ class Mixture:
         self.tasks = tuple(sizes)
         capped = np.minimum(np.array(list(sizes.values()), dtype=np.float64), cap) ** (1.0 / temperature)
         self.probabilities: npt.NDArray[np.float64] = capped / capped.sum()  # (tasks,)
-        uniform = (_random(seed, _MIXTURE, 0, num_steps) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
+        uniform = (draw(seed, MIXTURE, 0, num_steps) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
         drawn = np.searchsorted(np.cumsum(self.probabilities), uniform, side="right")
         self._task: IntArray = np.minimum(drawn, len(self.tasks) - 1)  # (steps,); rounding may sum below 1
         self._task_step = np.empty(num_steps, dtype=np.int64)

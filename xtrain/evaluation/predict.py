@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from xtrain.data import Shard, collate, eval_batches
-from xtrain.data.batches import PackedBatch
+from xtrain.data.batches import PackedBatch, ranges
 from xtrain.errors import Problem, UserError
 from xtrain.evaluation.metrics import Array, Arrays
 from xtrain.model import Encoder, PhaseModel, sentence_vectors
@@ -95,6 +95,31 @@ def predict(
     as ZeRO-3 needs. The model's training mode is restored. Raises :class:`UserError` if a logit is not
     a number.
     """
+    part = predict_part(
+        model, shard, task, ranks=ranks, tokens_per_batch=tokens_per_batch, device=device, limit=limit,
+        progress=progress, transform=transform,
+    )  # fmt: skip
+    gathered = ranks.gather(part)
+    arrays = _by_example(gathered, _count(shard, limit))
+    return Predictions(arrays, sum(part[2] for part in gathered) / _count(shard, limit))
+
+
+def predict_part(
+    model: PhaseModel,
+    shard: Shard,
+    task: str,
+    *,
+    ranks: Ranks = SINGLE,
+    tokens_per_batch: int = 16384,
+    device: torch.device | str = "cpu",
+    limit: int | None = None,
+    progress: Progress | None = None,
+    transform: Transform | None = None,
+) -> tuple[npt.NDArray[np.int64], dict[str, Array], float]:
+    """What :func:`predict` gathers: the rows of this rank's examples, their predictions, and their summed loss.
+
+    For what is too large to be on every rank. Each example is on one rank, in no order.
+    """
     found: list[tuple[npt.NDArray[np.int64], dict[str, Array]]] = []
     loss_sum = 0.0
     head = model.head(task)
@@ -105,12 +130,10 @@ def predict(
             _check_numbers(torch.isnan(logits).any(), task, shard)
             loss_sum += float(loss)
             found.append(_of_weight_one(batch, head.predictions(logits, batch)))
-    gathered = ranks.gather((*_joined(found), loss_sum))
-    arrays = _by_example(gathered, _count(shard, limit))
-    return Predictions(arrays, sum(part[2] for part in gathered) / _count(shard, limit))
+    return *_joined(found), loss_sum
 
 
-def embed(
+def vectors(
     encoder: Encoder,
     shard: Shard,
     task: str,
@@ -121,8 +144,8 @@ def embed(
     device: torch.device | str = "cpu",
     limit: int | None = None,
     progress: Progress | None = None,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Vectors of the sources and of the targets of a ``sentence_retrieval`` shard, both (E, H) fp32.
+) -> npt.NDArray[np.float32]:
+    """Vectors of the sequences of the first ``limit`` examples of ``shard``, in its order, (B, H) fp32.
 
     A vector is the mean over all tokens of the output of block ``layer`` (from 1). As :func:`predict`
     in everything else.
@@ -130,13 +153,23 @@ def embed(
     found: list[tuple[npt.NDArray[np.int64], dict[str, Array]]] = []
     with _inference(encoder):
         for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, limit, progress):
-            assert batch.num_sequences == 2 * batch.num_examples, "an example is one source and one target"
-            vectors = sentence_vectors(encoder(batch, num_layers=layer), batch).float()  # (2E, H)
-            _check_numbers(torch.isnan(vectors).any(), task, shard)
-            pairs = vectors.cpu().numpy()
-            found.append(_of_weight_one(batch, {"source": pairs[0::2], "target": pairs[1::2]}))
-    arrays = _by_example(ranks.gather(_joined(found)), _count(shard, limit))
-    return arrays["source"].astype(np.float32), arrays["target"].astype(np.float32)
+            pooled = sentence_vectors(encoder(batch, num_layers=layer), batch).float()  # (B, H)
+            _check_numbers(torch.isnan(pooled).any(), task, shard)
+            per_example = batch.example_offsets.diff().cpu().numpy()  # (E,)
+            kept = np.repeat(batch.weights.cpu().numpy() > 0, per_example)  # (B,)
+            rows = ranges(shard.example_offsets[batch.indices.cpu().numpy()], per_example)  # (B,) in the shard
+            found.append((rows[kept], {"vectors": pooled.cpu().numpy()[kept]}))
+    arrays = _by_example(ranks.gather(_joined(found)), int(shard.example_offsets[_count(shard, limit)]))
+    return arrays["vectors"].astype(np.float32, copy=False)
+
+
+def embed(
+    encoder: Encoder, shard: Shard, task: str, **how: Any
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Vectors of the sources and of the targets of a shard of pairs, both (E, H) fp32; as :func:`vectors`."""
+    found = vectors(encoder, shard, task, **how)
+    assert (np.diff(shard.example_offsets) == 2).all(), "an example is one source and one target"
+    return found[0::2], found[1::2]
 
 
 class _inference:

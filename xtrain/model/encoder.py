@@ -6,6 +6,7 @@ Dimension letters: B sequences, T tokens of the pack, N heads, H hidden, V vocab
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -51,6 +52,7 @@ class Encoder(nn.Module):
         self.hidden_p = float(config.hidden_dropout_prob if dropout is None else dropout)
         self.attention_p = float(config.attention_probs_dropout_prob if dropout is None else dropout)
         self.vocabulary = vocabulary
+        self.folder: Path | None = None  # that it was loaded from; its tokenizer is there
         self.register_buffer("remap", None if vocabulary is None else vocabulary.remap, persistent=False)
         self.model = _packed_modules(config, vocabulary)
 

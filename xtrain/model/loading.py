@@ -169,6 +169,7 @@ def load_encoder(
                     weights[name] = file.get_tensor(prefix + name).to(dtype, copy=True)
     encoder.model.load_state_dict(weights, assign=True)
     encoder.requires_grad_(True)
+    encoder.folder = folder
     report = LoadReport(
         num_tensors=len(shapes),
         num_parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
@@ -186,6 +187,17 @@ def read_word_embeddings(folder: Path) -> Tensor:
     with safe_open(places[name], framework="pt") as file:
         table: Tensor = file.get_tensor(name).to(torch.float32, copy=True)
     return table
+
+
+def read_part(folder: Path, part: str) -> dict[str, Tensor]:
+    """The tensors in ``folder`` whose names begin with ``part``, by the rest of their names, fp32."""
+    found: dict[str, Tensor] = {}
+    places = {name: path for name, path in _places(folder).items() if name.startswith(part)}
+    for path in sorted(set(places.values())):
+        with safe_open(path, framework="pt") as file:
+            for name in (name for name in places if places[name] == path):
+                found[name.removeprefix(part)] = file.get_tensor(name).to(torch.float32, copy=True)
+    return found
 
 
 def base_fingerprint(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ class PhaseModel(nn.Module):
     def head(self, task: str) -> Head:
         """The head of ``task``."""
         return cast(Head, self.heads[self.head_of[task]])
+
+    def borrowed(self) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """Modules whose forward uses a parameter of another module, each with it: ZeRO-3 has to be told."""
+        for head in self.heads.values():
+            if cast(Head, head).tied:
+                yield head, self.encoder.model.embeddings.word_embeddings.weight
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Loss, summed over the examples of ``batch`` with their weights (a scalar, fp32), and the logits."""

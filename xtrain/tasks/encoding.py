@@ -67,6 +67,10 @@ class PairTokenizer:
         self.unknown = self.end if unknown is None else int(unknown)
         self._boundary = backend.token_to_id("▁")  # None if the vocabulary has no such piece
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token and its id, special ones included."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens; on all cores, each distinct text once."""
         distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}

@@ -45,10 +45,10 @@ class Encoded:
     """Whether a sequence was longer than the maximum length, and the rest of it is lost."""
     split: bool = False
     """Whether it was longer than the maximum length, and lies in several sequences without loss."""
-    remarks: tuple[str, ...] = ()
-    """What is odd about it but no mistake; examples are counted by remark in the shard's manifest."""
     note: Any = None
     """What evaluation needs to make answers of predictions (a context, gold answers), as JSON has it."""
+    remarks: tuple[str, ...] = ()
+    """What is odd about it but no mistake; examples are counted by remark in the shard's manifest."""
 
 
 @dataclass(frozen=True)

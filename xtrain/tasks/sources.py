@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from xtrain.tasks.formats import ProblemList, Row, label_word
 from xtrain.tasks.hashes import file_hash
 from xtrain.tasks.readers import Record, missing_column, read_files, value_in
 from xtrain.tasks.spec import EVERY, LANGUAGE, Source, TaskSpec
+
+_LABELS = frozenset({"label", "tags"})  # columns of the formats that hold a label, or a list of them
 
 # The rule, as docs/adding_a_dataset.md gives it to users:
 #   1. Of the sources with files that can be found (below --data, in the starter, or at an absolute path),
@@ -103,7 +105,7 @@ def read(
     file or column, or a file without rows, is raised at once.
     """
     problems = ProblemList() if problems is None else problems
-    source = choose(spec, data_root)
+    source = choose(spec, data_root).at(split)
     paths = existing_files(spec, split, language, data_root)
     records = hub.read_hub(source, split, language) if source.hub else read_files(source, paths, problems)
     seen: dict[str, str] = {}
@@ -142,20 +144,28 @@ def _values(record: Record, source: Source, problems: ProblemList, *, first: boo
         except KeyError:
             problems.add(missing_column(record, column, reference))
     if len(values) == len(source.columns):
-        if source.label_map and "label" in values:
-            word = label_word(values["label"])
-            values["label"] = source.label_map.get(word, word)
+        for column in _LABELS & values.keys() if source.label_map else ():
+            values[column] = _mapped(values[column], source.label_map)
         return values
     if first:
         problems.raise_if_any()
     return None
 
 
+def _mapped(value: Any, label_map: Mapping[str, str]) -> Any:
+    """A label, or each label of a list, as the task writes it."""
+    if isinstance(value, (list, tuple)):
+        return [_mapped(item, label_map) for item in value]
+    word = label_word(value)
+    return label_map.get(word, word)
+
+
 def _wanted(record: Record, source: Source, split: str, language: str) -> bool:
     for column, pattern in source.where.items():
         value = pattern.replace("{split}", split).replace(LANGUAGE, source.code(language))
         try:
-            if label_word(record.get(column)) != value:
+            word = label_word(record.get(column))
+            if not (word.startswith(value[:-1]) if value.endswith("*") else word == value):
                 return False
         except KeyError:
             raise UserError(missing_column(record, column, column)) from None
@@ -164,7 +174,7 @@ def _wanted(record: Record, source: Source, split: str, language: str) -> bool:
 
 def _hashed_split(values: dict[str, Any], source: Source) -> str:
     """The split of a row, from the SHA-256 of its texts: the same on every machine, for ever."""
-    columns = source.hash_by or tuple(sorted(set(values) - {"label", "id"}))
+    columns = source.hash_by or tuple(sorted(set(values) - {*_LABELS, "id"}))
     text = "\x1f".join(str(values[column]) for column in columns)
     place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     for split, share in source.hash_split.items():
@@ -248,10 +258,12 @@ def _none_there(spec: TaskSpec, missed: list[Path], on_hub: bool, data_root: Pat
     if not missed:
         paths = [path for source in spec.sources for split in source.files for path in source.paths(split, LANGUAGE)]
         remedy = f"give the folder that holds {listed(paths[:3])} with --data DIR"
+        remedy += f". {spec.obtain}" if spec.obtain else ""
         return Problem(f"task.{spec.name}", "its data is in files, and --data is not given", remedy=remedy)
     where = f"--data {data_root}" if data_root is not None else f"task.{spec.name}"
     remedy = f"put the files of {spec.name} there, or name where they are in [task.{spec.name}]"
     remedy += "; without --data it is read from the hub" if on_hub else ""
+    remedy += f". {spec.obtain}" if spec.obtain else ""
     return Problem(where, f"no data of {spec.name}: looked for {listed(missed)}", remedy=remedy)
 
 
@@ -259,5 +271,6 @@ def _missing_file(spec: TaskSpec, split: str, language: str, path: Path) -> Prob
     return Problem(
         str(path),
         f"no such file ({spec.name}, {split}, {language})",
-        remedy="put it there, check the folder of --data, or leave out the language or split in the study",
+        remedy="put it there, check the folder of --data, or leave out the language or split in the study"
+        + (f". {spec.obtain}" if spec.obtain else ""),
     )

@@ -33,6 +33,7 @@ MLQA_LANGUAGES = ("en", "es", "de", "vi", "ar", "hi", "zh")
 """The languages that MLQA's normalisation is defined for (as in xtrain.evaluation.benchmark.answers)."""
 NOT_HERE = -1
 """In ``char_begin`` and ``char_end``: no answer begins, or ends, with this token."""
+TOO_LONG = "no window holds the whole answer"
 _CHUNK = 1024  # questions whose texts are tokenised in one call
 _SPECIAL = 4  # <s> question </s></s> window </s>
 
@@ -93,8 +94,8 @@ class SpanQA(Format):
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
         """One sequence a window; a question without any gold answer is dropped as "unlabelled", unless the
-        task says ``no_answer``. It counts as split if it has several windows, and as truncated if its
-        question was cut, or no window is long enough for the answer.
+        task says ``no_answer``. It counts as split if it has several windows, as truncated if its question
+        was cut; the remark TOO_LONG counts those of which no window holds the whole answer.
         """
         settings = {**DEFAULTS, **spec.options}
         source = iter(rows)
@@ -272,8 +273,15 @@ def _encode(
         fields["char_end"] += [*before, *context.end[begin:end].tolist(), *after]
         sequences.append([*head, *context.ids[begin:end], tokenizer.end])
     lost = bool(question.answers) and not any(fields["start"])
-    note = {"context": question.context, "answers": question.answers}
-    return Encoded(question.id, sequences, fields, len(kept) < len(asked) or lost, len(spans) > 1, note)
+    return Encoded(
+        question.id,
+        sequences,
+        fields,
+        truncated=len(kept) < len(asked),
+        split=len(spans) > 1,
+        note={"context": question.context, "answers": question.answers},
+        remarks=(TOO_LONG,) if lost else (),
+    )
 
 
 def _covering(context: LocatedPieces, span: tuple[int, int]) -> tuple[int, int]:

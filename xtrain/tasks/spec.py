@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -12,7 +12,9 @@ from xtrain.config import limits
 SPLITS = ("train", "dev", "test", "index")
 """``index`` holds candidates to search in, for retrieval; its language is ``all``."""
 INDEX_LANGUAGE = "all"
-READER_NAMES = ("jsonl", "tsv", "csv", "lines", "conll", "conllu", "wikiann", "ccg", "squad", "bitext", "text")
+READER_NAMES = (
+    "jsonl", "tsv", "csv", "lines", "conll", "conllu", "wikiann", "ccg", "squad", "bitext", "mewslix", "text",
+)  # fmt: skip
 EVERY = "*"  # in `languages`: every language whose file is there
 LANGUAGE = "{lang}"  # in a path or a configuration: the language
 
@@ -43,12 +45,15 @@ class Source:
     """Split -> the hub's name for it; ``a+b`` joins two."""
     columns: Mapping[str, ColumnRef] = field(default_factory=dict)
     """Column of the format -> the source's column; ``id`` may be named in every format."""
+    split_columns: Mapping[str, Mapping[str, ColumnRef]] = field(default_factory=dict)
+    """Split -> its columns, where they are others than ``columns`` (queries, and candidates to search in)."""
     label_map: Mapping[str, str] = field(default_factory=dict)
     """Label as the source writes it -> label of the task; what is not in it is taken as it is."""
     language_codes: Mapping[str, str] = field(default_factory=dict)
     """Language -> what the source writes for it in paths or configurations."""
     where: Mapping[str, str] = field(default_factory=dict)
-    """Column of the source -> value: only such rows are read; ``{split}`` and ``{lang}`` may stand in it."""
+    """Column of the source -> value: only such rows are read; ``{split}`` and ``{lang}`` may stand in it, and a
+    value that ends in ``*`` stands for all that begin so."""
     hash_split: Mapping[str, float] = field(default_factory=dict)
     """Split -> share, carved out of ``train`` by a fixed hash; the rest is ``train``."""
     hash_by: tuple[str, ...] = ()
@@ -60,6 +65,10 @@ class Source:
         """The splits that it offers."""
         named = {*self.files, *self.splits, *self.hash_split}
         return tuple(split for split in SPLITS if split in named)
+
+    def at(self, split: str) -> Source:
+        """The source as it is for ``split``: with the columns of that split."""
+        return replace(self, columns=self.split_columns[split]) if split in self.split_columns else self
 
     def base_split(self, split: str) -> str:
         """The split whose files hold ``split``: ``train`` for what is carved out of it."""
@@ -90,7 +99,7 @@ class Source:
         return {
             "readers": [self.reader_of(path) for path in self.paths(split, LANGUAGE)],
             "quoted": self.quoted,
-            "columns": dict(self.columns),
+            "columns": dict(self.at(split).columns),
             "label_map": dict(self.label_map),
             "where": dict(self.where),
             "hash_split": dict(self.hash_split),

@@ -17,6 +17,7 @@ from xtrain.data.batches import PackedBatch
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
+from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
 from xtrain.training.optimizer import build_optimizer, ops_cache
@@ -154,6 +155,9 @@ class TrainEngine:
                     'set engine.precision = "bf16"',
                 )
             ) from error
+        if self.stage == 3 and isinstance(model, PhaseModel):
+            for module, parameter in model.borrowed():
+                deepspeed.zero.register_external_parameter(module, parameter)
         self._max_grad_norm = recipe.max_grad_norm
         self._world_size = torch.distributed.get_world_size()
         self.device = device

@@ -156,6 +156,8 @@ def _check_source(source: Source, spec: TaskSpec, format_: Format, here: str, pr
     if source.files and source.splits:
         problems.append(Problem(f"{here}.splits", "is for hub", remedy="name the split in files"))
     _check_columns(source, format_, here, problems)
+    for split in source.split_columns:
+        _check_columns(source.at(split), format_, f"{here}.split_columns.{split}", problems)
     _check_hash_split(source, format_, named, here, problems)
 
 

@@ -18,11 +18,14 @@ READERS = {
     "tsv": "tabular:read_tsv",
     "csv": "tabular:read_csv",
     "lines": "tabular:read_lines",
+    "bitext": "bitext:read_bitext",
     "conll": "conll:read_conll",
     "conllu": "conll:read_conllu",
     "wikiann": "conll:read_wikiann",
     "ccg": "ccg:read_ccg",
     "squad": "squad:read_squad",
+    "mewslix": "mewslix:read_mewslix",
+    "text": "text:read_text_lines",
 }
 """Name of a reader -> its module here and its function (source, paths, problems) -> records. What is wrong
 with a line goes to ``problems``; a file that cannot be read at all is raised at once."""

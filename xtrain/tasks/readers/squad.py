@@ -21,8 +21,8 @@ def read_squad(source: Source, paths: Sequence[Path], problems: ProblemList) -> 
     """The questions of all files, with the columns of the hub's copies.
 
     Columns: ``id``, ``question``, ``context``, ``title``, ``answers.text`` and ``answers.answer_start`` (a
-    list each), ``is_impossible`` and, where paragraphs have them (XQuAD-R), ``sentence_breaks``. A record's place is ``file: data[3].paragraphs[1].qas[0]`` with the
-    question's id. Raises :class:`UserError` for a file that is not JSON or has no ``data``.
+    list each), ``is_impossible`` and, where paragraphs have them (XQuAD-R), ``sentence_breaks``. A record's
+    place is ``file: data[3].paragraphs[1].qas[0]`` with the question's id. Raises :class:`UserError` for a file that is not JSON or has no ``data``.
     """
     for path in paths:
         for number, article in enumerate(_list(_document(path), "data", str(path), None)):
@@ -52,7 +52,8 @@ def _list(value: Any, key: str, where: str, problems: ProblemList | None) -> lis
 
 
 def _questions(article: Any, paragraph: Any, where: str, problems: ProblemList) -> Iterator[Record]:
-    context, breaks = (paragraph.get(k) if isinstance(paragraph, Mapping) else None for k in ("context", "sentence_breaks"))
+    of_all = paragraph if isinstance(paragraph, Mapping) else {}
+    context, breaks = of_all.get("context"), of_all.get("sentence_breaks")
     for number, question in enumerate(_list(paragraph, "qas", where, problems)):
         here = f"{where}.qas[{number}]"
         if not isinstance(question, Mapping):

@@ -1,0 +1,191 @@
+"""The format bitext mining: find the translations among two large sets of sentences; no training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xtrain.errors import Problem, UserError
+from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
+from xtrain.tasks.formats import Companion, Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text
+from xtrain.tasks.spec import TaskSpec
+
+FOREIGN, ENGLISH = 0, 1
+"""The field ``side``: of which set a sentence is."""
+ONCE, FIRST, AGAIN = 0, 1, 2
+"""The field ``copy``: a text that is there once in its set; the first of several equal ones; a later one."""
+MARGINS = ("ratio", "distance", "absolute")
+
+
+class BitextMining(Format):
+    """Columns ``foreign``, ``english`` (lists of texts) and ``gold`` (list of pairs); a row is a whole set.
+
+    ``foreign_ids`` and ``english_ids`` name the sentences, and ``gold`` then has pairs of ids; without them
+    sentences are numbered as BUCC does (``de-000000001``), and ``gold`` may have pairs of places from 1. An
+    example is one sentence; the note of a foreign one is ``{"gold": [ids of its translations]}``. The option
+    ``prefix`` is put in front of every text, ``margin`` is how a pair is scored (default "ratio").
+    """
+
+    name = "bitext_mining"
+    required: tuple[str, ...] = ("foreign", "english", "gold")
+    optional: tuple[str, ...] = ("foreign_ids", "english_ids")
+    options: tuple[str, ...] = ("prefix", "margin")
+    metrics: tuple[str, ...] = ("f1", "precision", "recall")
+    trained = False
+    fields: Mapping[str, FieldKind] = {"side": "example", "copy": "example"}
+
+    def check(self, spec: TaskSpec, where: str) -> list[Problem]:
+        """The prefix is text, the margin a known one, and there are no labels."""
+        problems = []
+        prefix, margin = spec.options.get("prefix", ""), spec.options.get("margin", MARGINS[0])
+        if not isinstance(prefix, str):
+            problems.append(Problem(f"{where}.options.prefix", f"{prefix!r} is not allowed", "text in quotes"))
+        if margin not in MARGINS:
+            problems.append(Problem(f"{where}.options.margin", f"{margin!r} is not allowed", ", ".join(MARGINS)))
+        if spec.labels:
+            problems.append(
+                Problem(f"{where}.labels", f"{list(spec.labels)}: a mining task has none", remedy="remove it")
+            )
+        return problems
+
+    def companions(self, spec: TaskSpec, split: str, languages: Sequence[str]) -> tuple[Companion, ...]:
+        """The dev set of each language, on which the threshold is chosen; dev itself needs none."""
+        if split == "dev" or "dev" not in spec.splits:
+            return ()
+        return tuple(Companion("tune", "dev", language) for language in languages)
+
+    def encode(
+        self,
+        rows: Iterable[Row],
+        tokenizer: PairTokenizer,
+        spec: TaskSpec,
+        max_length: int,
+        language: str,
+        problems: ProblemList,
+    ) -> Iterator[Encoded | Dropped]:
+        """One sequence an example, both sets at an even pace, translations side by side."""
+        prefix: str = spec.options.get("prefix", "")
+        for row in rows:
+            try:
+                pool = _pool(row, language)
+            except UserError as error:
+                problems.add(*error.problems)
+                continue
+            sentences = (Row(row.where, one.id, {"one": one}) for one in _in_step(pool))
+
+            def read(sentence: Row) -> Example:
+                one: _Sentence = sentence.values["one"]
+                return Example([(prefix + one.text, None)], {"side": [one.side], "copy": [one.copy]})
+
+            for item in encode_rows(sentences, read, tokenizer, max_length, problems):
+                assert isinstance(item, Encoded)
+                foreign = item.fields["side"] == [FOREIGN]
+                yield replace(item, note={"gold": pool.gold.get(item.id, [])} if foreign else None)
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    id: str
+    text: str
+    side: int
+    copy: int = ONCE
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A set: both sides, and foreign id -> the ids of its translations."""
+
+    foreign: Sequence[_Sentence]
+    english: Sequence[_Sentence]
+    gold: Mapping[str, Sequence[str]]
+
+
+def _pool(row: Row, language: str) -> _Pool:
+    """The set of ``row``, checked; raises :class:`UserError` with all that is wrong with it."""
+    problems = ProblemList()
+    sides = [
+        _side(row, column, side, code, problems)
+        for column, side, code in (("foreign", FOREIGN, language), ("english", ENGLISH, "en"))
+    ]
+    problems.raise_if_any()
+    ids = [{one.id: one.id for one in side} for side in sides]
+    if clash := next((id_ for id_ in ids[0] if id_ in ids[1]), None):
+        what = f"{clash!r} is the id of a sentence of each side"
+        problems.add(Problem(row.where, what, remedy="give every sentence an id of its own"))
+    gold: dict[str, list[str]] = {}
+    for number, pair in enumerate(_list(row, "gold")):
+        named = [_named(value, side) for value, side in zip(pair, sides, strict=True)] if _is_pair(pair) else []
+        if len(named) == 2 and named[0] in ids[0] and named[1] in ids[1]:
+            gold.setdefault(named[0], []).append(named[1])
+        else:
+            allowed = "two ids, the foreign one first, or two places from 1"
+            problems.add(Problem(f"{row.where}: gold[{number}]", f"{pair!r} is no pair of sentences", allowed))
+    problems.raise_if_any()
+    return _Pool(sides[0], sides[1], gold)
+
+
+def _side(row: Row, column: str, side: int, code: str, problems: ProblemList) -> list[_Sentence]:
+    texts, found = _list(row, column), []
+    names = row.values.get(f"{column}_ids")
+    ids = [f"{code}-{n:09d}" for n in range(1, len(texts) + 1)] if names is None else [str(name) for name in names]
+    if not texts or len(ids) != len(texts) or len(set(ids)) < len(ids):
+        what = f"there are {len(texts):,} texts and {len(set(ids)):,} different ids"
+        problems.add(Problem(f"{row.where}: {column}", what, "one id for each of one text or more"))
+        return []
+    for number, (id_, value) in enumerate(zip(ids, texts, strict=True)):
+        try:
+            found.append(_Sentence(id_, checked_text(value, row.where, f"{column}[{number}]"), side))
+        except UserError as error:
+            problems.add(*error.problems)
+    return found
+
+
+def _list(row: Row, column: str) -> Sequence[Any]:
+    value = row.values[column]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UserError(Problem(f"{row.where}: {column}", f"{str(value)[:60]!r} is not a list", allowed="a list"))
+    return value
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+
+
+def _named(value: Any, side: Sequence[_Sentence]) -> str:
+    """A sentence of the gold as its id; a number is a place from 1."""
+    if isinstance(value, int) and 1 <= value <= len(side):
+        return side[value - 1].id
+    return str(value)
+
+
+def _in_step(pool: _Pool) -> Iterator[_Sentence]:
+    """Both sides at an even pace, each in its own order, but translations right behind their sentence.
+
+    So any first part of the examples is a smaller task of the same kind: a study may limit their number.
+    """
+    english = {one.id: one for one in pool.english}
+    counts = [Counter(one.text for one in side) for side in (pool.foreign, pool.english)]
+    seen: list[set[str]] = [set(), set()]
+
+    def marked(one: _Sentence) -> _Sentence:
+        again = one.text in seen[one.side]
+        seen[one.side].add(one.text)
+        return replace(one, copy=AGAIN if again else FIRST if counts[one.side][one.text] > 1 else ONCE)
+
+    rest = iter(pool.english)
+    passed = 0
+    for number, one in enumerate(pool.foreign, 1):
+        yield marked(one)
+        for id_ in pool.gold.get(one.id, ()):
+            if id_ in english:
+                yield marked(english.pop(id_))
+        while passed * len(pool.foreign) < number * len(pool.english):
+            passed += 1
+            other = next(rest)
+            if english.pop(other.id, None) is not None:
+                yield marked(other)
+
+
+FORMAT = BitextMining()

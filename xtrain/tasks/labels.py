@@ -1,0 +1,42 @@
+"""Labels that are taken from the data: ``labels = ["*"]`` stands for those of the training and dev sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from xtrain.tasks.formats import ProblemList, label_word
+from xtrain.tasks.sources import read
+from xtrain.tasks.spec import EVERY, TaskSpec
+
+
+def with_labels(specs: Mapping[str, TaskSpec], names: Iterable[str], data_root: Path | None) -> dict[str, TaskSpec]:
+    """``specs``, where those in ``names`` and the tasks that they train on have their labels in place of ``["*"]``.
+
+    A head has an output for each label, so the set has to be known before a phase is. It is sorted, and so
+    the same wherever the same data are. Raises :class:`UserError` where the data are not there or broken.
+    """
+    found = dict(specs)
+    waiting = list(names)
+    while waiting:
+        spec = found[waiting.pop()]
+        waiting += [name for name in (*spec.training_tasks, *spec.joined) if found[name].labels == (EVERY,)]
+        if spec.labels == (EVERY,):
+            found[spec.name] = replace(spec, labels=_labels(spec, data_root))
+    return found
+
+
+def _labels(spec: TaskSpec, data_root: Path | None) -> tuple[str, ...]:
+    """Every tag of the training and dev sets, in the languages that the task trains in."""
+    labels: set[str] = set()
+    problems = ProblemList()
+    for split in ("train", "dev"):
+        if split not in spec.splits:
+            continue
+        for language in spec.default_train_languages:
+            for row in read(spec, split, language, data_root, problems):
+                tags = row.values.get("tags")
+                labels.update(label_word(tag) for tag in (tags if isinstance(tags, (list, tuple)) else ()))
+    problems.raise_if_any()
+    return tuple(sorted(labels - set(spec.options.get("skip_tags", ()))))

@@ -1,0 +1,125 @@
+"""The format mlm: running text, of which tokens are masked anew each time and predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from xtrain.errors import Problem, UserError
+from xtrain.tasks.encoding import PairTokenizer
+from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, checked_text
+from xtrain.tasks.spec import TaskSpec
+
+DEFAULTS: dict[str, float] = {
+    "mask_probability": 0.15,  # share of the tokens that are predicted
+    "mask_share": 0.8,  # of those, the share that <mask> stands for
+    "random_share": 0.1,  # and the share that a random token stands for; the rest stays as it is
+    "min_tokens": 1,  # a shorter piece of text is dropped, special tokens not counted
+    "max_examples": 0,  # at most so many examples of a language; 0: all
+}
+_CHUNK_CHARACTERS = 1_000_000  # of text that are tokenised in one call
+
+
+def option(spec: TaskSpec, name: str) -> Any:
+    """The option ``name`` of a task of this format, or what it is where the task does not say."""
+    return spec.options.get(name, DEFAULTS[name])
+
+
+class Mlm(Format):
+    """Column ``text``: a document, a paragraph or a sentence.
+
+    A text of more than ``max_length`` tokens becomes several examples, as few as possible and of even lengths:
+    nothing is lost. Their ids are the row's with ``.0``, ``.1``, ... behind it. Masks are not in the shard: see
+    :mod:`xtrain.data.masking`. The options are those of :data:`DEFAULTS`.
+    """
+
+    name = "mlm"
+    required: tuple[str, ...] = ("text",)
+    options: tuple[str, ...] = tuple(DEFAULTS)
+    metrics: tuple[str, ...] = ("accuracy",)
+
+    def check(self, spec: TaskSpec, where: str) -> list[Problem]:
+        """Shares between 0 and 1 that leave something to predict, counts that are whole numbers; no labels."""
+        problems = []
+        for name in ("mask_probability", "mask_share", "random_share"):
+            value = option(spec, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= 1 or (name == "mask_probability" and value == 0):
+                allowed = "a number above 0, at most 1" if name == "mask_probability" else "a number from 0 to 1"
+                problems.append(Problem(f"{where}.options.{name}", f"{value!r} is not allowed", allowed))
+        for name, least in (("min_tokens", 1), ("max_examples", 0)):
+            value = option(spec, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                problems.append(
+                    Problem(f"{where}.options.{name}", f"{value!r} is not allowed", f"a whole number >= {least}")
+                )
+        if not problems and option(spec, "mask_share") + option(spec, "random_share") > 1 + 1e-9:
+            what = "mask_share and random_share together are more than 1"
+            problems.append(Problem(f"{where}.options", what, "at most 1; the rest stays as it is"))
+        if spec.labels:
+            what = f"{list(spec.labels)}: masked language modelling has none"
+            problems.append(Problem(f"{where}.labels", what, remedy="remove it"))
+        return problems
+
+    def encode(
+        self,
+        rows: Iterable[Row],
+        tokenizer: PairTokenizer,
+        spec: TaskSpec,
+        max_length: int,
+        language: str,
+        problems: ProblemList,
+    ) -> Iterator[Encoded | Dropped]:
+        """One sequence an example, several examples a long text; texts without tokens are dropped."""
+        fewest, most, count = option(spec, "min_tokens"), option(spec, "max_examples"), 0
+        for chunk in _chunks(rows, problems):
+            pieces = tokenizer.pieces([text for _, text in chunk])
+            for (row, _), ids in zip(chunk, pieces, strict=True):
+                for item in _examples(row.id, ids, tokenizer, max_length, fewest):
+                    yield item
+                    count += isinstance(item, Encoded)
+                    if count == most:  # never where most is 0
+                        return
+
+
+def _chunks(rows: Iterable[Row], problems: ProblemList) -> Iterator[list[tuple[Row, str]]]:
+    """Rows with their texts, as many as make up a chunk: a corpus need not fit into memory."""
+    chunk: list[tuple[Row, str]] = []
+    characters = 0
+    for row in rows:
+        value = row.values["text"]
+        try:  # an empty text is no mistake in a corpus
+            text = "" if isinstance(value, str) and not value.strip() else checked_text(value, row.where, "text")
+        except UserError as error:
+            problems.add(*error.problems)
+            continue
+        chunk.append((row, text))
+        characters += len(text)
+        if characters >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _examples(
+    id_: str, ids: list[int], tokenizer: PairTokenizer, max_length: int, fewest: int
+) -> Iterator[Encoded | Dropped]:
+    """The examples of one text; of a text that is cut, the first one is marked as split."""
+    if not ids:
+        yield Dropped(id_, "empty")
+        return
+    parts = -(-len(ids) // (max_length - 2))
+    ends = [len(ids) * part // parts for part in range(parts + 1)]
+    for part in range(parts):
+        piece = ids[ends[part] : ends[part + 1]]
+        name = id_ if parts == 1 else f"{id_}.{part}"
+        if len(piece) < fewest:
+            yield Dropped(name, f"shorter than {fewest} tokens")
+            continue
+        sequence, cut = tokenizer.sequence(piece, None, max_length)
+        assert not cut, "a piece is no longer than a sequence"
+        yield Encoded(name, [sequence], {}, split=parts > 1 and part == 0)
+
+
+FORMAT = Mlm()
