@@ -16,6 +16,7 @@ from xtrain.model.loading import base_fingerprint
 from xtrain.run_directory import RunDirectory
 from xtrain.study import NO_INTERMEDIATE, Recipe, Study, Target
 from xtrain.tasks import TaskSpec, formats
+from xtrain.tasks.labels import with_labels
 from xtrain.tasks.sources import fingerprint, languages_of
 from xtrain.tasks.spec import EVERY
 
@@ -98,7 +99,9 @@ def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path, data_
     ``data_root`` the folder of ``--data``. Raises a :class:`UserError` for data that is not there and
     languages that a task does not have.
     """
-    graph = Graph(study, base_folder, specs)
+    named = {task for row in study.intermediate for tasks in row.phases for task in tasks}
+    named |= {column.task for column in study.target}
+    graph = Graph(study, base_folder, with_labels(specs, sorted(named), data_root))
     builder = _Builder(graph, data_root, base_fingerprint(base_folder))
     for seed in study.seeds:
         for row in study.intermediate:

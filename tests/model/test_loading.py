@@ -148,13 +148,11 @@ def test_resolve(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         resolve(str(tmp_path / "nothing"))
 
 
-def test_hub_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
-    def refuse(*_: object, **__: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="hub cannot be reached") as caught:
         resolve("org/name")
     assert "network" in caught.value.problems[0].remedy

@@ -163,6 +163,13 @@ def test_rows_are_as_many_as_the_card_says(tmp_path: Path) -> None:
         rows_of(task(tmp_path / "set"), None)
 
 
+def test_no_numbered_file_lacks(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00003", "train-00002-of-00003", "test-00000-of-00001"):
+        parquet(tmp_path / "set" / f"{name}.parquet", ROWS)
+    with pytest.raises(UserError, match="train has 3 files, and 2 of them are there"):
+        rows_of(task(tmp_path / "set"), None)
+
+
 def test_a_loading_script_and_nothing_that_can_be_read(tmp_path: Path) -> None:
     write(tmp_path / "script" / "script.py", "raise SystemExit")
     with pytest.raises(UserError, match="never run") as caught:

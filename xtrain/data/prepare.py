@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -92,7 +93,8 @@ class _Collected:
     pending: list[list[int]] = field(default_factory=list)
     sequence_lengths: list[int] = field(default_factory=list)
     per_example: list[int] = field(default_factory=list)
-    fields: dict[str, list[int]] = field(default_factory=dict)
+    fields: dict[str, array[int]] = field(default_factory=dict)
+    """Of C's numbers: those of Python would be ten times as large, and there may be two for each token."""
     notes: list[Any] = field(default_factory=list)
 
     def add(self, item: Encoded | Dropped) -> None:
@@ -105,7 +107,7 @@ class _Collected:
         for name, values in item.fields.items():
             wanted = {"example": 1, "sequence": len(lengths), "token": sum(lengths)}[self.format.fields[name]]
             assert len(values) == wanted, f"{self.format.name}: {name} has {len(values)} values, not {wanted}"
-            self.fields.setdefault(name, []).extend(values)
+            self.fields.setdefault(name, array("i")).extend(values)
         self.ids.append(item.id)
         self.truncated += item.truncated
         self.split += item.split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -124,9 +125,11 @@ def _shares(sizes: Sequence[int], exponent: float) -> tuple[int, ...]:
 class Mixture:
     """Which task has which global step, when several are trained at once.
 
-    Every step belongs to one task, drawn from (seed, step) with p(task) = min(n, K)^(1/T) / sum over tasks
-    of the same, where n is the number of examples, K ``cap`` and T ``temperature`` (Phang et al. 2020, as
-    jiant implements it: K = 2^17, T = 1). One task is the trivial case.
+    A task's share is p(task) = min(n, K)^(1/T) / sum over tasks of the same, where n is the number of
+    examples, K ``cap`` and T ``temperature`` (Phang et al. 2020, as jiant implements it: K = 2^17, T = 1).
+    The steps are drawn in strata and not one by one: the k-th step of a task comes at a place drawn from
+    [k, k + 1) / p, so that after any number of steps each task has had its share but for a step or two.
+    One task is the trivial case.
     """
 
     def __init__(
@@ -138,9 +141,15 @@ class Mixture:
         self.tasks = tuple(sizes)
         capped = np.minimum(np.array(list(sizes.values()), dtype=np.float64), cap) ** (1.0 / temperature)
         self.probabilities: npt.NDArray[np.float64] = capped / capped.sum()  # (tasks,)
-        uniform = (draw(seed, MIXTURE, 0, num_steps) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
-        drawn = np.searchsorted(np.cumsum(self.probabilities), uniform, side="right")
-        self._task: IntArray = np.minimum(drawn, len(self.tasks) - 1)  # (steps,); rounding may sum below 1
+        places, owners = [], []
+        for number, share in enumerate(self.probabilities):
+            # the first num_steps places lie below num_steps + tasks, and hold no more of this task
+            count = math.ceil(share * (num_steps + len(self.tasks))) + 2
+            uniform = (draw(seed, MIXTURE, number, count) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
+            places.append((np.arange(count) + uniform) / share)
+            owners.append(np.full(count, number))
+        order = np.argsort(np.concatenate(places), kind="stable")[:num_steps]
+        self._task: IntArray = np.concatenate(owners)[order]  # (steps,)
         self._task_step = np.empty(num_steps, dtype=np.int64)
         for number in range(len(self.tasks)):
             mine = self._task == number

@@ -17,7 +17,7 @@ CLASSIFICATION = {
 }
 MULTIPLE_CHOICE = {"accuracy": "share of the examples whose choice is right"}
 SENTENCE_RETRIEVAL = {
-    "accuracy": "mean of accuracy_to_english and accuracy_from_english",
+    "accuracy": "accuracy_from_english, accuracy_to_english, or the mean of the two: see query",
     "accuracy_to_english": "share of the foreign sentences whose nearest English one is their translation",
     "accuracy_from_english": "share of the English sentences whose nearest foreign one is their translation",
 }
@@ -33,17 +33,17 @@ def classification(predicted: Array, label: Array) -> dict[str, float]:
     }
 
 
-def sentence_retrieval(hits: Arrays) -> dict[str, float]:
-    """``to_english`` and ``from_english``, (E,) rows of first hits -> accuracy@1 each way, and the mean.
+def sentence_retrieval(hits: Arrays, query: str = "mean") -> dict[str, float]:
+    """``to_english`` and ``from_english``, (E,) rows of first hits -> accuracy@1 each way, and the task's.
 
     A hit of example e is right where it is e: source and target of an example are translations of each
-    other.
+    other. ``query`` is the side whose hits are the task's accuracy: "english", "foreign", or "mean" for both.
     """
     rows = np.arange(len(hits["to_english"]))
     to_english = percent_equal(hits["to_english"], rows)
     from_english = percent_equal(hits["from_english"], rows)
     return {
-        "accuracy": (to_english + from_english) / 2,
+        "accuracy": {"english": from_english, "foreign": to_english, "mean": (to_english + from_english) / 2}[query],
         "accuracy_to_english": to_english,
         "accuracy_from_english": from_english,
     }

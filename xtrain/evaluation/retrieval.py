@@ -114,13 +114,20 @@ def _cosine(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> 
     """Cosines of vectors along the last axis, in fp64, the same in whatever company they are computed."""
     one, other = first.astype(np.float64), second.astype(np.float64)
     sizes = np.sqrt((one * one).sum(-1)) * np.sqrt((other * other).sum(-1))
-    product: Floats = np.asarray((one * other).sum(-1))
-    return np.round(np.divide(product, sizes, out=np.zeros_like(product), where=sizes > 0), _DIGITS)
+    product: Floats = (one * other).sum(-1)
+    cosine: Floats = np.divide(product, sizes, out=np.zeros_like(product), where=sizes > 0)
+    return cosine.round(_DIGITS)
 
 
 def _sorted(cosine: Floats, rows: Rows, k: int) -> tuple[Floats, Rows]:
     order = np.lexsort((rows, -cosine))[:, :k]  # the last key counts first
     return np.take_along_axis(cosine, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def top_k(queries: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest cosines of each query with a row of ``index``, and those rows, (Q, k) both, on the CPU."""
+    found = neighbours(queries, index, k)
+    return torch.from_numpy(found.similarity), torch.from_numpy(found.rows)
 
 
 def nearest(queries: Tensor, index: Tensor) -> Rows:
@@ -176,11 +183,12 @@ def mine(foreign: Tensor, english: Tensor, k: int = NEIGHBOURS, margin: str = "r
 
 
 def _margin(cosine: Floats, one_mean: Floats, other_mean: Floats, margin: str) -> Floats:
-    mean = (one_mean + other_mean) / 2
+    mean: Floats = (one_mean + other_mean) / 2
     if margin == "absolute":
         return cosine
     if margin == "distance":
         return cosine - mean
     assert margin == "ratio", margin
     # a mean of zero would need vectors without any direction in common: such a pair is never taken
-    return np.divide(cosine, mean, out=np.full_like(cosine, -np.inf), where=mean != 0)
+    ratio: Floats = np.divide(cosine, mean, out=np.full_like(cosine, -np.inf), where=mean != 0)
+    return ratio

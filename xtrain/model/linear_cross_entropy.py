@@ -24,8 +24,8 @@ def linear_cross_entropy(rows: Tensor, table: Tensor, bias: Tensor, labels: Tens
     ``table`` is written once, chunk by chunk. Backward makes the logits again, which is one matrix product more
     than with all logits kept.
     """
-    assert rows.dim() == table.dim() == 2 and rows.shape[1] == table.shape[1], (rows.shape, table.shape)
-    assert labels.shape == rows.shape[:1] and bias.shape == table.shape[:1], (labels.shape, bias.shape)
+    assert rows.shape[1:] == table.shape[1:], (rows.shape, table.shape)
+    assert (labels.shape, bias.shape) == (rows.shape[:1], table.shape[:1]), (labels.shape, bias.shape)
     return cast(
         "tuple[Tensor, Tensor]",
         _LinearCrossEntropy.apply(rows, table, bias, labels),  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return normaliser - target, best
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> Any:
         rows, table, bias, labels, normaliser = ctx.saved_tensors
         of_rows, of_table, of_bias, _ = ctx.needs_input_grad

@@ -28,6 +28,7 @@ from xtrain.tasks.spec import INDEX_LANGUAGE, Source, TaskSpec
 PAIR, QUERY, CANDIDATE = 0, 1, 2
 """The kinds of examples, as the field ``kind`` has them."""
 SENTENCES = "sentences"  # the option ``pool``: every sentence of every context is a candidate
+BY_RULE = "rule"  # in a query's note, where the sentences of its pool are not the data's own
 _POOLS = ("rows", SENTENCES)
 _CHUNK = 4096  # rows that are tokenised in one call
 
@@ -49,7 +50,8 @@ class AnswerRetrieval(Format):
     - ``candidate`` alone (with ``context`` or without): a candidate.
 
     Options: ``query_length`` and ``candidate_length``, in tokens (the recipe's ``max_length`` bounds both),
-    and ``pool``. A query's note is ``{"right": [ids]}``, with ``"question"`` where languages share it.
+    and ``pool``. A query's note is ``{"right": [ids]}``, with ``"question"`` where languages share it, and
+    ``"sentences": "rule"`` where those of its pool were cut by rule.
     """
 
     name = "answer_retrieval"
@@ -209,7 +211,9 @@ def _answered(row: Row, query: str, pool: _Pool | None) -> list[_Item | Dropped]
     sentence = context[slice(*spans[number])]
     if pool is None:
         return [_Item(row.id, PAIR, query, sentence.strip(), context.strip())]
-    note = {"right": pool.right(context, sentence), "question": row.id}
+    note: dict[str, Any] = {"right": pool.right(context, sentence), "question": row.id}
+    if "breaks" not in row.values:
+        note["sentences"] = BY_RULE
     return [*found, _Item(f"{row.id}_{pool.language}", QUERY, query, note=note)]
 
 
@@ -218,18 +222,20 @@ def _breaks(row: Row, context: str) -> list[Span]:
     if "breaks" not in row.values:
         return sentence_spans(context)
     value, spans = row.values["breaks"], []
-    for span in value if isinstance(value, (list, tuple)) else [None]:
-        right = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(place) is int for place in span)
-        if not right or not 0 <= span[0] < span[1] <= len(context) or not context[slice(*span)].strip():
+    for span in value if isinstance(value, (list, tuple)) else [value]:
+        begin, end = span if isinstance(span, (list, tuple)) and len(span) == 2 else (None, None)
+        if type(begin) is not int or type(end) is not int or not 0 <= begin < end <= len(context):
+            begin = end = 0
+        if not context[begin:end].strip():
             raise UserError(
                 Problem(
                     f"{row.where}: breaks",
-                    f"{span if isinstance(value, (list, tuple)) else value!r} is no sentence of the context",
+                    f"{span!r} is no sentence of the context",
                     allowed=f"a list of [begin, end], characters of the context ({len(context)})",
                     remedy="fetch the file again: its context and its sentences do not belong together",
                 )
             )
-        spans.append((span[0], span[1]))
+        spans.append((begin, end))
     return spans
 
 

@@ -117,6 +117,7 @@ def _by_card(place: Place, entries: list[Mapping[str, Any]], config: str, parts:
         if not files[part]:
             remedy = "choose another revision; if the files are in the cache only in part, fetch the rest"
             raise UserError(Problem(where, f"no file {listed(wanted)} of {part} is there", remedy=remedy))
+        _check_whole(files[part], where)
     keys = ("config_name", "data_files", "data_dir", "default", "description")
     options = {key: value for key, value in entry.items() if key not in keys}
     reader, more = _reader([name for part in parts for name in files[part]], where)
@@ -130,6 +131,7 @@ def _by_name(place: Place, folder: str, parts: Sequence[str], where: str) -> Cho
         _refuse_scripts(place, where)
         remedy = "choose a data set that has such files"
         raise UserError(Problem(where, "has no files that can be read", f"files that end in {listed(READERS)}", remedy))
+    _check_whole(names, where)
     return Choice(tuple(parts), {"": tuple(names)}, by_name=True, folder=folder)
 
 
@@ -161,6 +163,19 @@ def _patterns(value: Any) -> dict[str, list[str]]:
         split, paths = (item["split"], item["path"]) if isinstance(item, dict) else ("train", item)
         found.setdefault(str(split), []).extend([paths] if isinstance(paths, str) else paths)
     return found
+
+
+def _check_whole(names: Sequence[str], where: str) -> None:
+    """Of files that are numbered NAME-00000-of-00003, none lacks: another program may have filled the cache."""
+    found: dict[tuple[str, str], int] = {}
+    for name in names:
+        if numbered := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(-[0-9a-f]+)?\.\w+", name):
+            key = (numbered[1], numbered[2])
+            found[key] = found.get(key, 0) + 1
+    for (name, total), count in found.items():
+        if count < int(total):
+            what = f"{name} has {int(total)} files, and {count} of them are there"
+            raise UserError(Problem(where, what, remedy="fetch the rest where there is a network"))
 
 
 def _matches(name: str, pattern: str) -> bool:

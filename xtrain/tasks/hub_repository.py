@@ -87,7 +87,7 @@ def locate(repository: str, kind: str, revision: str, known: tuple[str, ...] = (
 
     try:
         info = HfApi().repo_info(
-            repository, repo_type=kind, revision=revision, timeout=constants.DEFAULT_ETAG_TIMEOUT, files_metadata=False
+            repository, repo_type=kind, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, files_metadata=False
         )
     except Exception as error:
         if not _of_the_client(error):

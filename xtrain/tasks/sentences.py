@@ -7,23 +7,30 @@ from collections.abc import Sequence
 
 # A sentence ends with one of these, closing quotes and brackets and Wikipedia's notes ("[12]") behind it, if white
 # space follows and then no small letter; the full stops of Chinese and Japanese need no white space.
+_WIDE = "\u3002\uff01\uff1f"  # of Chinese and Japanese
+_CLOSING = "'\"\u201d\u2019\u00bb)\\]"
 _END = re.compile(
-    r"""
-    (?: [.?!…।؟۔]+ (?: ['"”’»)\]] | \[[^\[\]]{1,30}\] )*  (?=\s)
-      | [。！？]+ ['"”’」』）]*
+    rf"""
+    (?: [.?!\u2026\u0964\u061f\u06d4]+ (?: [{_CLOSING}] | \[[^\[\]]{{1,30}}\] )*  (?=\s)
+      | [{_WIDE}]+ [{_CLOSING}\u300d\u300f\uff09]*
       | \n+ )
     """,
     re.VERBOSE,
 )
 _BEFORE = re.compile(r"[\w.]+$")  # the word in front of an end
 _NEXT = re.compile(r"[\W_]*(\w+)")  # the first word behind it
-# Words that end with a full stop inside a sentence, without it.
-_ABBREVIATIONS = frozenset(
-    "Mr Mrs Ms Dr Prof Fr Rev Msgr St Sta Lt Gen Col Maj Adm Capt Sgt Rep Gov Sen Pres Mt Ft e.g i.e eg ie vs v "
-    "cf a.k.a approx p pp ca c b d r fl Jan Feb Aug Sept Oct Nov Dec No Nos Art Sec Vol Op ch al Bros z.B bzw u.a".split()
-)
-# Words that often begin a sentence: a full stop in front of one ends it, after an initial too.
-_STARTERS = frozenset("The This That These It In On By During After Under However Meanwhile Although He She They".split())
+_ABBREVIATIONS = frozenset([
+    "Mr", "Mrs", "Ms", "Dr", "Prof", "Fr", "Rev", "Msgr", "St", "Sta", "Lt", "Gen", "Col", "Maj", "Adm", "Capt", "Sgt",
+    "Rep", "Gov", "Sen", "Pres", "Mt", "Ft", "e.g", "i.e", "eg", "ie", "vs", "v", "cf", "a.k.a", "approx", "p", "pp",
+    "ca", "c", "b", "d", "r", "fl", "Jan", "Feb", "Aug", "Sept", "Oct", "Nov", "Dec", "No", "Nos", "Art", "Sec", "Vol",
+    "Op", "ch", "al", "Bros", "z.B", "bzw", "u.a",
+])  # fmt: skip
+"""Words that end with a full stop inside a sentence, without it."""
+_STARTERS = frozenset([
+    "The", "This", "That", "These", "It", "In", "On", "By", "During", "After", "Under", "However", "Meanwhile",
+    "Although", "He", "She", "They",
+])  # fmt: skip
+"""Words that often begin a sentence: a full stop in front of one ends it, after an initial too."""
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
@@ -46,7 +53,7 @@ def sentence_at(spans: Sequence[tuple[int, int]], place: int) -> int | None:
 
 
 def _is_end(text: str, begin: int, end: re.Match[str]) -> bool:
-    if "\n" in end[0] or end[0][0] in "。！？":
+    if "\n" in end[0] or end[0][0] in _WIDE:
         return True
     following = _NEXT.match(text, end.end())
     if following is None:

@@ -18,8 +18,8 @@ from xtrain.errors import Problem, UserError
 from xtrain.evaluation.benchmark.ranking import CUT, map_at_k
 from xtrain.evaluation.evaluators.base import Evaluation, Evaluator, LanguageResult, Setting, Shards
 from xtrain.evaluation.predict import predict_part
-from xtrain.evaluation.retrieval import top_k
-from xtrain.tasks.answer_retrieval import CANDIDATE, PAIR, QUERY
+from xtrain.evaluation.retrieval import neighbours
+from xtrain.tasks.answer_retrieval import BY_RULE, CANDIDATE, PAIR, QUERY
 
 IntArray = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -53,6 +53,7 @@ class AnswerRetrieval(Evaluator):
         assert not any((kind == PAIR).any() for kind in kinds.values()), "pairs among queries and candidates"
         search = _Search()
         for language, shard in shards.items():
+            _check_queries(kinds[language], shard, setting)
             search.embed(setting, shard, language, setting.limit)
         for language, shard in (companions or {}).get("index", {}).items():
             search.embed(setting, shard, language, None)
@@ -130,7 +131,7 @@ class _Search:
 
     def protocol(self) -> dict[str, Any]:
         """The pool, its size, and what is missing in it."""
-        by_rule = any(note.get("sentences") == "rule" for queries in self.queries for note in queries.notes[:1])
+        by_rule = any(note.get("sentences") == BY_RULE for queries in self.queries for note in queries.notes[:1])
         return {
             "pool": self.languages,
             "candidates": len(self.ids),
@@ -148,9 +149,7 @@ class _Search:
             raise UserError(Problem(f"task.{task}", what, remedy=remedy))
         return places
 
-    def _right(
-        self, note: Mapping[str, Any], shared: Mapping[str, list[str]], places: Mapping[str, int]
-    ) -> list[str]:
+    def _right(self, note: Mapping[str, Any], shared: Mapping[str, list[str]], places: Mapping[str, int]) -> list[str]:
         """The right answers that are in the pool; all that there are, if none is."""
         known = dict.fromkeys(shared.get(note.get("question", ""), note["right"]))
         there = [id_ for id_ in known if id_ in places]
@@ -170,6 +169,13 @@ class _Search:
         return np.take_along_axis(every, best, axis=1)
 
 
+def _check_queries(kinds: npt.NDArray[np.int32], shard: Shard, setting: Setting) -> None:
+    if not (kinds == QUERY).any():
+        what = f"no query among the {len(kinds):,} examples of {shard.task} in {shard.language}"
+        remedy = "raise evaluation.limit: the candidates of a text stand before its queries" if setting.limit else ""
+        raise UserError(Problem(str(shard.path), what, remedy=remedy))
+
+
 def _gathered(setting: Setting, rows: IntArray, vectors: Vectors) -> Vectors:
     """The vectors of all ranks in the order of their rows."""
     parts = setting.ranks.gather((rows, vectors))
@@ -178,13 +184,13 @@ def _gathered(setting: Setting, rows: IntArray, vectors: Vectors) -> Vectors:
     return whole
 
 
-def _top(queries: Vectors, index: Vectors, device: torch.device) -> tuple[IntArray, Vectors]:
+def _top(queries: Vectors, index: Vectors, device: torch.device) -> tuple[IntArray, npt.NDArray[np.float64]]:
     """The places and scores of the ``CUT`` best rows of ``index`` (M, H) for each query, (Q, k) both."""
     if not len(index):
         empty = (len(queries), 0)
-        return np.zeros(empty, dtype=np.int64), np.zeros(empty, dtype=np.float32)
-    scores, places = top_k(torch.from_numpy(queries).to(device), torch.from_numpy(index).to(device), CUT)
-    return places.cpu().numpy(), scores.cpu().numpy()
+        return np.zeros(empty, dtype=np.int64), np.zeros(empty)
+    found = neighbours(torch.from_numpy(queries).to(device), torch.from_numpy(index).to(device), CUT)
+    return found.rows, found.similarity
 
 
 def _pairs(setting: Setting, shard: Shard) -> LanguageResult:

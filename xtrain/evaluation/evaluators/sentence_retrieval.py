@@ -12,6 +12,12 @@ from xtrain.evaluation.evaluators.base import Evaluation, Evaluator, LanguageRes
 from xtrain.evaluation.predict import embed
 from xtrain.evaluation.retrieval import POOLING, SIMILARITY, search
 
+QUERY = {
+    "english": "english: each English sentence, searched among the foreign ones (XTREME, XTREME-R; mteb the other way)",
+    "foreign": "foreign: each foreign sentence, searched among the English ones (mteb; XTREME the other way)",
+    "mean": "mean: both ways, and the mean of the two accuracies",
+}
+
 
 class SentenceRetrieval(Evaluator):
     """Mean-pooled vectors of one block, cosine, first hit."""
@@ -20,6 +26,8 @@ class SentenceRetrieval(Evaluator):
 
     def evaluate(self, setting: Setting, shards: Shards, companions: Mapping[str, Shards] | None = None) -> Evaluation:
         """Each language against English."""
+        options = setting.spec.options
+        query: str = options.get("query", "mean")
         results = []
         for language, shard in shards.items():
             source, target = embed(
@@ -28,14 +36,21 @@ class SentenceRetrieval(Evaluator):
                 progress=setting.progress,
             )  # fmt: skip
             hits = search(*(torch.from_numpy(part).to(setting.device) for part in (source, target)))
-            ids = shard.ids(np.arange(len(source)))
+            ids, notes = (of(np.arange(len(source))) for of in (shard.ids, shard.notes))
             rows = [
-                {"id": id_, "label": id_, "prediction": ids[there], "prediction_from_english": ids[back]}
-                for id_, there, back in zip(ids, hits["to_english"], hits["from_english"], strict=True)
+                {
+                    "id": id_,
+                    "label": id_,
+                    "prediction": ids[there],
+                    "prediction_from_english": ids[back],
+                    **(note or {}),
+                }
+                for id_, note, there, back in zip(ids, notes, hits["to_english"], hits["from_english"], strict=True)
             ]
-            results.append(LanguageResult(language, metrics.sentence_retrieval(hits), len(ids), rows))
-        protocol = {"layer": setting.layer, "num_layers": setting.encoder.num_layers}
-        return Evaluation(results, {**protocol, "pooling": POOLING, "search": SIMILARITY})
+            results.append(LanguageResult(language, metrics.sentence_retrieval(hits, query), len(ids), rows))
+        protocol = {"layer": setting.layer, "num_layers": setting.encoder.num_layers, "pooling": POOLING}
+        prefix = {"prefix": options["prefix"]} if "prefix" in options else {}
+        return Evaluation(results, {**protocol, "search": SIMILARITY, "query": QUERY[query], **prefix})
 
 
 SENTENCE_RETRIEVAL = SentenceRetrieval()

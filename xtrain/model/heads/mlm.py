@@ -78,12 +78,14 @@ class MlmHead(Head):
 
     def idle(self, hidden: Tensor) -> Tensor:
         """0, at the cost of one row; the word embeddings are the encoder's and never idle."""
-        return 0.0 * (self._transformed(hidden[:1]).float().sum() + self.decoder().float().sum())
+        rows, bias = self._transformed(hidden[:1]), cast(Tensor, self.decoder())
+        return 0.0 * (rows.float().sum() + bias.float().sum())
 
     def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
         """Summed loss of each example's masked tokens, (E,) fp32, from the first column of ``logits`` (M, 2)."""
         owner = _examples(batch)[_masked(batch)]  # (M,)
-        return logits.new_zeros(batch.num_examples).index_add(0, owner, logits[:, 0])
+        zeros: Tensor = logits.new_zeros(batch.num_examples)
+        return zeros.index_add(0, owner, logits[:, 0])
 
     def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:
         """``prediction`` and ``label`` (E,), of each example an int64 array with the likeliest and the right token

@@ -105,7 +105,9 @@ def _mention(context: Mapping[str, Any], mention: Mapping[str, Any], where: str)
         raise UserError(Problem(here, what, remedy=f"put the text back: {_OBTAIN}"))
     sentences = [(a, b) for a, b in _spans(context, here) if a <= begin and end <= b]
     if not sentences:
-        raise UserError(Problem(here, f"the mention {word!r} lies in no sentence", "a span of sentence_spans around it"))
+        raise UserError(
+            Problem(here, f"the mention {word!r} lies in no sentence", "a span of sentence_spans around it")
+        )
     first, last = sentences[0]
     # braces of the text itself would pass for marks
     before, after = (_MARKED.sub(r"(\1)", part) for part in (text[first:begin], text[end:last]))

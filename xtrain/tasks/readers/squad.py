@@ -22,7 +22,8 @@ def read_squad(source: Source, paths: Sequence[Path], problems: ProblemList) -> 
 
     Columns: ``id``, ``question``, ``context``, ``title``, ``answers.text`` and ``answers.answer_start`` (a
     list each), ``is_impossible`` and, where paragraphs have them (XQuAD-R), ``sentence_breaks``. A record's
-    place is ``file: data[3].paragraphs[1].qas[0]`` with the question's id. Raises :class:`UserError` for a file that is not JSON or has no ``data``.
+    place is ``file: data[3].paragraphs[1].qas[0]`` with the question's id. Raises :class:`UserError` for a
+    file that is not JSON or has no ``data``.
     """
     for path in paths:
         for number, article in enumerate(_list(_document(path), "data", str(path), None)):
