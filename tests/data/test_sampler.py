@@ -141,7 +141,7 @@ def test_the_mixing_rule() -> None:
     seed=SEEDS,
 )
 def test_realised_frequencies_match_the_formula(sizes: list[int], temperature: float, seed: int) -> None:
-    # over 10,000 steps to 1 % of each share (and never off by more than two steps), at every place in between
+    # to a few steps at every place, so to 1 % of each share that is not tiny after 10,000
     named = {f"t{n}": size for n, size in enumerate(sizes)}
     mixture = Mixture(named, 10_000, seed, cap=2**17, temperature=temperature)
     powers = np.array([min(size, 2**17) ** (1 / temperature) for size in sizes])
@@ -149,7 +149,9 @@ def test_realised_frequencies_match_the_formula(sizes: list[int], temperature: f
     drawn = np.array([mixture.tasks.index(mixture.at(step)[0]) for step in range(10_000)])
     for steps in (100, 3333, 10_000):
         counts = np.bincount(drawn[:steps], minlength=len(sizes))
-        assert np.abs(counts - expected * steps).max() <= max(2, 0.01 * steps * expected.min())
+        assert np.all(np.abs(counts - expected * steps) <= 1 + len(sizes) * expected)
+    common = expected > 0.01
+    assert counts[common] / 10_000 == pytest.approx(expected[common], rel=0.01)
 
 
 def test_the_order_of_tasks_is_not_a_pattern() -> None:

@@ -63,6 +63,11 @@ def base(name: str, revision: str = "main") -> dict[str, Any]:
     return {"mark": base_fingerprint(folder), "parameters": parameters, "tokens": tokens, "files": files}
 
 
+def fetched(kind: str, name: str, files: list[str]) -> str:
+    """The commit of a repository, with the files in the cache."""
+    return locate(name, kind, "main").fetch(files).name
+
+
 def forget() -> None:
     """As in a new process: the hub is asked again."""
     locate.cache_clear()
@@ -74,7 +79,7 @@ def environment(**values: str) -> None:
 
 
 ANSWERS: dict[str, Callable[..., Any]] = {
-    call.__name__: call for call in (rows, mark, records, fingerprint, base, forget, environment)
+    call.__name__: call for call in (rows, mark, records, fingerprint, base, fetched, forget, environment)
 }
 
 

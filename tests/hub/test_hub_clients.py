@@ -245,7 +245,8 @@ def test_a_cache_that_another_program_filled(hub: Hub, tmp_path: Path) -> None:
         client("environment", HF_HUB_OFFLINE="1")
         assert len(client("rows", task="xnli", split="test", language="de")) == 6
         assert len(client("rows", task="socialiqa", split="dev", language="en")) == 1
-        assert len(client("base", name=BASE)["mark"]) == 40
+        files = ["config.json", "model.safetensors", "tokenizer.json"]
+        assert len(client("fetched", kind="model", name=BASE, files=files)) == 40
         error = client.refused("rows", task="xnli", split="test", language="ar")
         assert "no file ar/test-*" in error
     assert len(hub.log) == asked

@@ -75,7 +75,8 @@ def test_benchmark_languages() -> None:
     )
     assert specs["pawsx"].languages == ("de", "en", "es", "fr", "ja", "ko", "zh")
     assert specs["xcopa"].languages == ("et", "ht", "id", "it", "qu", "sw", "ta", "th", "tr", "vi", "zh")
-    assert len(specs["tatoeba"].languages) == 36
+    assert len(specs["tatoeba"].languages) == len(specs["tatoeba"].languages_in("xtreme-r")) == 41
+    assert len(specs["tatoeba"].languages_in("xtreme")) == 36
     assert not {"en", "ms", "my", "yo"} & set(specs["tatoeba"].languages)
     assert specs["tatoeba"].sources[0].paths("test", "sw") == (
         "tatoeba/tatoeba.swh-eng.swh",

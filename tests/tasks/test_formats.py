@@ -154,7 +154,8 @@ def test_sentence_retrieval(tokenizer: PairTokenizer) -> None:
     columns = {"source": "s", "target": "t"}
     task = spec(format="sentence_retrieval", options={"prefix": "query: "}, sources=[source(columns=columns)])
     found = encode(task, tokenizer, {"source": "eins", "target": "one"})
-    assert found == [Encoded("1", [pair(tokenizer, "query: eins"), pair(tokenizer, "query: one")], {})]
+    sequences = [pair(tokenizer, "query: eins"), pair(tokenizer, "query: one")]
+    assert found == [Encoded("1", sequences, {}, note={"line": 0})]
 
 
 @pytest.mark.parametrize(

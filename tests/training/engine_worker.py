@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from xtrain.data import Shard, collate, global_units, microbatches
+from xtrain.data import Shard, microbatches
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.study import Engine, Recipe
@@ -39,13 +39,13 @@ def run(case: dict[str, Any], model_folder: Path, shard: Shard, device: torch.de
     plan = Plan.of({"toy": shard}, recipe, seed=3)
     losses, norms, sizes = [], [], []
     for step in range(case["steps"]):
-        _, indices = plan.batch(step)
-        dealt = microbatches(shard.lengths[indices], dist.get_world_size(), case["tokens"])
+        whole = plan.batch(step)
+        dealt = microbatches(whole.lengths, dist.get_world_size(), case["tokens"])
         total = torch.zeros(())
-        units = global_units(shard, indices)
+        units = whole.num_units()
         for number, bins in enumerate(dealt):
             positions, weights = bins[dist.get_rank()]
-            batch = collate(shard, indices[positions], "toy", weights)
+            batch = whole.part(positions, weights)
             seed_dropout(3, step, number, dist.get_rank(), device)
             total += engine.accumulate(batch, units, last=number == len(dealt) - 1) / units
         result = engine.step(1e-3)

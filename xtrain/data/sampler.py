@@ -128,7 +128,7 @@ class Mixture:
     A task's share is p(task) = min(n, K)^(1/T) / sum over tasks of the same, where n is the number of
     examples, K ``cap`` and T ``temperature`` (Phang et al. 2020, as jiant implements it: K = 2^17, T = 1).
     The steps are drawn in strata and not one by one: the k-th step of a task comes at a place drawn from
-    [k, k + 1) / p, so that after any number of steps each task has had its share but for a step or two.
+    [k, k + 1) / p, so that after any number of steps each task has had its share but for a few.
     One task is the trivial case.
     """
 

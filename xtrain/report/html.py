@@ -54,6 +54,8 @@ class StudySummary:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """The ``protocol`` of one ``scores.json``, its ``tasks`` of all tasks together."""
     disclaimer: str = ""
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+    """Row -> the data of its intermediate training, in words."""
     warnings: Sequence[str] = ()
     """Missing languages, dropped rows: whatever the reader must not overlook."""
 

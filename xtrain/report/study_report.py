@@ -16,6 +16,7 @@ from xtrain.report.figures import Curve
 from xtrain.report.html import FINISHED, PhaseSummary, StudySummary, write_report
 from xtrain.report.statistics import LAST, ResultRow, assemble, result_rows
 from xtrain.report.tables import print_tables
+from xtrain.report.training_data import trained_on
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking.record import read_events, read_metrics
 
@@ -41,6 +42,7 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
     grid = assemble(_results(graph, scores))
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
     missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in scores})
+    trained = trained_on(graph)
     summary = StudySummary(
         name=graph.study.name,
         base=graph.study.base,
@@ -48,9 +50,13 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
         phases=[_summary(phase, phase.run_directory(out)) for phase in graph.phases.values()],
         protocol=_joined_protocol(scores),
         disclaimer=disclaimer,
+        trained_on=trained,
         warnings=[f"not evaluated yet: {name}" for name in missing],
     )
     print_tables(grid, console, disclaimer)
+    for row, text in trained.items():
+        if text != row:
+            console.print(f"{row}: trained on {text}", highlight=False, markup=False, soft_wrap=True)
     path = write_report(out / "report.html", grid, summary)
     console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
     return path

@@ -72,12 +72,9 @@ def locate(repository: str, kind: str, revision: str, known: tuple[str, ...] = (
     reached and the cache does not know it.
     """
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
-    from huggingface_hub.utils import validate_repo_id
 
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise UserError(_problem(repository, kind, revision, error, known)) from None
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):  # not left to the client: offline, it is not asked
+        raise UserError(_problem(repository, kind, revision, HFValidationError("not an id"), known))
     if offline():
         found = _cached(repository, kind, revision)
         if found is None:
