@@ -81,8 +81,9 @@ def task(**keys: Any) -> TaskSpec:
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> PhaseModel:
     torch.manual_seed(0)
-    encoder = load_encoder(tiny_model)[0]
-    return PhaseModel(encoder, {"squad_retrieval": build_head("answer_retrieval", encoder.hidden_size, 0, 0.0)})
+    encoder = load_encoder(tiny_model, torch.float32)[0]
+    head = build_head("answer_retrieval", encoder.hidden_size, 0, 0.0)
+    return PhaseModel(encoder, {"squad_retrieval": head}).eval()
 
 
 def evaluate(model: PhaseModel, spec: TaskSpec, shards: dict[str, Shard], index: Any = None, **more: Any) -> Evaluation:
@@ -145,6 +146,7 @@ def test_the_same_on_several_ranks(tmp_path: Path, tiny_model: Path, model: Phas
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(results) == 3
     for rank, found in results.items():
         assert found.protocol == alone.protocol
         for one, other in zip(found.languages, alone.languages, strict=True):

@@ -166,6 +166,8 @@ def others(root: Path) -> None:
         dict(zip(names, [a, b, "zh-en"], strict=True)) for a, b in zip(sentences(4, "han"), sentences(4), strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    files = {"README.md": card({"deu-eng": {"test": "deu-eng/test.jsonl"}}), "deu-eng/test.jsonl": text}
+    publish(root, "datasets", "mteb/tatoeba-bitext-mining", files)
     splits = {"zh-en": {"test": "zh-en/test.jsonl"}}
     publish(root, "datasets", "mteb/bucc-bitext-mining", {"README.md": card(splits), "zh-en/test.jsonl": text})
 
@@ -178,6 +180,27 @@ def others(root: Path) -> None:
         for n in (0, 1)
     }
     publish(root, "datasets", "wikimedia/wikipedia", {"README.md": card(splits), **files})
+
+    splits = {f"xquad.{code}": {"validation": f"xquad.{code}/validation-*"} for code in ("de", "ro")}
+    files = {f"{config}/validation-00000-of-00001.parquet": parquet(rows, qa) for config in splits}
+    publish(root, "datasets", "google/xquad", {"README.md": card(splits), **files})
+
+    tags = [{"tokens": ["a", "b"], "ner_tags": [0, 5], "langs": ["de"] * 2, "spans": ["LOC: b"]}] * 2
+    texts = pa.list_(pa.string())
+    schema = {"tokens": texts, "ner_tags": pa.list_(pa.int64()), "langs": texts, "spans": texts}
+    splits = {"de": {"train": "de/train-*"}}
+    files = {"de/train-00000-of-00001.parquet": parquet(tags, schema)}
+    publish(root, "datasets", "unimelb-nlp/wikiann", {"README.md": card(splits), **files})
+
+    # the whole pool in one row
+    pool = [{"sentence1": sentences(4, "han"), "sentence2": sentences(3), "gold": [[1, 3], [4, 2]]}]
+    schema = {"sentence1": texts, "sentence2": texts, "gold": pa.list_(pa.list_(pa.int64()))}
+    files = {"zh-en/test-00000-of-00001.parquet": parquet(pool, schema)}
+    publish(root, "datasets", "mteb/BUCC", {"README.md": card({"zh-en": {"test": "zh-en/test-*"}}), **files})
+
+    entities = [{"entity_id": f"Q{n}", "description": text} for n, text in enumerate(sentences(5))]
+    data = parquet(entities, {"entity_id": pa.string(), "description": pa.string()})
+    publish(root, "datasets", "izhx/mewsli-x", {"candidate_entities/test/0000.parquet": data}, BRANCH)
 
     # no card: splits by the names of files
     lines = [{"text_a": text, "label": "x"} for text in sentences(3)]

@@ -19,14 +19,33 @@ TESTS = Path(__file__).parents[1]
 SECRET = "hf_" + "Secret0123456789" * 2
 ID = {"id": "id"}
 QA = {**ID, "question": "question", "answers": "answers.text", "starts": "answers.answer_start"}
-TASKS = [("xnli", "test", "de"), ("xnli", "dev", "de"), ("commonsense_qa", "train", "en"), ("socialiqa", "train", "en")]
-TASKS += [("tatoeba", "test", "de")]
+TASKS = [  # of the catalogue, read from the sources that it names
+    ("xnli", "test", "de"),
+    ("xnli", "dev", "de"),
+    ("commonsense_qa", "train", "en"),
+    ("socialiqa", "train", "en"),
+    ("panx", "train", "de"),
+    ("squad", "train", "en"),
+    ("xquad", "test", "de"),
+    ("tatoeba", "test", "de"),
+    ("bucc2018_hub", "test", "zh"),
+    ("lareqa", "test", "de"),
+    ("mewslix", "index", "all"),
+    ("mlm", "train", "sw"),
+]
 SOURCES: dict[str, dict[str, Any]] = {
     "tagging": {
         "hub": "google/xtreme",
         "config": "PAN-X.{lang}",
         "splits": {"train": "train"},
         "columns": {"tokens": "tokens", "label": "ner_tags"},
+    },
+    "sentence retrieval": {
+        "hub": "google/xtreme",
+        "config": "tatoeba.{lang}",
+        "splits": {"train": "validation"},
+        "language_codes": {"de": "deu"},
+        "columns": {"source": "source_sentence", "target": "target_sentence"},
     },
     "span QA": {"hub": "google/xtreme", "config": "XQuAD.{lang}", "splits": {"train": "validation"}, "columns": QA},
     "SQuAD": {"hub": "rajpurkar/squad", "config": "plain_text", "splits": {"train": "train+validation"}, "columns": QA},
@@ -52,7 +71,16 @@ SOURCES: dict[str, dict[str, Any]] = {
     },
     "no card": {"hub": "my-group/opinions", "splits": {"train": "train"}, "columns": {"text": "text_a"}},
 }
-ROWS = {"tagging": 4, "span QA": 3, "SQuAD": 10, "bitext mining": 4, "answer retrieval": 4, "MLM": 6, "no card": 3}
+ROWS = {
+    "tagging": 4,
+    "sentence retrieval": 5,
+    "span QA": 3,
+    "SQuAD": 10,
+    "bitext mining": 4,
+    "answer retrieval": 4,
+    "MLM": 6,
+    "no card": 3,
+}
 BASE = "FacebookAI/xlm-roberta-base"
 _NUMBERS = itertools.count()
 
@@ -165,7 +193,7 @@ def test_first_use_and_second_use_without_network(root: Path, tmp_path: Path) ->
         assert data(alone) == found
         other = {**SOURCES["MLM"], "language_codes": {}}
         error = alone.refused("records", source=other, split="train", language="de")
-        assert "2 of 2 files are not in the local hub cache" in error
+        assert "20231101.de/train-00000-of-00002.parquet: not in the local hub cache" in error
         assert "of main is in the local cache and is used" in alone.errors.read_text()
 
         first("forget")
@@ -197,6 +225,12 @@ def check_rows(found: dict[str, Any]) -> None:
     assert (rows[1]["keys"], rows[1]["label"]) == (list("ABCDE"), "B")
     rows, _ = found["socialiqa train"]
     assert [row["label"] for row in rows] == ["A", "B", "C", "A", "B", "C"]
+    assert [row["tags"] for row in found["panx train"][0]] == [["O", "B-LOC"]] * 2
+    assert found["squad train"][0][4]["answers"] == repositories.qa_rows(5)[4]["answers"]["text"]
+    assert len(found["xquad test"][0]) == len(found["lareqa test"][0]) == 4
+    assert found["bucc2018_hub test"][0][0]["gold"] == [[1, 3], [4, 2]]
+    assert found["mewslix index"][0][3] == {"id": "Q3", "candidate": repositories.sentences(5)[3]}
+    assert 0 < len(found["mlm train"][0]) <= 6
     assert {name: len(found[name][0]) for name in ROWS} == ROWS
     assert found["tagging"][0][0] == {"tokens": ["a", "b", "c"], "label": [0, 1, 2]}
     answer = repositories.qa_rows(3)[2]
@@ -345,7 +379,7 @@ def test_an_interrupted_download_is_not_taken_for_a_whole_one(hub: Hub, tmp_path
         assert "run the same command again" in error
         client("forget")
         client("environment", HF_HUB_OFFLINE="1")
-        assert "1 of 2 files are not in the local hub cache" in client.refused("records", **given)
+        assert "train-00001-of-00002.parquet: not in the local hub cache" in client.refused("records", **given)
         client("environment", HF_HUB_OFFLINE="0")
         client("forget")
         asked = len(hub.downloads())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 import torch
 from packs import VOCAB, make_batch, make_encoder, make_reference, padded
 from safetensors.torch import load_file, save_file
-from toy import PROJECT
 from torch import Tensor
 from torch.nn import functional as F
+from toy import PROJECT
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from xtrain.data.batches import PackedBatch
@@ -24,7 +25,10 @@ from xtrain.dispatch.local import python, run_ranks
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.model.heads.mlm import MlmHead, lm_head_weights
+from xtrain.study import Recipe
 from xtrain.tasks.formats import IGNORED
+from xtrain.training.engine import TrainEngine, initialize_ranks
+from xtrain.training.optimizer import build_optimizer, parameter_groups
 
 LENGTHS = [7, 12, 3, 20]
 STEPS = 5
@@ -87,7 +91,7 @@ def test_loss_and_predictions_are_those_of_transformers(folder: Path) -> None:
     head = model.heads["t"]
     assert isinstance(head, MlmHead)
     torch.testing.assert_close(head.loss(found, batch), sums, rtol=1e-5, atol=1e-5)
-    assert loss.item() == pytest.approx(float((sums * batch.weights).sum()), rel=1e-5)
+    assert loss.item() == pytest.approx((sums * batch.weights).sum().item(), rel=1e-5)
     predictions = head.predictions(found, batch)
     for e, (right, likeliest) in enumerate(zip(label.split(LENGTHS), logits.argmax(1).split(LENGTHS), strict=True)):
         places = right != IGNORED
@@ -138,8 +142,6 @@ def test_a_resting_head_has_zeros_for_gradients() -> None:
 
 
 def test_the_bias_of_the_vocabulary_is_not_decayed() -> None:
-    from xtrain.training.optimizer import parameter_groups
-
     head = build_head("mlm", 16, 0, 0.1, vocab_size=VOCAB)
     decayed, plain = parameter_groups(head, 0.01)
     assert [p.shape for p in decayed["params"]] == [(16, 16)]
@@ -160,69 +162,83 @@ def test_checkpoints_without_a_tied_head_have_none(folder: Path, tiny_model: Pat
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_zero_stages_on_two_ranks_give_the_losses_of_one_rank(results: dict[str, Any], stage: int) -> None:
-    alone, found = results["1-0"], results[f"2-{stage}"]
-    assert found["losses"] == pytest.approx(alone["losses"], abs=1e-5)
-    assert found["evaluated"] == pytest.approx(alone["evaluated"], abs=1e-5)
-    for name, value in alone["weights"].items():
-        assert found["weights"][name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+def test_zero_stages_on_two_ranks_give_the_losses_of_plain_torch(results: dict[int, Any], stage: int) -> None:
+    plain, found = results[0], results[stage]
+    assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
+    assert found["evaluated"] == pytest.approx(plain["evaluated"], abs=1e-5)
+    for name, value in plain["weights"].items():
+        if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
+            assert found["weights"][name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
-def test_the_loss_falls(results: dict[str, Any]) -> None:
-    mlm = results["1-0"]["losses"][::2]
+def test_the_loss_falls(results: dict[int, Any]) -> None:
+    mlm = results[0]["losses"][::2]
     assert mlm[-1] < mlm[0] - 0.1
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """``WORLD-STAGE`` -> the losses of masked language modelling and classification in turn, and final weights."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """By ZeRO stage (0: plain torch on one rank): losses of both tasks in turn, and the final weights."""
     out = tmp_path_factory.mktemp("zero-mlm")
-    found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         tests = os.pathsep.join([str(PROJECT), *sys.path])
         for name, value in {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": tests}.items():
             patch.setenv(name, value)
-        for world_size, stages in ((1, "0"), (2, "2,3")):
-            failure = run_ranks(python(__file__, str(out), stages), world_size, out)
-            assert failure is None, failure.last_lines()
-            found |= json.loads((out / f"world-{world_size}.json").read_text())
-    return found
+        failure = run_ranks(python(__file__, str(out)), 2, out)
+        assert failure is None, failure.last_lines()
+        found = {stage: json.loads((out / f"zero-{stage}.json").read_text()) for stage in (2, 3)}
+        return {0: train_plainly(), **found}
+
+
+RECIPE = Recipe(learning_rate=1e-2, max_grad_norm=1.0)
+
+
+def make_model() -> PhaseModel:
+    torch.manual_seed(0)
+    heads = {"t": build_head("mlm", 16, 0, 0.0, vocab_size=VOCAB), "u": build_head("classification", 16, 3, 0.0)}
+    return PhaseModel(make_encoder(make_reference(dropout=0.0)), heads).train()
+
+
+def train_plainly() -> dict[str, Any]:
+    """Some steps in fp32: masked language modelling and classification in turn."""
+    model = make_model()
+    optimizer, _ = build_optimizer(model, RECIPE)
+    losses = []
+    for step in range(STEPS):
+        batches = [batch_of(step, half) for half in range(2)]
+        loss = torch.stack([model(batch)[0] for batch in batches]).sum() / sum(units_of(batch) for batch in batches)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), RECIPE.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return result(model, losses, dict(model.named_parameters()))
 
 
 def train(stage: int, device: torch.device) -> dict[str, Any]:
-    """Some steps of both tasks in turn in fp32; every rank takes its half of four examples."""
-    import torch.distributed as dist
-
-    from xtrain.study import Recipe
-    from xtrain.training.engine import TrainEngine
-
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(0)
-    heads = {"t": build_head("mlm", 16, 0, 0.0, vocab_size=VOCAB), "u": build_head("classification", 16, 3, 0.0)}
+    """The same steps under DeepSpeed, on each of two ranks its half of the examples."""
     zero = {"stage": stage, "stage3_param_persistence_threshold": 0}  # nothing is kept whole because it is small
     config = {
-        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
-        "zero_allow_untested_optimizer": True, "zero_optimization": zero,
+        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "zero_optimization": zero,
+        "gradient_clipping": RECIPE.max_grad_norm, "zero_allow_untested_optimizer": True,
     }  # fmt: skip
-    model = PhaseModel(make_encoder(make_reference(dropout=0.0)), heads)
-    engine = TrainEngine(model, Recipe(learning_rate=1e-2), config, device)
+    engine = TrainEngine(make_model(), RECIPE, config, device)
     engine.model.train()
     losses = []
     for step in range(STEPS):
-        total, units = torch.zeros(()), 0
-        batches = [batch_of(step, n) for n in range(2)]
+        batches = [batch_of(step, half) for half in range(2)]
         units = sum(units_of(batch) for batch in batches)
-        mine = batches[rank : rank + 1] if world_size == 2 else batches
-        for number, batch in enumerate(mine):
-            total += engine.accumulate(batch, units, last=number == len(mine) - 1) / units
-        engine.step(1e-2)
-        dist.all_reduce(total)
-        losses.append(total.item())
-    engine.model.eval()
+        loss = engine.accumulate(batches[torch.distributed.get_rank()], units, last=True) / units
+        engine.step(RECIPE.learning_rate)
+        torch.distributed.all_reduce(loss)
+        losses.append(loss.item())
+    return result(engine.model, losses, engine.gathered_weights())
+
+
+def result(model: torch.nn.Module, losses: list[float], weights: Mapping[str, Tensor]) -> dict[str, Any]:
     with torch.no_grad():
-        evaluated = engine.model(batch_of(0, 0))[0].item()
-    weights = engine.gathered_weights()
-    checksum = {n: [float(v.double().sum()), float(v.double().abs().max())] for n, v in weights.items()}
+        evaluated = model.eval()(batch_of(0, 0))[0].item()
+    checksum = {n: [v.detach().double().sum().item(), v.detach().abs().max().item()] for n, v in weights.items()}
     return {"losses": losses, "evaluated": evaluated, "weights": checksum}
 
 
@@ -240,14 +256,13 @@ def units_of(batch: PackedBatch) -> int:
 
 
 def main() -> None:
-    from xtrain.training.engine import initialize_ranks
-
     ranks = from_environment()
     device = initialize_ranks(ranks, training=True)
     torch.set_num_threads(1)
-    found = {f"{ranks.world_size}-{stage}": train(int(stage), device) for stage in sys.argv[2].split(",")}
-    if ranks.is_first:
-        (Path(sys.argv[1]) / f"world-{ranks.world_size}.json").write_text(json.dumps(found))
+    for stage in (2, 3):
+        found = train(stage, device)
+        if ranks.is_first:
+            (Path(sys.argv[1]) / f"zero-{stage}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import rows_of, source, spec, write, write_jsonl
 from tiny import make_tiny_model, words
@@ -80,13 +80,21 @@ def test_a_sentence(tokenizer: PairTokenizer) -> None:
     assert (found.truncated, found.split, found.remarks) == (False, False, ())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def plain() -> TaskSpec:
+    """Made once: it reads the whole catalogue."""
+    return task()
+
+
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), length=st.integers(8, 40))
-def test_every_word_has_one_tag_at_any_maximum_length(tokenizer: PairTokenizer, data: st.DataObject, length: int) -> None:
+def test_every_word_has_one_tag_at_any_maximum_length(
+    tokenizer: PairTokenizer, plain: TaskSpec, data: st.DataObject, length: int
+) -> None:
     known = st.sampled_from([*words("latin", 40), *words("han", 40), "x" * 50, BLANK])
     sentence = data.draw(st.lists(known, min_size=1, max_size=40))
     tags = data.draw(st.lists(st.sampled_from(LABELS), min_size=len(sentence), max_size=len(sentence)))
-    found = one(task(), tokenizer, sentence, tags, length)
+    found = one(plain, tokenizer, sentence, tags, length)
     label = iter(found.fields["label"])
     tagged: list[tuple[int, int]] = []  # piece and label of each labelled token
     inner: list[int] = []
@@ -121,10 +129,10 @@ def test_files_of_every_make_are_read_alike(tmp_path: Path, tokenizer: PairToken
         plain.replace("\n\n", " \n \n"),
         plain.replace("\tO", "\t O "),
     ]
-    found = []
+    found, names = [], bio()
     for n, text in enumerate(made):
         write(tmp_path / str(n) / "train.tsv", text)
-        found.append(read_and_encode(bio(), tmp_path / str(n), tokenizer))
+        found.append(read_and_encode(names, tmp_path / str(n), tokenizer))
     assert len(found[0]) == 2
     assert all(other == found[0] for other in found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +93,16 @@ class PairTokenizer:
         # a lone "▁" stands for the boundary before a word, but is given the word's first character
         end[np.asarray(ids, dtype=np.int64) == self._boundary] = 0
         blank = np.fromiter((character.isspace() for character in text), dtype=bool, count=len(text))
-        places = np.arange(len(text))
-        # (n + 1,) the first character from here on that is no white space, and the end of the last before here
-        following = np.minimum.accumulate(np.append(np.where(blank, len(text), places), len(text))[::-1])[::-1]
-        preceding = np.maximum.accumulate(np.append(0, np.where(blank, 0, places + 1)))
-        begin = following[begin]
-        return LocatedPieces(ids, begin, np.maximum(begin, preceding[end]))
+        # (n + 1,) the end of the last character before a place that is no white space
+        preceding = np.maximum.accumulate(np.append(0, np.where(blank, 0, np.arange(1, len(text) + 1))))
+        begin = _next_without(blank)[begin]
+        # several pieces may stand for one character: a boundary between two of these ends where they do
+        end = np.maximum.accumulate(np.maximum(begin, preceding[end]))
+        if not text.isascii():
+            # of a letter and the accents that the normalisation joins to it, the library names the letter alone
+            joined = np.fromiter((_joins(character) for character in text), dtype=bool, count=len(text))
+            end = np.maximum(end, np.minimum(_next_without(joined)[end], np.append(begin[1:], len(text))[: len(end)]))
+        return LocatedPieces(ids, begin, end)
 
     def sequence(self, first: list[int], second: list[int] | None, max_length: int) -> tuple[list[int], bool]:
         """One or two texts as a sequence of at most ``max_length`` ids, and whether it was cut."""
@@ -116,10 +121,22 @@ class LocatedPieces:
 
     ids: list[int]
     begin: npt.NDArray[np.int64]
-    """(n,) the first character of each piece, counted in the text before any normalisation."""
+    """(n,) the first character of each piece, counted in the text before any normalisation; never falls."""
     end: npt.NDArray[np.int64]
-    """(n,) the place after its last one; white space at both ends is left out, so that a piece that stands
-    for the boundary of a word alone is empty."""
+    """(n,) the place after its last one; never falls. White space at both ends is left out, so that a piece
+    that stands for the boundary of a word alone is empty."""
+
+
+def _next_without(marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The first place from each one on that is not ``marked`` (n,), or n where there is none, (n + 1,)."""
+    places = np.append(np.where(marked, len(marked), np.arange(len(marked))), len(marked))
+    found: npt.NDArray[np.int64] = np.minimum.accumulate(places[::-1])[::-1]
+    return found
+
+
+def _joins(character: str) -> bool:
+    """Whether a normalisation may join ``character`` to the one before: marks, Korean vowels and finals."""
+    return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
 
 
 def _load(file: Path) -> Any:

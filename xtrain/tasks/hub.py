@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.files import content_hash
 from xtrain.tasks.hashes import file_hash
-from xtrain.tasks.hub_layout import PARQUET_BRANCH, Choice, Place, choose_files
+from xtrain.tasks.hub_layout import CARD, PARQUET_BRANCH, Choice, Place, choose_files
 from xtrain.tasks.hub_repository import Repository, locate, scrubbed
 from xtrain.tasks.readers import Record, column_names, nested
 from xtrain.tasks.spec import LANGUAGE, Source
@@ -32,15 +32,16 @@ def read_hub(source: Source, split: str, language: str) -> Iterator[Record]:
     where, expression = _name(source, language, split), source.splits[source.base_split(split)]
     place = _place(source)
     choice = choose_files(place, _config(source, language), _parts(expression, where), where)
-    dataset = _load(place, choice, where)
-    _check_columns(dataset, source, where)
     number = 0
-    for batch in dataset.iter(batch_size=_BATCH):
-        names = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            row = dict(zip(names, values, strict=True))
-            number += 1
-            yield Record(f"{where} row {number}", nested(row), column_names(row))
+    for dataset in _datasets(place, choice, where):
+        if number == 0:
+            _check_columns(dataset, source, where)
+        for batch in dataset.iter(batch_size=_BATCH):
+            names = list(batch)
+            for values in zip(*batch.values(), strict=True):
+                row = dict(zip(names, values, strict=True))
+                number += 1
+                yield Record(f"{where} row {number}", nested(row), column_names(row))
 
 
 def hub_fingerprint(source: Source, split: str, language: str) -> list[Any]:
@@ -97,22 +98,27 @@ def _parts(expression: str, where: str) -> list[str]:
     return parts
 
 
-def _load(place: Place, choice: Choice, where: str) -> Any:
-    import datasets
+def _datasets(place: Place, choice: Choice, where: str) -> Iterator[Any]:
+    """The wanted splits, file by file: who reads but the first rows of a Wikipedia does not fetch it all."""
+    if choice.by_name:
+        folder = place.fetch(choice.files[""])
+        yield from _read(partial(_by_name, folder / choice.folder, choice, where), where)
+        return
+    info = choice.info(place.fetch([CARD])) if choice.carded else None
+    features = info.features if info else None
+    for part in choice.parts:
+        count = 0
+        for name in choice.files[part]:
+            path = place.fetch([name]) / name
+            for dataset in _read(partial(_by_reader, str(path), choice, features), where):
+                count += len(dataset)
+                yield dataset
+        _check_count(count, part, info, where)
 
-    folder = place.fetch([name for names in choice.files.values() for name in names])
+
+def _read(read: Callable[[], list[Any]], where: str) -> list[Any]:
     try:
-        if choice.by_name:
-            found = datasets.load_dataset(str(folder / choice.folder))
-            _check_splits(list(found), choice, where)
-            return datasets.concatenate_datasets([found[part] for part in choice.parts])
-        info = choice.info(folder)
-        sets = []
-        for part in choice.parts:
-            paths = [str(folder / name) for name in choice.files[part]]
-            sets.append(_read(paths, choice, info.features if info else None))
-            _check_count(len(sets[-1]), part, info, where)
-        return datasets.concatenate_datasets(sets)
+        return read()
     except UserError:
         raise
     except Exception as error:  # the library raises a dozen kinds of its own and of pyarrow's
@@ -121,14 +127,22 @@ def _load(place: Place, choice: Choice, where: str) -> Any:
         raise UserError(Problem(where, what, remedy=remedy)) from error
 
 
-def _read(paths: list[str], choice: Choice, features: Any) -> Any:
-    """One split from its files, converted to Arrow in the cache of ``datasets`` once. No network is used."""
+def _by_name(folder: Path, choice: Choice, where: str) -> list[Any]:
+    import datasets
+
+    found = datasets.load_dataset(str(folder))
+    _check_splits(list(found), choice, where)
+    return [found[part] for part in choice.parts]
+
+
+def _by_reader(path: str, choice: Choice, features: Any) -> list[Any]:
+    """A file, converted to Arrow in the cache of ``datasets`` once. No network is used."""
     import datasets
 
     if choice.reader == "arrow":
-        return datasets.concatenate_datasets([datasets.Dataset.from_file(path) for path in paths])
+        return [datasets.Dataset.from_file(path)]
     read = getattr(datasets.Dataset, f"from_{choice.reader}")
-    return read(paths, features=features, **choice.options)
+    return [read(path, features=features, **choice.options)]
 
 
 def _check_splits(known: list[str], choice: Choice, where: str) -> None:

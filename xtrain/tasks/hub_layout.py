@@ -24,7 +24,7 @@ READERS = {
 }
 """Ending of a file -> the reader of ``datasets`` for it."""
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")  # `datasets` unpacks these itself
-_CARD = "README.md"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,6 @@ class Choice:
 
     def info(self, folder: Path) -> Any:
         """The ``DatasetInfo`` on the card: features and numbers of rows; None if it has none."""
-        if not self.carded:
-            return None
         from datasets.info import DatasetInfosDict
 
         return DatasetInfosDict.from_directory(str(folder)).get(self.config)
@@ -137,11 +135,11 @@ def _by_name(place: Place, folder: str, parts: Sequence[str], where: str) -> Cho
 
 def _card_entries(place: Place) -> list[Mapping[str, Any]]:
     """The configurations on the card, in its order."""
-    if _CARD not in place.names:
+    if CARD not in place.names:
         return []
     from huggingface_hub import DatasetCard
 
-    path = place.fetch([_CARD]) / _CARD
+    path = place.fetch([CARD]) / CARD
     try:
         entries = DatasetCard.load(path, ignore_metadata_errors=True).data.to_dict().get("configs") or []
     except Exception as error:  # yaml's and the library's own

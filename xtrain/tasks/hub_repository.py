@@ -49,7 +49,7 @@ class Repository:
         if not missing:
             return folder
         if not self.reached:
-            raise UserError(_missing(self, missing, len(names)))
+            raise UserError(_missing(self, missing))
         from huggingface_hub import snapshot_download
 
         try:
@@ -220,7 +220,7 @@ def _allowed(kind: str) -> str:
 
 def _nearest_id(repository: str, known: Iterable[str]) -> str:
     """The known id nearest to ``repository``, compared as a whole, then by what follows the slash."""
-    ids = list(known)
+    ids = [name for name in known if name != repository]
     hint = nearest(repository, ids)
     if hint:
         return hint
@@ -250,11 +250,10 @@ def _unreachable(repository: str, kind: str, revision: str, why: str) -> Problem
     )
 
 
-def _missing(found: Repository, missing: Sequence[str], wanted: int) -> Problem:
+def _missing(found: Repository, missing: Sequence[str]) -> Problem:
     return Problem(
         f"{found.id} ({found.revision}, commit {found.commit[:12]})",
-        f"{len(missing)} of {wanted} files are not in the local hub cache, and the hub cannot be reached: "
-        f"{listed(missing, most=5)}",
+        f"{listed(missing, most=5)}: not in the local hub cache, and the hub cannot be reached",
         remedy="run the same command once where there is a network, with the same HF_HOME",
     )
 

@@ -115,7 +115,7 @@ class TaskSpec:
     format: str
     languages: tuple[str, ...]
     """Evaluated languages, English with them if it counts; ("*",) for every one whose file is there."""
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...] = ()
     """In order: the first that applies is used (:func:`xtrain.tasks.sources.choose`)."""
     metric: str = "accuracy"
     """The metric whose mean over the languages is the task's score."""

@@ -51,7 +51,7 @@ def check_submission(folder: Path, benchmark: str, labels: Path | None = None) -
             checked.files += 1
             right = find_file(labels, task, language, checked.problems) if labels is not None else None
             if right is not None:
-                score_language(task, language, found, right, checked.notes, checked.problems)
+                score_language(task, language, found, right, checked.notes, checked.problems, strict=True)
             checked.problems += _without_labels(task, language, found, compare=right is None)
         if missing:
             checked.missing.append(Missing(task.name, tuple(missing), "no file"))
@@ -60,7 +60,7 @@ def check_submission(folder: Path, benchmark: str, labels: Path | None = None) -
 
 def _without_labels(task: BenchmarkTask, language: str, path: Path, *, compare: bool) -> list[Problem]:
     """The mistakes of a file that show by themselves; ``compare`` says whether its rows are counted here."""
-    wrong = FileProblems(path)
+    wrong = FileProblems(path, strict=True)
     count = _count(task, language, path, wrong)
     expected = task.rows.get(language)
     what = "questions" if task.kind == "answers" else "rows"

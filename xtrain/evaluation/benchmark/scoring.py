@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,16 +129,24 @@ def _mean_of(members: tuple[str, ...], tasks: dict[str, Any], scored: ScoredFold
 
 
 def score_language(
-    task: BenchmarkTask, language: str, found: Path, right: Path, notes: list[str], problems: list[Problem]
+    task: BenchmarkTask,
+    language: str,
+    found: Path,
+    right: Path,
+    notes: list[str],
+    problems: list[Problem],
+    *,
+    strict: bool = False,
 ) -> dict[str, float]:
     """The metrics of one language from its predictions, ``found``, and its labels, ``right``.
 
-    Empty where the files are wrong, which goes to ``problems``; what only ought to be known goes to ``notes``.
+    ``strict``: predicted labels have to be the benchmark's. Empty where the files are wrong, which goes to ``problems``; what only ought to be known goes to ``notes``.
     """
-    pair = _Files(task, language, found, right, notes, FileProblems(found), FileProblems(right))
+    pair = _Files(task, language, found, right, notes, FileProblems(found, strict=strict), FileProblems(right))
     metrics = _BY_KIND[task.kind](pair)
     wrong = pair.wrong_gold.found + pair.wrong.found
     problems += wrong
+    notes += [unknown_note(one, task.labels) for one in (pair.wrong, pair.wrong_gold) if one.unknown]
     return {} if wrong else metrics
 
 
@@ -190,11 +198,8 @@ def _tags(files: _Files) -> dict[str, float]:
     """Micro F1 of the chunks, and for UDPOS the accuracy of the tags."""
     gold = reading.read_tags(files.right, files.wrong_gold)
     predicted = reading.read_tags(files.found, files.wrong)
-    # gold may hold more tags than the usual ones; another spelling of a usual one is a mistake
-    extra = {tag for sentence in gold.tags for tag in sentence} - set(files.task.labels)
-    spelt = {label.casefold() for label in files.task.labels}
-    check_tags(gold, set(files.task.labels) | {tag for tag in extra if tag.casefold() not in spelt}, files.wrong_gold)
-    check_tags(predicted, [*files.task.labels, *sorted(extra)], files.wrong)
+    check_tags(gold, files.task.labels, files.wrong_gold)
+    check_tags(predicted, files.task.labels, files.wrong)
     if files.bad or not files.same_count(len(predicted.tags), len(gold.tags), "sentences"):
         return {}
     for number, (tags, right) in enumerate(zip(predicted.tags, gold.tags, strict=True)):
@@ -213,13 +218,19 @@ def _tags(files: _Files) -> dict[str, float]:
     return metrics
 
 
-def check_tags(sentences: reading.Sentences, allowed: Any, problems: FileProblems) -> None:
+def unknown_note(problems: FileProblems, allowed: Collection[str]) -> str:
+    """What to say of labels that the benchmark does not have: in predictions they are wrong answers."""
+    line, label = problems.unknown[0]
+    count = len(problems.unknown)
+    return f"{problems.path}: {count:,} labels are none of {listed(allowed, 7)}: the first is {label!r} in line {line}"
+
+
+def check_tags(sentences: reading.Sentences, allowed: Collection[str], problems: FileProblems) -> None:
     """Note the tags that are not among ``allowed``, each with its line."""
     for begin, tags in zip(sentences.begins, sentences.tags, strict=True):
         for place, tag in enumerate(tags):
             if tag not in allowed:
-                hint = reading.label_hint(tag, allowed)
-                problems.add(begin + place, f"{tag[:60]!r} is no tag", listed(allowed), hint)
+                reading.check_label(begin + place, tag, f"{tag[:60]!r} is no tag", allowed, problems)
 
 
 def _pairs(files: _Files) -> dict[str, float]:
