@@ -167,11 +167,14 @@ class _Builder:
             for member in specs[task].members
             for language in (languages or specs[member].default_train_languages)
         ]
-        readings = [Reading(task, name, "train", "train", language, max_length) for name, language in parts]
+        wanted = [("train", recipe.train_examples)]
         if recipe.eval_examples:
-            limit = math.ceil(recipe.eval_examples / len(parts))
-            readings += [Reading(task, name, "dev", "dev", language, max_length, limit) for name, language in parts]
-        return readings
+            wanted.append(("dev", recipe.eval_examples))
+        return [
+            Reading(task, member, split, split, language, max_length, limit and math.ceil(limit / len(parts)))
+            for split, limit in wanted
+            for member, language in parts
+        ]
 
     def _trained(
         self,

@@ -22,6 +22,8 @@ class Recipe:
 
     epochs: float = field(default=3.0, metadata=limits(above=0))
     """Passes over the training set; may be a fraction."""
+    train_examples: int | None = field(default=None, metadata=limits(minimum=1))
+    """At most so many training examples: the first ones, of several languages or joined tasks an even share."""
     max_steps: int | None = field(default=None, metadata=limits(minimum=1))
     """Optimizer steps, instead of epochs."""
     batch_size: int = field(default=32, metadata=limits(minimum=1))

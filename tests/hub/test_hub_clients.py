@@ -154,10 +154,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repositories"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hub(root: Path) -> Iterator[Hub]:
     with Hub(root) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def process(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with Client(hub.url, tmp_path_factory.mktemp("home") / "home") as client:
+        yield client
+
+
+@pytest.fixture
+def client(process: Client) -> Client:
+    """A process that has asked the hub nothing yet; to start one for each test takes seconds."""
+    process("environment", HF_HUB_OFFLINE="0", HF_TOKEN="")
+    process("forget")
+    return process
 
 
 def test_first_use_and_second_use_without_network(root: Path, tmp_path: Path) -> None:
@@ -286,31 +300,30 @@ def test_a_cache_that_another_program_filled(hub: Hub, tmp_path: Path) -> None:
     assert len(hub.log) == asked
 
 
-def test_revisions(hub: Hub, root: Path, tmp_path: Path) -> None:
+def test_revisions(root: Path, client: Client) -> None:
     """A branch that moved changes the hash and the rows; a commit does not; the cache keeps both."""
     old = (root / "datasets/facebook/xnli/refs/main").read_text()
     source = {"hub": "facebook/xnli", "config": "{lang}", "splits": {"test": "test"}, "columns": {"a": "premise"}}
     branch = {"source": source, "split": "test", "language": "de"}
     pinned = {**branch, "source": {**source, "revision": old}}
-    with Client(hub.url, tmp_path / "home") as client:
-        before, rows = client("fingerprint", **branch), client("records", **branch)
-        assert before == ["facebook/xnli", "de", old, "test"] == client("fingerprint", **pinned)
-        new = repositories.xnli(root, seed=9)
-        try:
-            assert client("fingerprint", **branch) == before, "one process sees one commit"
-            client("forget")
-            assert client("fingerprint", **branch) == ["facebook/xnli", "de", new, "test"]
-            assert client("records", **branch) != rows
-            assert client("fingerprint", **pinned) == before
-            assert client("records", **pinned) == rows
-        finally:
-            repositories.xnli(root)
-        error = client.refused("records", **{**branch, "source": {**source, "revision": "mian"}})
-        assert "has no revision 'mian'" in error
-        assert "did you mean 'main'" in error
+    before, rows = client("fingerprint", **branch), client("records", **branch)
+    assert before == ["facebook/xnli", "de", old, "test"] == client("fingerprint", **pinned)
+    new = repositories.xnli(root, seed=9)
+    try:
+        assert client("fingerprint", **branch) == before, "one process sees one commit"
+        client("forget")
+        assert client("fingerprint", **branch) == ["facebook/xnli", "de", new, "test"]
+        assert client("records", **branch) != rows
+        assert client("fingerprint", **pinned) == before
+        assert client("records", **pinned) == rows
+    finally:
+        repositories.xnli(root)
+    error = client.refused("records", **{**branch, "source": {**source, "revision": "mian"}})
+    assert "has no revision 'mian'" in error
+    assert "did you mean 'main'" in error
 
 
-def test_what_is_wrong_is_named_with_what_is_near(hub: Hub, root: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named_with_what_is_near(client: Client) -> None:
     def source(**keys: Any) -> dict[str, Any]:
         usual = {"hub": "google/xtreme", "config": "PAN-X.de", "splits": {"train": "train"}}
         return {"source": {"columns": {"tokens": "tokens"}, **usual, **keys}, "split": "train", "language": "de"}
@@ -332,14 +345,13 @@ def test_what_is_wrong_is_named_with_what_is_near(hub: Hub, root: Path, tmp_path
         (source(**branch, splits={"train": "dev"}), "no split 'dev'", "train, validation"),
         (source(**branch | {"config": "defualt"}), "no configuration 'defualt'", "did you mean 'default'"),
     ]
-    with Client(hub.url, tmp_path / "home") as client:
-        for given, what, near in cases:
-            error = client.refused("records", **given)
-            assert what in error, error
-            assert near in error, error
+    for given, what, near in cases:
+        error = client.refused("records", **given)
+        assert what in error, error
+        assert near in error, error
 
 
-def test_closed_repositories_and_tokens(hub: Hub, root: Path, tmp_path: Path) -> None:
+def test_closed_repositories_and_tokens(hub: Hub, root: Path, client: Client) -> None:
     """Who may not read is told how to log in, and a token is never shown."""
     for name in ("private", "gated", "forbidden"):
         data = b'{"text": "x"}\n'
@@ -350,38 +362,34 @@ def test_closed_repositories_and_tokens(hub: Hub, root: Path, tmp_path: Path) ->
         keys = {"hub": f"closed/{name}", "splits": {"train": "train"}, "columns": {"text": "text"}}
         return {"source": keys, "split": "train", "language": "en"}
 
-    with Client(hub.url, tmp_path / "home") as client:
-        for name, what in (("private", "neither a directory"), ("gated", "access to it must be granted")):
-            error = client.refused("records", **source(name))
-            assert what in error
-            assert "HF_TOKEN" in error
-            assert "none is set" in error
-        client("environment", HF_TOKEN=SECRET)  # one that the hub does not know
-        error = client.refused("records", **source("private"))
-        assert "refuses to show this data set (401)" in error
-        assert "the one that is set may not read it" in error
-        hub.tokens.add(SECRET)
-        assert client("records", **source("private")) == client("records", **source("gated")) == [{"text": "x"}]
-        assert "(403)" in client.refused("records", **source("forbidden"))
-        hub.failures["README.md"] = 5
-        hub.failures["train.jsonl"] = 5
+    for name, what in (("private", "neither a directory"), ("gated", "access to it must be granted")):
+        error = client.refused("records", **source(name))
+        assert what in error
+        assert "HF_TOKEN" in error
+        assert "none is set" in error
+    client("environment", HF_TOKEN=SECRET)  # one that the hub does not know
+    error = client.refused("records", **source("private"))
+    assert "refuses to show this data set (401)" in error
+    assert "the one that is set may not read it" in error
+    hub.tokens.add(SECRET)
+    assert client("records", **source("private")) == client("records", **source("gated")) == [{"text": "x"}]
+    assert "(403)" in client.refused("records", **source("forbidden"))
     assert SECRET not in client.errors.read_text()
 
 
-def test_an_interrupted_download_is_not_taken_for_a_whole_one(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_not_taken_for_a_whole_one(hub: Hub, client: Client) -> None:
     """The hub fails at the second of two files: an error; without a network too; then only it is fetched."""
     source = {**SOURCES["MLM"], "hub": "wikimedia/wikipedia"}
     given = {"source": source, "split": "train", "language": "de"}
     hub.failures["20231101.sw/train-00001-of-00002.parquet"] = 1
-    with Client(hub.url, tmp_path / "home") as client:
-        error = client.refused("records", **given)
-        assert "could not be fetched whole" in error
-        assert "run the same command again" in error
-        client("forget")
-        client("environment", HF_HUB_OFFLINE="1")
-        assert "train-00001-of-00002.parquet: not in the local hub cache" in client.refused("records", **given)
-        client("environment", HF_HUB_OFFLINE="0")
-        client("forget")
-        asked = len(hub.downloads())
-        assert len(client("records", **given)) == 6
-        assert [name for name, _ in hub.downloads()[asked:]] == ["20231101.sw/train-00001-of-00002.parquet"]
+    error = client.refused("records", **given)
+    assert "could not be fetched whole" in error
+    assert "run the same command again" in error
+    client("forget")
+    client("environment", HF_HUB_OFFLINE="1")
+    assert "train-00001-of-00002.parquet: not in the local hub cache" in client.refused("records", **given)
+    client("environment", HF_HUB_OFFLINE="0")
+    client("forget")
+    asked = len(hub.downloads())
+    assert len(client("records", **given)) == 6
+    assert [name for name, _ in hub.downloads()[asked:]] == ["20231101.sw/train-00001-of-00002.parquet"]

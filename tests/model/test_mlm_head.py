@@ -165,15 +165,14 @@ def test_checkpoints_without_a_tied_head_have_none(folder: Path, tiny_model: Pat
 def test_zero_stages_on_two_ranks_give_the_losses_of_plain_torch(results: dict[int, Any], stage: int) -> None:
     plain, found = results[0], results[stage]
     assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
-    assert found["evaluated"] == pytest.approx(plain["evaluated"], abs=1e-5)
     for name, value in plain["weights"].items():
         if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
             assert found["weights"][name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
 def test_the_loss_falls(results: dict[int, Any]) -> None:
-    mlm = results[0]["losses"][::2]
-    assert mlm[-1] < mlm[0] - 0.1
+    first, *_, last = results[0]["losses"]  # of the same batch, before training and after
+    assert last < 0.9 * first
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +202,7 @@ def train_plainly() -> dict[str, Any]:
     """Some steps in fp32: masked language modelling and classification in turn."""
     model = make_model()
     optimizer, _ = build_optimizer(model, RECIPE)
-    losses = []
+    losses = [evaluated(model)]
     for step in range(STEPS):
         batches = [batch_of(step, half) for half in range(2)]
         loss = torch.stack([model(batch)[0] for batch in batches]).sum() / sum(units_of(batch) for batch in batches)
@@ -217,14 +216,15 @@ def train_plainly() -> dict[str, Any]:
 
 def train(stage: int, device: torch.device) -> dict[str, Any]:
     """The same steps under DeepSpeed, on each of two ranks its half of the examples."""
-    zero = {"stage": stage, "stage3_param_persistence_threshold": 0}  # nothing is kept whole because it is small
+    # as with a large model: nothing is kept whole because it is small, or because it is wanted again soon
+    keys = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance", "prefetch_bucket_size")
+    zero = {"stage": stage, **{f"stage3_{key}": 0 for key in keys}}
     config = {
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "zero_optimization": zero,
         "gradient_clipping": RECIPE.max_grad_norm, "zero_allow_untested_optimizer": True,
     }  # fmt: skip
     engine = TrainEngine(make_model(), RECIPE, config, device)
-    engine.model.train()
-    losses = []
+    losses = [evaluated(engine.model)]  # before any training step, which would tell DeepSpeed of the table by itself
     for step in range(STEPS):
         batches = [batch_of(step, half) for half in range(2)]
         units = sum(units_of(batch) for batch in batches)
@@ -235,11 +235,17 @@ def train(stage: int, device: torch.device) -> dict[str, Any]:
     return result(engine.model, losses, engine.gathered_weights())
 
 
-def result(model: torch.nn.Module, losses: list[float], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def evaluated(model: torch.nn.Module) -> float:
+    """The loss of the first batch, as evaluation computes it: not through DeepSpeed's own forward."""
     with torch.no_grad():
-        evaluated = model.eval()(batch_of(0, 0))[0].item()
+        loss: float = model.eval()(batch_of(0, 0))[0].item()
+    model.train()
+    return loss
+
+
+def result(model: torch.nn.Module, losses: list[float], weights: Mapping[str, Tensor]) -> dict[str, Any]:
     checksum = {n: [v.detach().double().sum().item(), v.detach().abs().max().item()] for n, v in weights.items()}
-    return {"losses": losses, "evaluated": evaluated, "weights": checksum}
+    return {"losses": [*losses, evaluated(model)], "weights": checksum}
 
 
 def batch_of(step: int, half: int) -> PackedBatch:

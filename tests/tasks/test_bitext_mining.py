@@ -24,9 +24,7 @@ GOLD = "xx-2\ten-2\nxx-4\ten-1\n"
 def task(**entry: Any) -> TaskSpec:
     paths = ["b/{lang}.foreign", "b/{lang}.english", "b/{lang}.gold"]
     source = {"files": {"dev": paths}, "reader": "bitext", "columns": COLUMNS}
-    return spec(
-        **{"format": "bitext_mining", "metric": "f1", "languages": ["xx", "yy"], "sources": [source], **entry}
-    )
+    return spec(**{"format": "bitext_mining", "metric": "f1", "languages": ["xx", "yy"], "sources": [source], **entry})
 
 
 def files(root: Path, foreign: str = FOREIGN_TEXT, english: str = ENGLISH_TEXT, gold: str = GOLD) -> Path:

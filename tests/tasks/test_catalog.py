@@ -8,6 +8,7 @@ import pytest
 from rows import source
 
 from xtrain.errors import UserError
+from xtrain.evaluation.benchmark.layout import BENCHMARKS
 from xtrain.study import Recipe
 from xtrain.tasks import catalog, formats
 
@@ -25,63 +26,73 @@ def problems_of(**changes: Any) -> str:
     return str(caught.value)
 
 
+INTERMEDIATE = {
+    "anli_plus", "anli", "boolq", "ccg", "commonsense_qa", "copa", "copa_translated", "cosmosqa", "hellaswag",
+    "hellaswag_translated", "mlm", "mlqa_translated", "mnli", "mrpc", "paws", "pawsx_translated", "qnli", "qqp",
+    "qqp_translated", "rte", "snli", "socialiqa", "socialiqa_translated", "squad", "squad_retrieval",
+    "squad_translated", "squad_v2", "tydiqa_goldp", "ud", "wikiann", "xnli_translated",
+}  # fmt: skip
+TRANSLATED = sorted(name for name in INTERMEDIATE if name.endswith("_translated"))
+
+
 def test_every_entry_of_the_catalogue_is_sound() -> None:
     specs = catalog.load()
-    wanted = {
-        "mnli",
-        "qqp",
-        "snli",
-        "qnli",
-        "rte",
-        "mrpc",
-        "boolq",
-        "anli",
-        "xnli",
-        "paws",
-        "pawsx",
-        "hellaswag",
-    }
-    wanted |= {"commonsense_qa", "cosmosqa", "socialiqa", "copa", "xcopa", "tatoeba", "messages"}
-    wanted |= {"message_retrieval"} | {
-        f"starter_{n}" for n in ("socialiqa", "hellaswag", "commonsense_qa", "rte", "boolq")
-    }
-    assert wanted <= set(specs)
+    targets = {name for version in BENCHMARKS.values() for name in version.tasks}
+    missing = (INTERMEDIATE | targets | {"messages", "message_retrieval", "starter_rte", "starter_boolq"}) - set(specs)
+    assert not missing, missing
     for name, spec in specs.items():
         Recipe(**spec.recipe)
         trains = formats.get(spec.format).trained
+        evaluated = bool({"test", "dev"} & set(spec.splits)) and not spec.joined
+        assert name not in targets or evaluated, name
         for other in spec.training_tasks or ((name,) if trains else ()):
             assert {"train", "dev"} <= set(specs[other].splits), name
         assert not any(source.files and source.hub for source in spec.sources)
+        assert set(spec.default_train_languages) <= set(spec.languages) or spec.languages == ("*",), name
 
 
-def test_benchmark_languages() -> None:
+@pytest.mark.parametrize("version", sorted(BENCHMARKS))
+def test_benchmark_languages(version: str) -> None:
     specs = catalog.load()
-    assert specs["xnli"].languages == (
-        "ar",
-        "bg",
-        "de",
-        "el",
-        "en",
-        "es",
-        "fr",
-        "hi",
-        "ru",
-        "sw",
-        "th",
-        "tr",
-        "ur",
-        "vi",
-        "zh",
-    )
-    assert specs["pawsx"].languages == ("de", "en", "es", "fr", "ja", "ko", "zh")
-    assert specs["xcopa"].languages == ("et", "ht", "id", "it", "qu", "sw", "ta", "th", "tr", "vi", "zh")
-    assert len(specs["tatoeba"].languages) == len(specs["tatoeba"].languages_in("xtreme-r")) == 41
-    assert len(specs["tatoeba"].languages_in("xtreme")) == 36
-    assert not {"en", "ms", "my", "yo"} & set(specs["tatoeba"].languages)
-    assert specs["tatoeba"].sources[0].paths("test", "sw") == (
-        "tatoeba/tatoeba.swh-eng.swh",
-        "tatoeba/tatoeba.swh-eng.eng",
-    )
+    for name, task in BENCHMARKS[version].tasks.items():
+        assert specs[name].languages_in(version) == tuple(sorted(task.languages)), name
+        fixed = task.kind in ("label", "tags") and task.labels
+        assert not fixed or set(specs[name].labels) == set(task.labels), name
+
+
+def test_the_files_of_a_benchmark_are_those_of_its_script() -> None:
+    specs = catalog.load()
+    found = {
+        name: [path for split in source.files for path in source.paths(split, "sw")]
+        for name, source in ((name, specs[name].sources[0]) for name in ("xnli", "xcopa", "tatoeba", "mlqa"))
+    }
+    assert found == {
+        "xnli": ["xnli/dev-sw.tsv", "xnli/test-sw.tsv"],
+        "xcopa": ["xcopa/val-sw.jsonl", "xcopa/test-sw.jsonl"],
+        "tatoeba": ["tatoeba/tatoeba.swh-eng.swh", "tatoeba/tatoeba.swh-eng.eng"],
+        "mlqa": [f"mlqa/MLQA_V1/{split}/{split}-context-sw-question-sw.json" for split in ("dev", "test")],
+    }
+    for version in BENCHMARKS.values():
+        for name in version.tasks:
+            assert specs[name].sources[0].files, f"{name}: the hub comes first"
+            assert name == "bucc2018" or any(source.hub for source in specs[name].sources), f"{name}: no hub"
+
+
+def test_anli_plus_is_one_set_and_xcopa_trains_twice() -> None:
+    specs = catalog.load()
+    assert specs["anli_plus"].members == ("snli", "mnli", "anli")
+    assert specs["anli_plus"].splits == ("train", "dev")
+    assert (specs["anli_plus"].recipe["batch_size"], specs["anli_plus"].recipe["epochs"]) == (24, 2)
+    assert specs["xcopa"].training_tasks == ("socialiqa", "copa")
+    assert specs["xcopa"].options == specs["copa"].options
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_translated_sets_say_so_and_are_no_english(name: str) -> None:
+    spec = catalog.load()[name]
+    assert spec.translated_from == "en"
+    assert spec.train_languages == spec.languages
+    assert "en" not in spec.languages
 
 
 def test_a_new_entry_and_one_laid_over_the_catalogue() -> None:
@@ -91,7 +102,7 @@ def test_a_new_entry_and_one_laid_over_the_catalogue() -> None:
     assert specs["mnli"].recipe["epochs"] == 1
     assert specs["mnli"].recipe["batch_size"] == 24  # the catalogue's, untouched
     assert len(specs["mnli"].sources) == 1
-    assert len(catalog.load()["mnli"].sources) == 3  # the catalogue itself is untouched
+    assert len(catalog.load()["mnli"].sources) > 2  # the catalogue itself is untouched
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,9 +78,9 @@ def test_a_sentence(tokenizer: PairTokenizer) -> None:
     sentence = ["anna", "lives", "in", "bonn"]
     found = one(bio(), tokenizer, sentence, ["B-PER", "O", "O", "B-LOC"], 64)
     pieces = tokenizer.pieces(sentence)
-    assert found.sequences == [[tokenizer.begin, *sum(pieces, []), tokenizer.end]]
+    assert found.sequences == [[tokenizer.begin, *chain(*pieces), tokenizer.end]]
     labels = [[number] + [IGNORED] * (len(p) - 1) for number, p in zip((1, 0, 0, 3), pieces, strict=True)]
-    assert found.fields == {"label": [IGNORED, *sum(labels, []), IGNORED]}
+    assert found.fields == {"label": [IGNORED, *chain(*labels), IGNORED]}
     assert (found.truncated, found.split, found.remarks) == (False, False, ())
 
 
@@ -109,7 +113,7 @@ def test_every_word_has_one_tag_at_any_maximum_length(
     assert next(label, None) is None
     pieces = [p or [tokenizer.unknown] for p in tokenizer.pieces(sentence)]
     assert tagged == [(p[0], LABELS.index(tag)) for p, tag in zip(pieces, tags, strict=True)]
-    assert inner == sum((p[: length - 2] for p in pieces), [])
+    assert inner == [*chain(*(p[: length - 2] for p in pieces))]
     assert found.truncated == any(len(p) > length - 2 for p in pieces)
     assert found.split == (len(found.sequences) > 1)
     assert found.split == (sum(min(len(p), length - 2) for p in pieces) > length - 2)
@@ -151,8 +155,8 @@ def test_wikiann_and_universal_dependencies(tmp_path: Path) -> None:
     )
     [row] = rows_of(trees, tmp_path)
     assert row.values == {"tokens": ["vamos", "nos", "#"], "tags": ["VERB", "PRON", "SYM"]}
+    mistaken = source(files={"train": "t.conllu"}, reader="conllu", columns={"tokens": "form", "tags": "tag"})
     with pytest.raises(UserError, match="no column 'tag'"):
-        mistaken = source(files={"train": "t.conllu"}, reader="conllu", columns={"tokens": "form", "tags": "tag"})
         rows_of(task(sources=[mistaken]), tmp_path)
 
 
@@ -202,6 +206,20 @@ def test_lists_with_numbers_for_tags(tmp_path: Path, tokenizer: PairTokenizer) -
         read_and_encode(task(sources=[source(columns=columns)]), tmp_path, tokenizer)
     assert fingerprint(mapped, "train", "en", tmp_path) != fingerprint(task(sources=[source(columns=columns)]),
                                                                        "train", "en", tmp_path)  # fmt: skip
+
+
+def test_a_data_set_laid_out_like_the_hubs(tmp_path: Path, tokenizer: PairTokenizer) -> None:
+    table = pa.table(
+        {"tokens": [["anna", "lives"], ["bonn"]], "ner_tags": [[1, 0], [5]], "langs": [["en"] * 2, ["en"]]}
+    )
+    (tmp_path / "en").mkdir()
+    pq.write_table(table, tmp_path / "en/train-00000-of-00001.parquet")
+    panx = catalog.load()["panx"]
+    local = replace(panx, sources=tuple(replace(s, hub=str(tmp_path)) for s in panx.sources[1:2]))
+    rows = rows_of(local, None)
+    assert [row.values["tags"] for row in rows] == [["B-PER", "O"], ["B-LOC"]]
+    found = encode(local, tokenizer, *(row.values for row in rows))
+    assert [[n for n in item.fields["label"] if n != IGNORED] for item in found] == [[1, 0], [5]]  # type: ignore[union-attr]
 
 
 def test_broken_lists(tokenizer: PairTokenizer) -> None:
@@ -258,7 +276,9 @@ def test_mistakes_in_an_entry(entry: dict[str, Any], said: str) -> None:
 
 
 CCG = "Anna|NNP|N sleeps|VBZ|S[dcl]\\NP .|.|.\n"
-AUTO = "ID=x.1 PARSER=GOLD NUMPARSE=1\n(<T S[dcl] 1 2> (<L NP NNP NNP Anna NP>) (<L S[dcl]\\NP VBZ VBZ sleeps S[dcl]\\NP_1>) )\n"
+AUTO = """ID=x.1 PARSER=GOLD NUMPARSE=1
+(<T S[dcl] 1 2> (<L NP NNP NNP Anna NP>) (<L S[dcl]\\NP VBZ VBZ sleeps S[dcl]\\NP_1>) )
+"""
 
 
 def test_ccg_and_labels_from_the_data(tmp_path: Path, tiny_model: Path) -> None:

@@ -1,63 +1,97 @@
 """On each rank of test_engine.py: train a tiny model in several ways and print what came out as JSON.
 
 Arguments: the model's folder, the folder for results, and a JSON list of cases
-{"name", "stage", "precision", "tokens", "steps", "dropout"}.
+{"name", "stage", "precision", "tokens", "steps", "dropout", "tasks"}.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from xtrain.data import Shard, microbatches
+from xtrain.data import PackedBatch, Shard
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.study import Engine, Recipe
+from xtrain.training.checkpoint import Checkpoints
 from xtrain.training.engine import TrainEngine, initialize_ranks, resolve_ds_config
-from xtrain.training.loop import Plan, seed_dropout
+from xtrain.training.loop import Plan, Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
-def run(case: dict[str, Any], model_folder: Path, shard: Shard, device: torch.device) -> dict[str, Any]:
+class Listener:
+    """Keeps the metrics of every step."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.lines.append(dict(values))
+
+    def event(self, kind: str, **fields: Any) -> None:
+        pass
+
+    def advanced(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
+        pass
+
+
+class CountingEngine(TrainEngine):
+    """Counts the micro-batches of each step."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.counts: Counter[int] = Counter()
+        self.num_steps = 0
+
+    def accumulate(self, batch: PackedBatch, num_units: int, *, last: bool) -> torch.Tensor:
+        self.counts[self.num_steps] += 1
+        self.num_steps += last
+        return super().accumulate(batch, num_units, last=last)
+
+
+def run(case: dict[str, Any], model_folder: Path, shards: dict[str, Shard], out: Path, device: torch.device) -> Any:
     recipe = Recipe(
-        batch_size=8, max_steps=case["steps"], learning_rate=1e-3, dropout=case["dropout"], window_batches=4
+        batch_size=8, max_steps=case["steps"], learning_rate=1e-3, warmup_ratio=0.0, dropout=case["dropout"],
+        window_batches=4,
+    )  # fmt: skip
+    settings = Engine(
+        f"zero{case['stage']}", precision=case["precision"], tokens_per_micro_batch=case["tokens"], log_every=1
     )
-    settings = Engine(f"zero{case['stage']}", precision=case["precision"])
     config, _ = resolve_ds_config(settings, PROJECT / "ds_configs", recipe.max_grad_norm)
     encoder, _ = load_encoder(model_folder, torch.float32, dropout=recipe.dropout)
-    torch.manual_seed(0)
-    head = build_head("classification", encoder.hidden_size, 3, encoder.hidden_p)
-    engine = TrainEngine(PhaseModel(encoder, {"toy": head}), recipe, config, device)
-    engine.model.train()
-    plan = Plan.of({"toy": shard}, recipe, seed=3)
-    losses, norms, sizes = [], [], []
-    for step in range(case["steps"]):
-        whole = plan.batch(step)
-        dealt = microbatches(whole.lengths, dist.get_world_size(), case["tokens"])
-        total = torch.zeros(())
-        units = whole.num_units()
-        for number, bins in enumerate(dealt):
-            positions, weights = bins[dist.get_rank()]
-            batch = whole.part(positions, weights)
-            seed_dropout(3, step, number, dist.get_rank(), device)
-            total += engine.accumulate(batch, units, last=number == len(dealt) - 1) / units
-        result = engine.step(1e-3)
-        dist.all_reduce(total)
-        losses.append(total.item())
-        norms.append(result.grad_norm)
-        sizes.append(len(dealt))
+    chosen = {task: shards[task] for task in case["tasks"]}
+    heads = {}
+    for task, shard in chosen.items():
+        torch.manual_seed(0)
+        heads[task] = build_head(shard.format, encoder.hidden_size, 3, encoder.hidden_p)
+    engine = CountingEngine(PhaseModel(encoder, heads), recipe, config, device)
+    listener = Listener()
+    plan = Plan.of(chosen, recipe, seed=3)
+    checkpoints = Checkpoints(out / "none", keep=1)
+    Trainer(engine, plan, recipe, settings, 3, listener, checkpoints, None, lambda step: None).run()
     weights = engine.gathered_weights()
     checksum = {
         name: [float(value.double().sum()), float(value.double().abs().max())] for name, value in weights.items()
     }
-    return {"losses": losses, "norms": norms, "micro_steps": sizes, "weights": checksum}
+    return {
+        "losses": [line["loss"] for line in listener.lines],
+        "norms": [line["grad_norm"] for line in listener.lines],
+        "tasks": [plan.batch(step).task for step in range(case["steps"])],
+        "by_task": [{k: v for k, v in line.items() if k.endswith("/loss")} for line in listener.lines],
+        "micro_steps": [engine.counts[step] for step in range(case["steps"])],
+        "weights": checksum,
+    }
 
 
 def main() -> None:
@@ -65,8 +99,9 @@ def main() -> None:
     ranks = from_environment()
     device = initialize_ranks(ranks, training=True)
     np.seterr(all="raise")
-    shard = Shard.open(Path((out / "shard").read_text()))
-    results = {case["name"]: run(case, model_folder, shard, device) for case in cases}
+    paths = json.loads((out / "shards.json").read_text())
+    shards = {task: Shard.open(Path(path)) for task, path in paths.items()}
+    results = {case["name"]: run(case, model_folder, shards, out, device) for case in cases}
     if ranks.is_first:
         (out / f"world-{ranks.world_size}.json").write_text(json.dumps(results))
 

@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toy import PROJECT, TASKS
 
-from xtrain.data import prepare
+from xtrain.data import Shard, prepare
+from xtrain.data.shards import write_shard
 from xtrain.dispatch.local import python, run_ranks
 from xtrain.tasks import catalog
 
@@ -19,8 +21,11 @@ WORKER = Path(__file__).with_name("engine_worker.py")
 WHOLE, CUT = 100_000, 60  # token budgets: a rank's share at once, and cut into many micro-batches
 
 
-def case(name: str, stage: int, precision: str = "fp32", tokens: int = WHOLE, dropout: float = 0.0) -> dict[str, Any]:
-    return {"name": name, "stage": stage, "precision": precision, "tokens": tokens, "steps": 6, "dropout": dropout}
+def case(
+    name: str, stage: int, precision: str = "fp32", tokens: int = WHOLE, dropout: float = 0.0, tasks: str = "toy"
+) -> dict[str, Any]:
+    sizes = {"name": name, "stage": stage, "precision": precision, "tokens": tokens, "steps": 6, "dropout": dropout}
+    return {**sizes, "tasks": tasks.split()}
 
 
 CASES = [
@@ -29,7 +34,11 @@ CASES = [
     *(case(f"cut-{stage}", stage, tokens=CUT) for stage in range(4)),
     case("dropout", 2, dropout=0.1),
     case("dropout-cut", 2, tokens=CUT, dropout=0.1),
+    *(case(f"contrast-{stage}", stage, dropout=0.1, tasks="pairs") for stage in (2, 3)),
+    *(case(f"contrast-cut-{stage}", stage, tokens=CUT, dropout=0.1, tasks="pairs") for stage in (2, 3)),
+    *(case(f"both-{stage}", stage, tokens=CUT, tasks="toy pairs") for stage in (2, 3)),
 ]
+IN_FOUR = ("fp32-2", "cut-1", "dropout", "contrast-cut-2", "both-2")
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +59,27 @@ def run_all(out: Path, model: Path, data: Path) -> None:
     """Every case with 1 and 2 ranks, some with 4."""
     spec = catalog.load({"toy": TASKS["toy"]})["toy"]
     shard = prepare(spec, "train", "en", model, 64, data, out / "prepared")
-    (out / "shard").write_text(str(shard.path))
+    pairs = pairs_to_compare(out / "pairs")
+    (out / "shards.json").write_text(json.dumps({"toy": str(shard.path), "pairs": str(pairs.path)}))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": str(PROJECT)}.items():
             patch.setenv(name, value)
         for world_size in (1, 2, 4):
-            cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in ("fp32-2", "cut-1", "dropout")]
+            cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in IN_FOUR]
             failure = run_ranks(python(str(WORKER), str(model), str(out), json.dumps(cases)), world_size, out)
             assert failure is None, failure.last_lines()
+
+
+def pairs_to_compare(path: Path) -> Shard:
+    """Examples of two sequences each, for a loss that compares all of a global batch; some candidates are alike."""
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(4, 400, size=rng.integers(3, 30)).astype(np.uint32) for _ in range(80)]
+    fields = {"kind": [0] * 40, "group": [n % 13 for n in range(40)]}
+    manifest = {"task": "pairs", "format": "answer_retrieval", "language": "en", "split": "train"}
+    return write_shard(
+        path, sequences, [len(one) for one in sequences], [2] * 40, fields, [str(n) for n in range(40)],
+        {**manifest, "fields": {"kind": "example", "group": "example"}},
+    )  # fmt: skip
 
 
 def agree(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
@@ -101,3 +123,28 @@ def test_dropout_does_not_depend_on_ranks_or_micro_batches(results: dict[int, An
     assert results[1]["dropout"]["losses"] != pytest.approx(results[1]["fp32-2"]["losses"], abs=1e-4)
     for other in (results[1]["dropout-cut"], results[2]["dropout"], results[2]["dropout-cut"], results[4]["dropout"]):
         agree(results[1]["dropout"], other, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["contrast-3", "contrast-cut-2", "contrast-cut-3"])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loss_over_the_whole_batch_is_the_same_on_any_ranks(
+    results: dict[int, Any], world_size: int, name: str
+) -> None:
+    """In-batch negatives come from the global batch, not from a rank's micro-batch."""
+    assert "cut" not in name or max(results[world_size][name]["micro_steps"]) > 1
+    agree(results[1]["contrast-2"], results[world_size][name], 1e-5)
+
+
+def test_a_loss_over_the_whole_batch_is_the_same_on_four_ranks(results: dict[int, Any]) -> None:
+    agree(results[1]["contrast-2"], results[4]["contrast-cut-2"], 1e-5)
+
+
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 3), (2, 2), (2, 3), (4, 2)])
+def test_tasks_in_turn_are_the_same_on_any_ranks(results: dict[int, Any], world_size: int, stage: int) -> None:
+    """No rank waits for a head: all have the same task in the same step, in the same order."""
+    one, other = results[1]["both-2"], results[world_size][f"both-{stage}"]
+    assert one["tasks"] == other["tasks"]
+    assert set(one["tasks"]) == {"toy", "pairs"}
+    for task, losses, mean in zip(other["tasks"], other["by_task"], other["losses"], strict=True):
+        assert losses == {f"{task}/loss": mean}
+    agree(one, other, 1e-5)

@@ -78,7 +78,7 @@ class Mlm(Format):
                 for item in _examples(row.id, ids, tokenizer, max_length, fewest):
                     yield item
                     count += isinstance(item, Encoded)
-                    if count == most:  # never where most is 0
+                    if most and count == most:
                         return
 
 

@@ -219,7 +219,7 @@ class TrainEngine:
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         if self.stage != 3:
             return parameter.detach()
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
@@ -230,7 +230,7 @@ class TrainEngine:
         if self.stage != 3:
             yield
             return
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         with GatheredParameters(list(module.parameters())):
             yield

@@ -59,7 +59,7 @@ class DualEncoderHead(Head):
         """``hidden`` (B, H) of the first tokens -> vectors of length 1, (B, H) fp32."""
         assert hidden.shape[0] == batch.num_sequences, "a row for each sequence's first token"
         # under ZeRO-3 a parameter is whole in its own module's forward only: the loss takes it from here
-        self._in_forward = self.log_scale * 1.0 if self.training else None
+        self._in_forward = self.log_scale * 1.0
         return F.normalize(torch.tanh(self.dense(hidden)).float(), dim=-1)
 
     def idle(self, hidden: Tensor) -> Tensor:

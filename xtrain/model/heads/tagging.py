@@ -41,7 +41,7 @@ class TaggingHead(Head):
         rows = _labelled(batch)
         p = self.p if self.training else 0.0
         chosen = keys.at(rows) if keys is not None and p else None
-        return cast(Tensor, self.classifier(dropout(hidden[rows], p, chosen, site)))
+        return cast(Tensor, self.classifier(dropout(hidden.index_select(0, rows), p, chosen, site)))
 
     def idle(self, hidden: Tensor) -> Tensor:
         """0, at the cost of one row."""

@@ -117,7 +117,8 @@ def _check_languages(spec: TaskSpec, here: str, problems: list[Problem]) -> None
         )
     for n, source in enumerate(spec.sources):
         # of parallel files, one path tells the language and the other may be the English side
-        groups = [source.paths(split, LANGUAGE) for split in source.files] or [(source.config,)]
+        splits = [split for split in source.files if split != "index"]  # one pool for all languages
+        groups = [source.paths(split, LANGUAGE) for split in splits] or [(source.config,)]
         if languages == (EVERY,) and (source.hub or not all(LANGUAGE in paths[0] for paths in groups)):
             problems.append(
                 Problem(

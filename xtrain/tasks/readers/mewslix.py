@@ -51,7 +51,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with open(path, encoding="utf-8", newline="\n") as handle:
             for number, line in enumerate(handle, 1):
                 if line.strip():
-                    yield number, line.removeprefix("\ufeff")
+                    yield number, line.strip().removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is not UTF-8", remedy=f"fetch the file again: {_OBTAIN}")) from None
 
@@ -105,9 +105,8 @@ def _mention(context: Mapping[str, Any], mention: Mapping[str, Any], where: str)
         raise UserError(Problem(here, what, remedy=f"put the text back: {_OBTAIN}"))
     sentences = [(a, b) for a, b in _spans(context, here) if a <= begin and end <= b]
     if not sentences:
-        raise UserError(
-            Problem(here, f"the mention {word!r} lies in no sentence", "a span of sentence_spans around it")
-        )
+        what = f"the mention {word!r} lies in no sentence"
+        raise UserError(Problem(here, what, "a span of sentence_spans around it", _OBTAIN))
     first, last = sentences[0]
     # braces of the text itself would pass for marks
     before, after = (_MARKED.sub(r"(\1)", part) for part in (text[first:begin], text[end:last]))
