@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def test_the_threshold_of_dev_is_applied_to_test(
     assert itself.protocol["tuned_on"] == "test, which is scored: an upper bound"
     assert itself.protocol["threshold"] == pytest.approx(0.7)
     assert itself.metrics["f1"] == pytest.approx(80)
+
+
+def test_a_set_without_gold_is_mined_with_the_threshold_of_dev(
+    tmp_path: Path, model_folder: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pool(tmp_path, "dev", ["a b", "c d"], ["e f", "g h"], [(0, 0)])
+    write_pool(tmp_path, "test", ["a b", "c d"], ["e f", "g h"], [])
+    by_id = {f"{split}:{code}-{n}": list(AXES[n]) for split in ("dev", "test") for code in ("xx", "en") for n in (0, 1)}
+    by_id["dev:xx-1"] = list(AXES[1] + AXES[2])
+    files = {"test": tuple(name.format(split="test") for name in FILES[:2])}
+    bare = replace(mining(), sources=(replace(mining().sources[0], files=files),))
+    test = prepare(bare, "test", "xx", model_folder, 32, tmp_path, tmp_path / "shards")
+    found = evaluate(monkeypatch, encoder, by_id, test, prepared(tmp_path, model_folder, "dev"), margin="absolute")
+    assert found.metrics == {}
+    assert {(row["id"], row["prediction"]) for row in found.rows} == {("xx-0", "en-0"), ("xx-1", "en-1")}
+    with pytest.raises(UserError, match="no dev set to choose a threshold on"):
+        evaluate(monkeypatch, encoder, by_id, test, margin="absolute")
 
 
 def test_equal_sentences_are_searched_as_one_and_are_in_no_pair(

@@ -258,7 +258,7 @@ def test_retrieval_finds_the_same_on_any_number_of_ranks(model: PhaseModel, mini
     for one in found:
         assert one.rows == alone.rows
     assert alone.metrics["accuracy"] > 20, "much better than chance (4)"
-    assert set(alone.rows[0]) == {"id", "label", "prediction", "prediction_from_english"}
+    assert set(alone.rows[0]) == {"id", "label", "prediction", "prediction_from_english", "line"}
     assert {row["prediction"] for row in alone.rows} <= {row["label"] for row in alone.rows}
 
 

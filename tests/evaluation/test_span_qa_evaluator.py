@@ -202,3 +202,24 @@ def test_from_the_model_to_scores(tiny_model: Path, tmp_path: Path) -> None:
     alone = EVALUATOR.evaluate(Setting(task, encoder, model, "qa", tokens_per_batch=4096), shards)
     for one, other in zip(found.languages, alone.languages, strict=True):
         assert [row["prediction"] for row in one.rows] == [row["prediction"] for row in other.rows]
+
+
+def test_a_few_questions_are_learnt_by_heart(tiny_model: Path, tmp_path: Path) -> None:
+    task = spec(doc_stride=8)
+    texts = [(sentence, sentence.split()[n % 4 + 1]) for n, sentence in enumerate(sentences(12, shortest=8))]
+    rows = [(text, answer) for text, answer in texts if text.count(answer) == 1]
+    shard = shard_of(task, rows, tiny_model, tmp_path)
+    encoder, _ = load_encoder(tiny_model, torch.float32, dropout=0.0)
+    torch.manual_seed(0)
+    model = PhaseModel(encoder.requires_grad_(True), {"qa": build_head("span_qa", 32, 0, 0.0)}).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    batch = collate(shard, np.arange(len(shard)), "qa")
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss, _ = model(batch)
+        loss.backward()
+        optimizer.step()
+    (found,) = EVALUATOR.evaluate(Setting(task, encoder, model, "qa"), {"en": shard}).languages
+    assert found.metrics["exact_match"] >= 90.0
+    assert found.loss is not None
+    assert found.loss < 0.1

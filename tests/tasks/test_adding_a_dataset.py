@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -13,9 +14,12 @@ from rows import rows_of, write, write_jsonl
 from tiny import sentences
 
 from xtrain.data import prepare
+from xtrain.errors import UserError
 from xtrain.study import Recipe
 from xtrain.tasks import Source, TaskSpec, catalog, formats
+from xtrain.tasks.formats import IGNORED
 from xtrain.tasks.sources import languages_of
+from xtrain.tasks.spec import READER_NAMES, SPLITS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_dataset.md").read_text(encoding="utf-8")
 
@@ -75,9 +79,57 @@ def test_the_hub(tmp_path: Path) -> None:
     assert [row.values["label"] for row in found] == ["negative", "positive"] * 2
 
 
+def test_the_tags(tmp_path: Path, tiny_model: Path) -> None:
+    spec = example("tags")["medicines"]
+    text = "take\tO\naspirin\tB-DRUG\nforte\tI-DRUG\n\nno\tO\n\n"
+    for split, language in (("train", "en"), ("train", "de"), ("dev", "en"), ("test", "de")):
+        write(tmp_path / "medicines" / f"{split}-{language}.txt", text)
+    shard = prepare(spec, "test", "de", tiny_model, 32, tmp_path, tmp_path / "out")
+    labels = shard.fields["label"]
+    assert len(shard) == 2
+    assert labels[labels != IGNORED].tolist() == [0, 1, 2, 0]
+    assert spec.default_train_languages == ("en",)
+    write(tmp_path / "medicines" / "test-en.txt", "take\tO\nforte\tI-DRUG\n")
+    with pytest.raises(UserError, match=r"test-en\.txt:2: tags: 'I-DRUG' follows 'O'"):
+        prepare(spec, "test", "en", tiny_model, 32, tmp_path, tmp_path / "out")
+
+
+def test_the_questions(tmp_path: Path, tiny_model: Path) -> None:
+    spec = example("questions")["manuals"]
+
+    def answer(number: int) -> dict[str, Any]:
+        return {"text": "twice", "answer_start": len(f"Turn key {number} ")}
+
+    paragraphs = [
+        {
+            "context": f"Turn key {n} twice.",
+            "qas": [{"id": f"q{n}", "question": "How often?", "answers": [answer(n)]}],
+        }
+        for n in range(60)
+    ]
+    document = {"data": [{"title": "locks", "paragraphs": paragraphs}]}
+    write(tmp_path / "manuals" / "questions.json", json.dumps(document))
+    found = {split: prepare(spec, split, "en", tiny_model, 96, tmp_path, tmp_path / "out") for split in SPLITS[:3]}
+    assert sum(len(shard) for shard in found.values()) == 60
+    assert min(len(shard) for shard in found.values()) > 0
+    assert found["test"].notes([0])[0]["answers"] == ["twice"]
+
+
+def test_several_sets_as_one(tmp_path: Path) -> None:
+    specs = example("several")
+    whole = specs["all_reviews"]
+    assert whole.members == ("books", "reviews_translated")
+    assert not whole.sources
+    assert specs["reviews_translated"].translated_from == "en"
+    parts = [(name, language) for name in whole.members for language in specs[name].default_train_languages]
+    assert parts == [("books", "en"), *(("reviews_translated", language) for language in ("de", "fr", "sw"))]
+    with pytest.raises(UserError, match="Made with our own translation model"):
+        rows_of(specs["reviews_translated"], tmp_path, "train", "de")
+
+
 def test_every_key_is_explained() -> None:
     keys = {item.name for cls in (Source, TaskSpec) for item in dataclasses.fields(cls)} - {"name"}
-    keys |= {item.name for item in dataclasses.fields(Recipe)} - {"size_cap"}
+    keys |= {item.name for item in dataclasses.fields(Recipe)} | set(READER_NAMES) | set(SPLITS)
     for name in formats.names():
         format_ = formats.get(name)
         keys |= {name, *format_.required, *format_.optional, *format_.options, *format_.metrics}

@@ -94,6 +94,28 @@ def test_the_hubs_copy_has_places_from_one_and_ids_as_bucc_has_them(tiny_model: 
     assert found["en-000000003"].sequences == [tokenizer.sequence(tokenizer.pieces(["query: six"])[0], None, 16)[0]]
 
 
+def test_a_copy_on_the_hub_is_read(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mteb/BUCC has it: one row a language pair, lists of sentences, pairs of places."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    row = {"sentence1": ["eins", "zwei", "drei"], "sentence2": ["two", "one", "six", "ten"], "gold": [[1, 2], [2, 1]]}
+    path = tmp_path / "hub/zh-en/test/0000.parquet"
+    path.parent.mkdir(parents=True)
+    datasets.Dataset.from_list([row]).to_parquet(str(path))
+    bucc = catalog.load({"bucc2018_hub": {"sources": [copy_of_the_catalogues(str(tmp_path / "hub"))]}})["bucc2018_hub"]
+    shard = prepare(bucc, "test", "zh", tiny_model, 16, None, tmp_path / "shards")
+    rows = range(len(shard))
+    gold = {id_: note["gold"] for id_, note in zip(shard.ids(rows), shard.notes(rows), strict=True) if note}
+    assert gold == {"zh-000000001": ["en-000000002"], "zh-000000002": ["en-000000001"], "zh-000000003": []}
+    assert len(shard) == 7
+
+
+def copy_of_the_catalogues(hub: str) -> dict[str, Any]:
+    [source] = catalog.load()["bucc2018_hub"].sources
+    assert source.hub == "mteb/BUCC"
+    return {"hub": hub, "config": source.config, "splits": dict(source.splits), "columns": dict(source.columns)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -143,9 +165,20 @@ def test_files_without_lines(tmp_path: Path) -> None:
 
 
 def test_another_number_of_files(tmp_path: Path) -> None:
-    source = {"files": {"dev": ["b/{lang}.foreign", "b/xx.english"]}, "reader": "bitext", "columns": COLUMNS}
-    with pytest.raises(UserError, match="reads three files, and 2 are named"):
+    source = {"files": {"dev": "b/{lang}.foreign"}, "reader": "bitext", "columns": COLUMNS}
+    with pytest.raises(UserError, match="reads three files, and 1 is named"):
         rows_of(task(sources=[source]), files(tmp_path), "dev", "xx")
+
+
+def test_a_test_set_may_lack_the_gold_pairs_and_a_dev_set_may_not(tmp_path: Path, tiny_model: Path) -> None:
+    sides = ["b/{lang}.foreign", "b/{lang}.english"]
+    source = {"files": {"test": sides, "dev": sides}, "reader": "bitext", "columns": COLUMNS}
+    shard = prepare(task(sources=[source]), "test", "xx", tiny_model, 16, files(tmp_path), tmp_path / "out")
+    assert not shard.labelled
+    assert len(shard) == 7
+    assert shard.notes([0, 1]) == [None, None]
+    with pytest.raises(UserError, match="no column 'gold'"):
+        rows_of(task(sources=[source]), tmp_path, "dev", "xx")
 
 
 def test_the_threshold_is_tuned_on_dev_where_the_task_has_one() -> None:

@@ -83,7 +83,9 @@ LAYOUTS: list[Case] = [
         "snli", "dev", "en",
         {
             "intermediate/snli/snli_1.0_train.jsonl": "",
-            "intermediate/snli/snli_1.0_dev.jsonl": jsonl({"sentence1": "a", "sentence2": "b", "gold_label": "neutral"}),
+            "intermediate/snli/snli_1.0_dev.jsonl": jsonl(
+                {"sentence1": "a", "sentence2": "b", "gold_label": "neutral"}
+            ),
         },
         [("a", "neutral")],
     ),

@@ -165,7 +165,7 @@ def test_wikiann_and_universal_dependencies(tmp_path: Path) -> None:
     [
         ("anna\tB-PER\nlives O\n", ["train.tsv:2", "there is no tab in 'lives O'"]),
         ("anna B-PER\nlives O\n", ["train.tsv:1", "train.tsv:2", "no tab"]),
-        ("anna\nlives\n", ["train.tsv:1", "words without tags", "XTREME's script", "dev"]),
+        ("anna\nlives\n", ["train.tsv:1", "there is no column 1 for tags"]),
         ("anna\tB-PER\n\n\tO\n", ["train.tsv:3", "no word in the first column"]),
         ("anna\tB-PER\nlives\t\n", ["train.tsv:2", "nothing behind the tab after 'lives'"]),
         ("anna\tB-PER\nin\tO\tx\n", ["train.tsv:2", "has 3 columns, and the first line has 2"]),

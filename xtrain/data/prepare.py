@@ -63,14 +63,21 @@ def prepare(
     problems = ProblemList()
     tokenizer = _tokenizer(encoder_folder, tokenizer_key)
     rows = sources.read(spec, split, language, data_root, problems)
-    collected = _Collected(format_)
+    collected, withheld = _Collected(format_), _Collected(format_, labelled=False)
     for item in format_.encode(rows, tokenizer, spec, max_length, language, problems):
-        collected.add(item)
+        if isinstance(item, Encoded) and item.withheld:
+            if split == "test" and not collected.ids:
+                withheld.add(item)
+            collected.add(Dropped(item.id, "unlabelled"))
+        else:
+            collected.add(item)
         if progress is not None and collected.rows % _EVERY == 0:
             progress(collected.rows)
-        if len(collected.ids) == limit:
+        if limit in (len(collected.ids), len(withheld.ids)):
             break
     problems.raise_if_any()
+    if withheld.ids and not collected.ids:  # a leaderboard's test set: it can be predicted, not scored
+        collected = withheld
     collected.check(spec, split, language)
     if progress is not None:
         progress(collected.rows)
@@ -83,6 +90,7 @@ class _Collected:
     """What has been encoded so far."""
 
     format: Format
+    labelled: bool = True
     rows: int = 0
     truncated: int = 0
     split: int = 0
@@ -147,6 +155,7 @@ class _Collected:
             "dropped": dict(self.dropped),
             "truncated": self.truncated,
             "split_examples": self.split,
+            "labelled": self.labelled,
             "remarks": dict(self.remarks),
         }
         return write_shard(

@@ -71,6 +71,11 @@ class Shard:
         return str(self.manifest["fingerprint"])
 
     @property
+    def labelled(self) -> bool:
+        """Whether its examples have gold labels; a leaderboard's test set has none."""
+        return bool(self.manifest.get("labelled", True))
+
+    @property
     def num_tokens(self) -> int:
         """T, the tokens of all examples."""
         return int(self.manifest["tokens"])

@@ -18,7 +18,7 @@ class LanguageScore:
 
     language: str
     metrics: Mapping[str, float]
-    """``{name: percent}`` as the evaluator gives it."""
+    """``{name: percent}`` as the evaluator gives it; empty where the gold labels are withheld."""
     num_examples: int
     truncated: int = 0
     """Examples that lost text because they were longer than the maximum length."""
@@ -73,6 +73,7 @@ def _protocol(task: TaskScores) -> dict[str, Any]:
         "metric": task.spec.metric,
         "metrics": dict(task.definitions),
         **task.protocol,
+        "without_labels": [one.language for one in task.languages if not one.metrics],
         "examples": {one.language: one.num_examples for one in task.languages},
         "truncated": {one.language: one.truncated for one in task.languages if one.truncated},
         "split_examples": {one.language: one.split for one in task.languages if one.split},
@@ -82,9 +83,11 @@ def _protocol(task: TaskScores) -> dict[str, Any]:
 
 
 def _scores(task: TaskScores) -> dict[str, Any]:
-    languages = {one.language: dict(one.metrics) for one in task.languages}
-    assert languages, f"no language of {task.spec.name} was scored"
-    assert len(languages) == len(task.languages), f"a language of {task.spec.name} is scored twice"
+    assert task.languages, f"no language of {task.spec.name} was evaluated"
+    assert len({one.language for one in task.languages}) == len(task.languages), f"a language of {task.spec.name} twice"
+    languages = {one.language: dict(one.metrics) for one in task.languages if one.metrics}
+    if not languages:
+        return {"languages": {}, "average": {}, "score": None}
     names = list(next(iter(languages.values())))
     # fmean is exactly rounded: the order of the languages does not matter
     average = {name: statistics.fmean(metrics[name] for metrics in languages.values()) for name in names}

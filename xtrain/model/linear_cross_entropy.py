@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}  # of a chunk of logits, M x C: on CPU such that it stays in the cache
+_ELEMENTS = {"cpu": 2**22, "cuda": 2**24}  # of a chunk of logits, M x C: 16 and 64 MiB in fp32
 _FEWEST_COLUMNS = 256
 
 

@@ -256,7 +256,10 @@ class WeightKeeper:
             encoder[WORD_EMBEDDINGS] = vocabulary.expand(encoder[WORD_EMBEDDINGS], before, decay)
         specs = self.phase.task
         saved = {
-            task: SavedHead(specs[task].format, specs[task].labels, heads[head])
+            # a file holds no tensor twice: a shared head is written for each of its tasks
+            task: SavedHead(
+                specs[task].format, specs[task].labels, {name: value.clone() for name, value in heads[head].items()}
+            )
             for task, head in shared_heads(self.phase.tasks, specs).items()
         }
         save_encoder(encoder, saved, self.encoder.config, self.start, folder)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 import xtrain.starter
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.graph import EVALUATE, Graph, Phase
 from xtrain.report.figures import Curve
@@ -39,7 +39,7 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
                 remedy="python -m xtrain run STUDY first",
             )
         )
-    grid = assemble(_results(graph, scores))
+    grid = assemble(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
     missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in scores})
     trained = trained_on(graph)
@@ -51,15 +51,36 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
         protocol=_joined_protocol(scores),
         disclaimer=disclaimer,
         trained_on=trained,
-        warnings=[f"not evaluated yet: {name}" for name in missing],
+        warnings=[f"not evaluated yet: {name}" for name in missing] + _unlabelled(scores),
     )
     print_tables(grid, console, disclaimer)
+    for warning in summary.warnings:
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
     for row, text in trained.items():
         if text != row:
             console.print(f"{row}: trained on {text}", highlight=False, markup=False, soft_wrap=True)
     path = write_report(out / "report.html", grid, summary)
     console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
     return path
+
+
+def _measured(scores: Mapping[str, Any]) -> bool:
+    """Whether there is a number: a leaderboard's test sets have no labels, and are only predicted."""
+    return any(task["languages"] for task in scores["tasks"].values())
+
+
+def _unlabelled(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What was predicted and not scored, a sentence a task."""
+    withheld: dict[str, set[str]] = {}
+    for entry in scores.values():
+        for name, task in entry["protocol"]["tasks"].items():
+            withheld.setdefault(name, set()).update(task.get("without_labels", ()))
+    return [
+        f"{name}: predicted but not scored, since the test set has no labels: {listed(sorted(languages))}; "
+        "python -m xtrain submission OUT writes them for the leaderboard"
+        for name, languages in withheld.items()
+        if languages
+    ]
 
 
 def _results(graph: Graph, scores: Mapping[str, Mapping[str, Any]]) -> Iterator[ResultRow]:

@@ -23,9 +23,7 @@ def describe(row: Intermediate, specs: Mapping[str, TaskSpec]) -> str:
 def _task(row: Intermediate, spec: TaskSpec, specs: Mapping[str, TaskSpec]) -> str:
     members = [specs[name] for name in spec.members]
     languages = dict.fromkeys(
-        language
-        for member in members
-        for language in (row.languages.get(spec.name) or member.default_train_languages)
+        language for member in members for language in (row.languages.get(spec.name) or member.default_train_languages)
     )
     sources = dict.fromkeys(member.translated_from for member in members if member.translated_from)
     facts = []

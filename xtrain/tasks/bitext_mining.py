@@ -30,6 +30,7 @@ class BitextMining(Format):
 
     name = "bitext_mining"
     required: tuple[str, ...] = ("foreign", "english", "gold")
+    gold: tuple[str, ...] = ("gold",)
     optional: tuple[str, ...] = ("foreign_ids", "english_ids")
     options: tuple[str, ...] = ("prefix", "margin")
     metrics: tuple[str, ...] = ("f1", "precision", "recall")
@@ -81,6 +82,9 @@ class BitextMining(Format):
 
             for item in encode_rows(sentences, read, tokenizer, max_length, problems):
                 assert isinstance(item, Encoded)
+                if pool.gold is None:
+                    yield replace(item, withheld=True)
+                    continue
                 foreign = item.fields["side"] == [FOREIGN]
                 yield replace(item, note={"gold": pool.gold.get(item.id, [])} if foreign else None)
 
@@ -95,11 +99,11 @@ class _Sentence:
 
 @dataclass(frozen=True)
 class _Pool:
-    """A set: both sides, and foreign id -> the ids of its translations."""
+    """A set: both sides, and foreign id -> the ids of its translations, or None where they are withheld."""
 
     foreign: Sequence[_Sentence]
     english: Sequence[_Sentence]
-    gold: Mapping[str, Sequence[str]]
+    gold: Mapping[str, Sequence[str]] | None
 
 
 def _pool(row: Row, language: str) -> _Pool:
@@ -114,6 +118,9 @@ def _pool(row: Row, language: str) -> _Pool:
     if clash := next((id_ for id_ in ids[0] if id_ in ids[1]), None):
         what = f"{clash!r} is the id of a sentence of each side"
         problems.add(Problem(row.where, what, remedy="give every sentence an id of its own"))
+    if row.values["gold"] is None:
+        problems.raise_if_any()
+        return _Pool(sides[0], sides[1], None)
     gold: dict[str, list[str]] = {}
     for number, pair in enumerate(_list(row, "gold")):
         named = [_named(value, side) for value, side in zip(pair, sides, strict=True)] if _is_pair(pair) else []
@@ -174,11 +181,11 @@ def _in_step(pool: _Pool) -> Iterator[_Sentence]:
         seen[one.side].add(one.text)
         return replace(one, copy=AGAIN if again else FIRST if counts[one.side][one.text] > 1 else ONCE)
 
-    rest = iter(pool.english)
+    gold, rest = pool.gold or {}, iter(pool.english)
     passed = 0
     for number, one in enumerate(pool.foreign, 1):
         yield marked(one)
-        for id_ in pool.gold.get(one.id, ()):
+        for id_ in gold.get(one.id, ()):
             if id_ in english:
                 yield marked(english.pop(id_))
         while passed * len(pool.foreign) < number * len(pool.english):

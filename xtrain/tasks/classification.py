@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from xtrain.errors import Problem, listed
 from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
 from xtrain.tasks.formats import (
+    IGNORED,
     UNLABELLED,
     Dropped,
     Encoded,
@@ -26,6 +27,7 @@ class Classification(Format):
 
     name = "classification"
     required: tuple[str, ...] = ("text_a", "label")
+    gold: tuple[str, ...] = ("label",)
     optional: tuple[str, ...] = ("text_b",)
     metrics: tuple[str, ...] = ("accuracy", "f1")
     fields: Mapping[str, FieldKind] = {"label": "example"}
@@ -58,19 +60,22 @@ class Classification(Format):
         language: str,
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
-        """One sequence an example; a row without a label is dropped as "unlabelled"."""
+        """One sequence an example; a row without a label is marked as such."""
         numbers = {label: n for n, label in enumerate(spec.labels)}
 
         def read(row: Row) -> Example | Dropped:
             word = label_word(row.values["label"])
             if word not in numbers:
                 if word in UNLABELLED:
-                    return Dropped(row.id, "unlabelled")
+                    return Example(_texts(row), {"label": [IGNORED]}, withheld=True)
                 raise wrong_label(row, word, spec.labels)
-            second = text_of(row, "text_b") if "text_b" in row.values else None
-            return Example([(text_of(row, "text_a"), second)], {"label": [numbers[word]]})
+            return Example(_texts(row), {"label": [numbers[word]]})
 
         return encode_rows(rows, read, tokenizer, max_length, problems)
+
+
+def _texts(row: Row) -> list[tuple[str, str | None]]:
+    return [(text_of(row, "text_a"), text_of(row, "text_b") if "text_b" in row.values else None)]
 
 
 FORMAT = Classification()

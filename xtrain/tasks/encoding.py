@@ -178,6 +178,8 @@ class Example:
     texts: list[tuple[str, str | None]]
     """One sequence each: a text, or a pair."""
     fields: dict[str, list[int]]
+    withheld: bool = False
+    """Whether its gold label is not given."""
 
 
 ReadRow = Callable[[Row], "Example | Dropped"]
@@ -216,4 +218,4 @@ def _encode_chunk(
             ids, was_cut = tokenizer.sequence(first_ids, None if second is None else next(pieces), max_length)
             sequences.append(ids)
             cut |= was_cut
-        yield Encoded(id_, sequences, example.fields, cut)
+        yield Encoded(id_, sequences, example.fields, cut, withheld=example.withheld)

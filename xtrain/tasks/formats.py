@@ -20,6 +20,10 @@ IGNORED = -100
 """In a token field: a token that has no label (special tokens, all but a word's first piece)."""
 
 
+WITHHELD = -101
+"""In a token field: a token whose label is asked for but not given, as in the test sets of a leaderboard."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a source, its columns named as the format names them."""
@@ -45,6 +49,8 @@ class Encoded:
     """Whether a sequence was longer than the maximum length, and the rest of it is lost."""
     split: bool = False
     """Whether it was longer than the maximum length, and lies in several sequences without loss."""
+    withheld: bool = False
+    """Whether its gold label is not given. Such examples make a shard only where all of a test set are."""
     note: Any = None
     """What evaluation needs to make answers of predictions (a context, gold answers), as JSON has it."""
     remarks: tuple[str, ...] = ()
@@ -75,6 +81,8 @@ class Format(ABC):
     name: str
     required: tuple[str, ...]
     """Columns that every source must map."""
+    gold: tuple[str, ...] = ()
+    """Of these, the ones that a test set may lack: a leaderboard withholds them."""
     optional: tuple[str, ...] = ()
     """Columns that a source may map; ``id`` may be mapped in every format."""
     options: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
 from xtrain.tasks.formats import (
+    IGNORED,
     UNLABELLED,
     Dropped,
     Encoded,
@@ -35,6 +36,7 @@ class MultipleChoice(Format):
 
     name = "multiple_choice"
     required: tuple[str, ...] = ("context", "choices", "label")
+    gold: tuple[str, ...] = ("label",)
     optional: tuple[str, ...] = ("question", "keys")
     options: tuple[str, ...] = ("num_choices", "questions")
     metrics: tuple[str, ...] = ("accuracy",)
@@ -76,7 +78,7 @@ class MultipleChoice(Format):
         language: str,
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
-        """One sequence a choice; a row without a label is dropped as "unlabelled"."""
+        """One sequence a choice; a row without a label is marked as such."""
         questions: Mapping[str, str] = spec.options.get("questions", {})
         expected: int | None = spec.options.get("num_choices")
 
@@ -84,12 +86,12 @@ class MultipleChoice(Format):
             choices = _choices(row, expected)
             word = label_word(row.values["label"])
             keys = _keys(row, len(choices))
-            if word in UNLABELLED and word not in keys:
-                return Dropped(row.id, "unlabelled")
+            withheld = word in UNLABELLED and word not in keys
             context = text_of(row, "context")
             if "question" in row.values:
                 context = f"{context} {_question(row, questions)}"
-            return Example([(context, choice) for choice in choices], {"label": [_place(row, word, keys)]})
+            label = IGNORED if withheld else _place(row, word, keys)
+            return Example([(context, choice) for choice in choices], {"label": [label]}, withheld)
 
         return encode_rows(rows, read, tokenizer, max_length, problems)
 

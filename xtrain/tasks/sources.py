@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import content_hash
-from xtrain.tasks import hub
+from xtrain.tasks import formats, hub
 from xtrain.tasks.formats import ProblemList, Row, label_word
 from xtrain.tasks.hashes import file_hash
 from xtrain.tasks.readers import Record, missing_column, read_files, value_in
@@ -108,10 +108,11 @@ def read(
     source = choose(spec, data_root).at(split)
     paths = existing_files(spec, split, language, data_root)
     records = hub.read_hub(source, split, language) if source.hub else read_files(source, paths, problems)
+    withheld = formats.get(spec.format).gold if split == "test" else ()
     seen: dict[str, str] = {}
     number = -1
     for number, record in enumerate(records):
-        values = _values(record, source, problems, first=number == 0)
+        values = _values(record, source, problems, withheld, first=number == 0)
         if values is None or not _wanted(record, source, split, language):
             continue
         if source.hash_split and split != _hashed_split(values, source):
@@ -132,8 +133,10 @@ def read(
         raise UserError(Problem(where, "has no rows", remedy=f"fill it, or remove {split} from the task's source"))
 
 
-def _values(record: Record, source: Source, problems: ProblemList, *, first: bool) -> dict[str, Any] | None:
-    """Column of the format -> value; None (and problems) if the record lacks a column.
+def _values(
+    record: Record, source: Source, problems: ProblemList, withheld: Sequence[str], *, first: bool
+) -> dict[str, Any] | None:
+    """Column of the format -> value; None (and problems) if the record lacks a column not in ``withheld``.
 
     If the first record lacks one, all are likely to: that is raised at once instead of twenty times.
     """
@@ -142,7 +145,10 @@ def _values(record: Record, source: Source, problems: ProblemList, *, first: boo
         try:
             values[column] = value_in(record, reference)
         except KeyError:
-            problems.add(missing_column(record, column, reference))
+            if column in withheld:
+                values[column] = None
+            else:
+                problems.add(missing_column(record, column, reference))
     if len(values) == len(source.columns):
         for column in _LABELS & values.keys() if source.label_map else ():
             values[column] = _mapped(values[column], source.label_map)

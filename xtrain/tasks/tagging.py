@@ -12,6 +12,7 @@ from xtrain.tasks.encoding import PairTokenizer
 from xtrain.tasks.formats import (
     IGNORED,
     UNLABELLED,
+    WITHHELD,
     Dropped,
     Encoded,
     FieldKind,
@@ -47,6 +48,7 @@ class Tagging(Format):
 
     name = "tagging"
     required: tuple[str, ...] = ("tokens", "tags")
+    gold: tuple[str, ...] = ("tags",)
     options: tuple[str, ...] = ("scheme", "loose_bio", "skip_tags")
     metrics: tuple[str, ...] = ("f1", "accuracy")
     fields: Mapping[str, FieldKind] = {"label": "token"}
@@ -77,7 +79,7 @@ class Tagging(Format):
         language: str,
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
-        """One or several sequences an example; a row without tags is dropped as "unlabelled"."""
+        """One or several sequences an example; a row without tags is marked as such."""
         reader = _Reader(spec, language)
         source = iter(rows)
         while chunk := list(itertools.islice(source, _CHUNK)):
@@ -140,7 +142,7 @@ class _Reader:
         """The sentence of a row; raises :class:`UserError` with all that is wrong with it."""
         words, values = _checked_words(row), row.values["tags"]
         if values is None or (isinstance(values, (list, tuple)) and values and all(map(_is_unlabelled, values))):
-            return Dropped(row.id, "unlabelled")
+            return _Sentence(row.id, words, [WITHHELD] * len(words), loose=False)
         if not isinstance(values, (list, tuple)) or len(values) != len(words):
             count = f"there are {len(values)}" if isinstance(values, (list, tuple)) else f"{values!r} is not a list"
             raise UserError(Problem(f"{row.where}: tags", count, f"{len(words)}: one for each of the tokens"))
@@ -232,5 +234,6 @@ def _encoded(sentence: _Sentence, pieces: Sequence[list[int]], tokenizer: PairTo
         {"label": field},
         truncated=any(len(word) > room for word in pieces),
         split=len(sequences) > 1,
+        withheld=WITHHELD in field,
         remarks=remarks,
     )

@@ -75,7 +75,7 @@ class LanguageResult:
 
     language: str
     metrics: Mapping[str, float]
-    """``{name: percent}``, unrounded; the task's own metric among them."""
+    """``{name: percent}``, unrounded; the task's own metric among them. Empty where there are no gold labels."""
     num_examples: int
     rows: Sequence[Mapping[str, Any]] = ()
     """What is written to ``predictions/``, one object a line."""
@@ -122,9 +122,9 @@ class ByExample(Evaluator):
                 transform=self.transform(setting, shard),
             )  # fmt: skip
             gold = Gold.of(shard, len(found))
-            metrics = self.score(setting.spec, found.arrays, gold)
+            metrics = self.score(setting.spec, found.arrays, gold) if shard.labelled else {}
             rows = self.rows(setting.spec, found.arrays, gold) if setting.ranks.rank == 0 else []
-            results.append(LanguageResult(language, metrics, len(found), rows, found.loss))
+            results.append(LanguageResult(language, metrics, len(found), rows, found.loss if shard.labelled else None))
         return Evaluation(results, self.protocol(setting))
 
     def transform(self, setting: Setting, shard: Shard) -> Transform | None:
@@ -144,6 +144,6 @@ class ByExample(Evaluator):
         """One object an example, for ``predictions/``."""
 
 
-def words(numbers: Array, labels: Sequence[str]) -> list[str | int]:
-    """Class numbers (E,) as the labels' words; the numbers themselves where there are no labels."""
-    return [labels[n] if labels else int(n) for n in numbers.tolist()]
+def words(numbers: Array, labels: Sequence[str]) -> list[str | int | None]:
+    """Class numbers (E,) as the labels' words, or themselves where there are none; None for what is withheld."""
+    return [None if n < 0 else labels[n] if labels else int(n) for n in numbers.tolist()]

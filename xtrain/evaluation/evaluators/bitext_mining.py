@@ -45,13 +45,18 @@ class BitextMining(Evaluator):
     }
 
     def evaluate(self, setting: Setting, shards: Shards, companions: Mapping[str, Shards] | None = None) -> Evaluation:
-        """Each language with a threshold of its own: from its dev set, or from itself if there is none."""
+        """Each language with a threshold of its own: from its dev set, or from itself if there is none.
+
+        Raises :class:`UserError` for a set without gold pairs that has no dev set, or too small a limit.
+        """
         tuning = (companions or {}).get("tune", {})
         results = []
         for language, shard in shards.items():
             found = _mined(setting, shard, setting.limit)
             dev = tuning.get(language)
             tuned = found if dev is None else _mined(setting, dev, None)
+            if not tuned.gold:
+                raise UserError(_nothing_to_tune_on(setting, shard if dev is None else dev))
             threshold, best = best_threshold(tuned.candidates, tuned.gold)
             taken = [(pair, score) for pair, score in found.candidates if score >= threshold]
             rows = [{"id": pair[0], "prediction": pair[1], "score": score} for pair, score in taken]
@@ -65,7 +70,7 @@ class BitextMining(Evaluator):
                 "gold_pairs": len(found.gold),
                 "candidates": len(found.candidates),
             }
-            metrics = pair_f1([pair for pair, _ in taken], found.gold)
+            metrics = pair_f1([pair for pair, _ in taken], found.gold) if shard.labelled else {}
             results.append(LanguageResult(language, metrics, sum(found.sentences.values()), rows, protocol=protocol))
         options = setting.spec.options
         shared = {
@@ -81,10 +86,7 @@ class BitextMining(Evaluator):
 
 
 def _mined(setting: Setting, shard: Shard, limit: int | None) -> _Set:
-    """The candidates of ``shard``, of its first ``limit`` sentences; collective.
-
-    Raises :class:`UserError` if these have no sentence of a side, or no gold pair.
-    """
+    """The candidates of ``shard``, of its first ``limit`` sentences; collective."""
     every = vectors(
         setting.encoder, shard, setting.spec.name, layer=setting.layer, ranks=setting.ranks,
         tokens_per_batch=setting.tokens_per_batch, device=setting.device, limit=limit, progress=setting.progress,
@@ -98,9 +100,8 @@ def _mined(setting: Setting, shard: Shard, limit: int | None) -> _Set:
         if other in there
     ]  # fmt: skip
     searched = [rows[(side == one) & (copy != AGAIN)] for one in (FOREIGN, ENGLISH)]
-    if not gold or not all(map(len, searched)):
-        what = f"the first {len(rows):,} sentences of {shard.language} hold no pair to find"
-        raise UserError(Problem(f"task.{setting.spec.name}", what, remedy="raise or remove evaluation.limit"))
+    if (shard.labelled and not gold) or not all(map(len, searched)):
+        raise UserError(_nothing_to_tune_on(setting, shard))
     foreign, english = (torch.from_numpy(every[part]).to(setting.device) for part in searched)
     mined = mine(foreign, english, NEIGHBOURS, setting.spec.options.get("margin", MARGINS[0]))
     pairs = zip(searched[0][mined.foreign].tolist(), searched[1][mined.english].tolist(), strict=True)
@@ -110,6 +111,15 @@ def _mined(setting: Setting, shard: Shard, limit: int | None) -> _Set:
         if copy[one] != FIRST and copy[other] != FIRST
     ]
     return _Set(candidates, gold, _by_side(side, side >= 0), _by_side(side, copy > 0))
+
+
+def _nothing_to_tune_on(setting: Setting, shard: Shard) -> Problem:
+    if shard.labelled:
+        what, remedy = "hold no pair to find", "raise or remove evaluation.limit"
+    else:
+        what, remedy = "have no gold pairs, and the task no dev set to choose a threshold on", "name its dev files"
+    many = len(shard) if setting.limit is None else min(setting.limit, len(shard))
+    return Problem(f"task.{setting.spec.name}", f"the first {many:,} sentences of {shard.language} {what}", "", remedy)
 
 
 def _by_side(side: npt.NDArray[Any], which: npt.NDArray[np.bool_]) -> dict[str, int]:

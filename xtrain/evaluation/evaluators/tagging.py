@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xtrain.evaluation.benchmark.chunks import micro_f1, token_accuracy
-from xtrain.evaluation.evaluators.base import ByExample, Gold
+from xtrain.evaluation.evaluators.base import ByExample, Gold, words
 from xtrain.evaluation.metrics import Arrays
 from xtrain.tasks import TaskSpec
 from xtrain.tasks.formats import IGNORED
@@ -42,7 +42,7 @@ class Tagging(ByExample):
     def rows(self, spec: TaskSpec, predictions: Arrays, gold: Gold) -> list[dict[str, Any]]:
         """``{"id", "label", "prediction"}``: a list of tags each, one a word."""
         columns = (gold.ids, *_tags(spec.labels, predictions, gold))
-        return [{"id": i, "label": g, "prediction": p} for i, g, p in zip(*columns, strict=True)]
+        return [{"id": i, "label": None if None in g else g, "prediction": p} for i, g, p in zip(*columns, strict=True)]
 
 
 TAGGING = Tagging()
@@ -56,5 +56,5 @@ def _tags(labels: Sequence[str], predictions: Arrays, gold: Gold) -> tuple[Tags,
     ends = np.cumsum([len(sentence) for sentence in sentences])
     assert len(sentences) == len(gold), "a sentence is missing"
     assert ends[-1] == len(flat), f"{ends[-1]} words were tagged, and there are {len(flat)}"
-    right = [[labels[n] for n in part.tolist()] for part in np.split(flat, ends[:-1])]
-    return right, [[labels[n] for n in sentence.tolist()] for sentence in sentences]
+    right, found = ([words(part, labels) for part in parts] for parts in (np.split(flat, ends[:-1]), sentences))
+    return right, found  # type: ignore[return-value]  # words, but for withheld tags

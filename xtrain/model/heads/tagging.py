@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from xtrain.data.batches import PackedBatch
 from xtrain.model.dropout import DropoutKeys, dropout
 from xtrain.model.heads.base import INIT_STD, Head, HeadShape
-from xtrain.tasks.formats import IGNORED
+from xtrain.tasks.formats import IGNORED, WITHHELD
 
 
 class TaggingHead(Head):
@@ -50,7 +50,9 @@ class TaggingHead(Head):
     def loss(self, logits: Tensor, batch: PackedBatch) -> Tensor:
         """Cross entropy of ``logits`` (U, C), summed over the words of each example, (E,)."""
         rows = _labelled(batch)
-        losses = F.cross_entropy(logits.float(), batch.fields["label"][rows], reduction="none")  # (U,)
+        labels = batch.fields["label"][rows]
+        labels = torch.where(labels == WITHHELD, IGNORED, labels)  # nothing to learn, but something to predict
+        losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")  # (U,)
         return losses.new_zeros(batch.num_examples).index_add(0, _example(batch)[rows], losses)
 
     def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xtrain.errors import Problem, UserError
 from xtrain.files import read_text
@@ -19,28 +20,30 @@ def read_bitext(source: Source, paths: Sequence[Path], problems: ProblemList) ->
     """One record: the whole set, for a sentence means nothing without those it is to be told from.
 
     ``paths`` are BUCC's three files: the foreign sentences, the English ones, and the gold pairs. The columns
-    are ``foreign`` and ``english`` (texts), ``foreign_ids`` and ``english_ids``, and ``gold`` (pairs of ids).
+    are ``foreign`` and ``english`` (texts), ``foreign_ids`` and ``english_ids``, and ``gold`` (pairs of ids),
+    which is not there if only the two files of sentences are named.
     Lines without a tab, empty texts, ids that are there twice, and gold ids without a sentence go to
     ``problems``; a file without lines, or another number of files, is raised as :class:`UserError` at once.
     """
-    if len(paths) != 3:
+    if len(paths) not in (2, 3):
         raise UserError(
             Problem(
                 str(paths[0]),
-                f"bitext mining reads three files, and {len(paths)} are named",
-                allowed="the foreign sentences, the English sentences, the gold pairs",
+                f"bitext mining reads three files, and {len(paths)} {'is' if len(paths) == 1 else 'are'} named",
+                allowed="the foreign sentences, the English sentences, the gold pairs (a test set may lack these)",
                 remedy='files = { dev = ["{lang}-en.dev.{lang}", "{lang}-en.dev.en", "{lang}-en.dev.gold"] }',
             )
         )
     seen: dict[str, str] = {}
     foreign, english = (_sentences(path, seen, problems) for path in paths[:2])
-    row = {
+    row: dict[str, Any] = {
         "foreign": list(foreign.values()),
         "english": list(english.values()),
         "foreign_ids": list(foreign),
         "english_ids": list(english),
-        "gold": _gold(paths[2], foreign, english, problems),
     }
+    if len(paths) == 3:
+        row["gold"] = _gold(paths[2], foreign, english, problems)
     yield Record(str(paths[0]), nested(row), column_names(row))
 
 
