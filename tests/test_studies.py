@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from xtrain.config import read_toml
+from xtrain.data import prepare
 from xtrain.graph import Graph, expand
 from xtrain.study import NO_INTERMEDIATE, Study, load
 from xtrain.tasks import TaskSpec, catalog, formats
@@ -57,7 +58,7 @@ def test_a_study_names_only_what_there_is(name: str, variant: str, known: Mappin
         spec = specs[column.task]
         assert {"test", "dev"} & set(spec.splits), column.task
         wrong += wrong_languages(spec, column.languages)
-        for task in spec.training_tasks:
+        for task in spec.training_tasks():
             wrong += wrong_languages(specs[task], column.train_languages)
     assert not wrong
 
@@ -99,7 +100,7 @@ def test_the_grid_of_phang_2020(known: Mapping[str, TaskSpec]) -> None:
 
 def test_xcopa_comes_after_social_iqa_and_copa(known: Mapping[str, TaskSpec]) -> None:
     study, specs = opened("logic_to_xcopa", "", known)
-    assert [specs[column.task].training_tasks for column in study.target] == [("socialiqa", "copa"), ("copa",)]
+    assert [specs[column.task].training_tasks() for column in study.target] == [("socialiqa", "copa"), ("copa",)]
     assert specs["xcopa"].languages == specs["xcopa_after_copa"].languages
     assert specs["xcopa"].options == specs["xcopa_after_copa"].options
     assert max(len(row.phases) for row in study.intermediate) == 3
@@ -131,4 +132,28 @@ def test_a_question_expands_on_the_slice(name: str, known: Mapping[str, TaskSpec
     columns = {(cell.evaluation, cell.row, cell.target) for cell in graph.cells}
     assert len(columns) == len({evaluation for evaluation, _, _ in columns}), "two rows are the same"
     shared = len(graph.cells) - len(columns)  # without any training the seed makes no difference
-    assert shared == 2 * sum(not formats.get(specs[column.task].format).trained for column in study.target)
+    untrained = [
+        column.task
+        for column in study.target
+        if not formats.get(specs[column.task].format).trained
+        and not specs[column.task].training_tasks(study.evaluation.benchmark)
+    ]
+    assert shared == 2 * len(untrained)
+
+
+@pytest.mark.skipif(not SLICE, reason="XTRAIN_SLICE does not name a folder of real data")
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_what_stands_in_for_something_can_be_read(
+    name: str, known: Mapping[str, TaskSpec], tiny_model: Path, tmp_path: Path
+) -> None:
+    study, specs = opened(name, "slice", known)
+    graph = expand(study, specs, tiny_model, Path(SLICE))
+    own = {
+        (reading.member, reading.split): reading.language
+        for phase in graph.phases.values()
+        for reading in phase.readings
+        if reading.member in study.task
+    }
+    for (task, split), language in own.items():
+        shard = prepare(graph.specs[task], split, language, tiny_model, 96, Path(SLICE), tmp_path, limit=12)
+        assert len(shard) == 12

@@ -143,7 +143,6 @@ def submission(
     row: str = "",
     seed: int | None = None,
     labels: InFolder | None = None,
-    data: InFolder | None = None,
 ) -> int:
     """Write the folder that the leaderboard takes from a finished study's predictions, and check it.
 
@@ -154,13 +153,10 @@ def submission(
         row: The row of the study's table (the name of the intermediate training); needed if there are several.
         seed: The seed; needed if there are several.
         labels: Gold files in the leaderboard's layout, to compare the numbers of rows with.
-        data: Folder with the data sets: Tatoeba's rows go in the order of the sorted English sentences.
     """
     from xtrain.evaluation.benchmark.submission import run_submission
 
-    return run_submission(
-        out, benchmark, folder, row=row or None, seed=seed, labels=labels, data=data, console=_console()
-    )
+    return run_submission(out, benchmark, folder, row=row or None, seed=seed, labels=labels, console=_console())
 
 
 def _check_positive(ranks: int) -> None:

@@ -146,7 +146,7 @@ class _Builder:
         study, specs, task = self.graph.study, self.graph.specs, column.task
         spec, trained = specs[task], formats.get(specs[task].format).trained
         self._check_evaluated(spec)
-        order = spec.training_tasks or ((task,) if trained else ())
+        order = spec.training_tasks(study.evaluation.benchmark) or ((task,) if trained else ())
         recipe = study.recipe_for(TARGET, task, spec.recipe)
         before: str | None = None
         for number, name in enumerate(order):

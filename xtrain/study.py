@@ -81,8 +81,8 @@ class Engine:
 class Evaluation:
     """How zero-shot evaluation is done; part of every score's protocol."""
 
-    benchmark: str = field(default="xtreme-r", metadata=limits(choices=("xtreme", "xtreme-r")))
-    """The version whose languages are evaluated where a target names none."""
+    benchmark: str = field(default="xtreme", metadata=limits(choices=("xtreme", "xtreme-r")))
+    """The version of the benchmark: what a target is evaluated in where it names no languages, and its rules."""
     split: str = field(default="test", metadata=limits(choices=("test", "dev")))
     limit: int | None = field(default=None, metadata=limits(minimum=1))
     """At most so many examples a language."""

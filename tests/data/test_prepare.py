@@ -40,8 +40,10 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(data: Path, model: Path, max_length: int = 64, spec: TaskSpec | None = None, **keys: Any) -> Shard:
-    return prepare(spec or task(), "train", "en", model, max_length, data, data / "out", **keys)
+def make(
+    data: Path, model: Path, max_length: int = 64, spec: TaskSpec | None = None, split: str = "train", **keys: Any
+) -> Shard:
+    return prepare(spec or task(), split, "en", model, max_length, data, data / "out", **keys)
 
 
 def test_a_shard_holds_the_rows(data: Path, tiny_model: Path) -> None:
@@ -190,3 +192,19 @@ def test_a_new_format_is_one_more_object(tmp_path: Path, tiny_model: Path, monke
     assert batch.fields["label"].shape == batch.input_ids.shape
     words = len(rows[4]["w"]) + len(rows[1]["w"])
     assert int((batch.fields["label"] >= 0).sum()) == words == global_units(shard, [4, 1])
+
+
+def test_a_test_set_without_labels_is_kept_and_others_are_not(tmp_path: Path, tiny_model: Path) -> None:
+    texts = sentences(6)
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.jsonl", [{"a": text} for text in texts])
+    write(tmp_path / "dev.jsonl", [{"a": text, "y": (None, "x")[n % 2]} for n, text in enumerate(texts)])
+    files = {split: f"{split}.jsonl" for split in ("train", "dev", "test")}
+    spec = task(sources=[{"files": files, "columns": {"text_a": "a", "label": "y"}}], labels=["x", "z"])
+    hidden = make(tmp_path, tiny_model, spec=spec, split="test")
+    assert (len(hidden), hidden.labelled) == (6, False)
+    assert set(hidden.fields["label"].tolist()) == {-100}
+    with pytest.raises(UserError, match="there is no column 'y'"):
+        make(tmp_path, tiny_model, spec=spec, split="train")
+    shown = make(tmp_path, tiny_model, spec=spec, split="dev")
+    assert (len(shown), shown.labelled, shown.manifest["dropped"]) == (3, True, {"unlabelled": 3})

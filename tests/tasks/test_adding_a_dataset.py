@@ -49,7 +49,7 @@ def test_the_files(tmp_path: Path, tiny_model: Path) -> None:
     assert set(train.fields["label"].tolist()) == {0, 1}
     assert train.ids([0])[0].startswith("r")
     abroad = specs["reviews_abroad"]
-    assert abroad.training_tasks == ("reviews",)
+    assert abroad.training_tasks() == ("reviews",)
     for language in languages_of(abroad, "test", tmp_path):
         shard = prepare(abroad, "test", language, tiny_model, 64, tmp_path, out)
         assert shard.fields["label"].tolist() == [1, 0] * 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_every_entry_of_the_catalogue_is_sound() -> None:
         trains = formats.get(spec.format).trained
         evaluated = bool({"test", "dev"} & set(spec.splits)) and not spec.joined
         assert name not in targets or evaluated, name
-        for other in spec.training_tasks or ((name,) if trains else ()):
+        for other in spec.training_tasks() or ((name,) if trains else ()):
             assert {"train", "dev"} <= set(specs[other].splits), name
         assert not any(source.files and source.hub for source in spec.sources)
         assert set(spec.default_train_languages) <= set(spec.languages) or spec.languages == ("*",), name
@@ -83,7 +84,7 @@ def test_anli_plus_is_one_set_and_xcopa_trains_twice() -> None:
     assert specs["anli_plus"].members == ("snli", "mnli", "anli")
     assert specs["anli_plus"].splits == ("train", "dev")
     assert (specs["anli_plus"].recipe["batch_size"], specs["anli_plus"].recipe["epochs"]) == (24, 2)
-    assert specs["xcopa"].training_tasks == ("socialiqa", "copa")
+    assert specs["xcopa"].training_tasks() == ("socialiqa", "copa")
     assert specs["xcopa"].options == specs["copa"].options
 
 
@@ -93,6 +94,22 @@ def test_translated_sets_say_so_and_are_no_english(name: str) -> None:
     assert spec.translated_from == "en"
     assert spec.train_languages == spec.languages
     assert "en" not in spec.languages
+
+
+def test_the_table_of_tasks_has_every_task_with_its_files_and_ids() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    rows = {cells[0].strip("`"): cells for cells in lines}
+    specs = catalog.load()
+    assert sorted(rows) == sorted(specs)
+    assert len(lines) == len(rows)
+    for name, spec in specs.items():
+        row = " | ".join(rows[name])
+        assert rows[name][-1].strip(), f"{name}: how it was exercised is not said"
+        for place in (place for place in spec.sources if place.root == "data"):
+            wanted = [place.hub, *(path for split in place.files for path in place.paths(split, "{lang}"))]
+            missing = [one for one in wanted if one and f"`{one}`" not in row]
+            assert not missing, f"{name}: {missing}"
 
 
 def test_a_new_entry_and_one_laid_over_the_catalogue() -> None:

@@ -43,8 +43,8 @@ NER = {"tokens": ["Ada", "left"], "ner_tags": [1, 0], "langs": ["de", "de"], "sp
 PART = {"tokens": ["Hund", "bellt"], "pos_tags": [7, 15]}
 UD = {"sent_id": "1", "text": "Hund", "tokens": ["zum", "Hund"], "upos": ["_", "NOUN"], "xpos": ["_", "NN"]}
 
-# Task -> for each of its hub sources (or for each kind of its rows): configuration and first split on the hub, language,
-# a row, the split here, and the label (or tags, or answers) that is read
+# Task -> for each of its hub sources (or for each kind of its rows): configuration and first split on the hub,
+# language, a row, the split here, and the label (or tags, or answers) that is read
 Case = tuple[str, str, str, Mapping[str, Any], str, Any]
 CASES: Mapping[str, list[Case]] = {
     "mnli": [("mnli", "validation_matched", "en", {**NLI, "idx": 0}, "dev", "entailment")],

@@ -54,10 +54,10 @@ def test_classification_of_pairs_and_of_single_texts(tokenizer: PairTokenizer) -
     ]
 
 
-def test_rows_without_a_label_are_dropped_and_long_ones_marked(tokenizer: PairTokenizer) -> None:
+def test_rows_without_a_label_and_long_ones_are_marked(tokenizer: PairTokenizer) -> None:
     values = [{"text_a": "one", "label": label} for label in (None, -1, "-", "a")]
     found = encode(spec(), tokenizer, *values, {"text_a": "one " * 50, "label": "a"}, max_length=16)
-    assert found[:3] == [Dropped(str(n), "unlabelled") for n in (1, 2, 3)]
+    assert [item.withheld for item in found if isinstance(item, Encoded)] == [True, True, True, False, False]
     assert [item.truncated for item in found[3:] if isinstance(item, Encoded)] == [False, True]
     assert isinstance(found[4], Encoded)
     assert len(found[4].sequences[0]) == 16
@@ -147,7 +147,9 @@ def test_wrong_choices(tokenizer: PairTokenizer) -> None:
     assert "is not a list" in error(choice(), tokenizer, {**row, "choices": "x"})
     assert "choices[1]: '' is empty" in error(choice(), tokenizer, {**row, "choices": ["x", ""]})
     assert "'3' is not a label" in error(choice(), tokenizer, {**row, "label": 3})
-    assert encode(choice(), tokenizer, {**row, "label": ""}) == [Dropped("1", "unlabelled")]
+    [hidden] = encode(choice(), tokenizer, {**row, "label": ""})
+    assert isinstance(hidden, Encoded)
+    assert (hidden.withheld, hidden.fields, len(hidden.sequences)) == (True, {"label": [-100]}, 3)
 
 
 def test_sentence_retrieval(tokenizer: PairTokenizer) -> None:

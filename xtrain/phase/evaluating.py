@@ -14,6 +14,7 @@ from xtrain.data import Shard
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import Problem, UserError, listed
 from xtrain.evaluation import evaluators, scores
+from xtrain.evaluation.benchmark import layout
 from xtrain.evaluation.evaluators import Evaluation, LanguageResult, Setting
 from xtrain.evaluation.predict import GroupRanks
 from xtrain.evaluation.retrieval import embedding_layer
@@ -125,7 +126,11 @@ class PhaseEvaluator:
                     result.protocol,
                 )
             )
-        protocol = {"benchmark": phase.evaluation.benchmark, "max_length": phase.recipe.max_length, **found.protocol}
+        protocol = {
+            "benchmark": _benchmark(spec, phase.evaluation.benchmark),
+            "max_length": phase.recipe.max_length,
+            **found.protocol,
+        }
         split = spec.evaluation_split(phase.evaluation.split)
         return scores.build(
             [scores.TaskScores(spec, split, languages, definitions, protocol)],
@@ -151,6 +156,12 @@ class PhaseEvaluator:
         head = new_head(self.spec, encoder, dropout=0.0)
         head.load_state_dict(dict(saved.weights))
         return PhaseModel(encoder, {task: head}).to(self.device, DTYPES[self.phase.engine.precision])
+
+
+def _benchmark(spec: TaskSpec, wanted: str) -> str | None:
+    """The version of the benchmark that the score is one of: the study's, or the one that has the task."""
+    versions = [name for name, known in layout.BENCHMARKS.items() if spec.name in known.tasks]
+    return wanted if wanted in versions else versions[0] if versions else None
 
 
 class _Counted:

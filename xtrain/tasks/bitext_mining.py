@@ -31,6 +31,7 @@ class BitextMining(Format):
     name = "bitext_mining"
     required: tuple[str, ...] = ("foreign", "english", "gold")
     gold: tuple[str, ...] = ("gold",)
+    gold_file = True
     optional: tuple[str, ...] = ("foreign_ids", "english_ids")
     options: tuple[str, ...] = ("prefix", "margin")
     metrics: tuple[str, ...] = ("f1", "precision", "recall")

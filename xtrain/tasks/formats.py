@@ -83,6 +83,8 @@ class Format(ABC):
     """Columns that every source must map."""
     gold: tuple[str, ...] = ()
     """Of these, the ones that a test set may lack: a leaderboard withholds them."""
+    gold_file: bool = False
+    """Whether the gold of a split lies in a file of its own, the last one, which a test set may lack."""
     optional: tuple[str, ...] = ()
     """Columns that a source may map; ``id`` may be mapped in every format."""
     options: tuple[str, ...] = ()

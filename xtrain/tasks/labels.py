@@ -21,7 +21,7 @@ def with_labels(specs: Mapping[str, TaskSpec], names: Iterable[str], data_root: 
     waiting = list(names)
     while waiting:
         spec = found[waiting.pop()]
-        waiting += [name for name in (*spec.training_tasks, *spec.joined) if found[name].labels == (EVERY,)]
+        waiting += [name for name in (*spec.training_tasks(), *spec.joined) if found[name].labels == (EVERY,)]
         if spec.labels == (EVERY,):
             found[spec.name] = replace(spec, labels=_labels(spec, data_root))
     return found

@@ -90,9 +90,12 @@ def existing_files(spec: TaskSpec, split: str, language: str, data_root: Path | 
     if source.hub:
         return ()
     paths = _resolve(source, split, language, data_root)
-    problems = [_missing_file(spec, split, language, path) for path in paths if not path.is_file()]
-    if problems:
-        raise UserError(*problems)
+    missing = [path for path in paths if not path.is_file()]
+    # a leaderboard withholds the gold of its test sets: where that has a file of its own, it is the last
+    if split == "test" and len(paths) > 1 and missing == [paths[-1]] and formats.get(spec.format).gold_file:
+        return paths[:-1]
+    if missing:
+        raise UserError(*(_missing_file(spec, split, language, path) for path in missing))
     return paths
 
 

@@ -58,6 +58,7 @@ class SpanQA(Format):
 
     name = "span_qa"
     required: tuple[str, ...] = ("question", "context", "answers", "answer_starts")
+    gold: tuple[str, ...] = ("answers", "answer_starts")
     optional: tuple[str, ...] = ("impossible",)
     options: tuple[str, ...] = tuple(DEFAULTS)
     metrics: tuple[str, ...] = ("f1", "exact_match")
@@ -93,7 +94,7 @@ class SpanQA(Format):
         language: str,
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
-        """One sequence a window; a question without any gold answer is dropped as "unlabelled", unless the
+        """One sequence a window; a question without any gold answer is marked as such, unless the
         task says ``no_answer``. It counts as split if it has several windows, as truncated if its question
         was cut; the remark TOO_LONG counts those of which no window holds the whole answer.
         """
@@ -143,6 +144,8 @@ class _Question:
     """Every gold answer as it stands in the source; empty if there is none."""
     span: tuple[int, int]
     """The first gold answer's characters in the context, white space around it left out; (0, 0) if none."""
+    withheld: bool = False
+    """Whether there is an answer which the source does not give."""
 
 
 def _read(row: Row, settings: Mapping[str, Any]) -> _Question | Dropped:
@@ -159,9 +162,7 @@ def _read(row: Row, settings: Mapping[str, Any]) -> _Question | Dropped:
             )
         )
     if impossible or not answers:
-        if not settings["no_answer"]:
-            return Dropped(row.id, "unlabelled")
-        return _Question(row.id, text, context, [], (0, 0))
+        return _Question(row.id, text, context, [], (0, 0), withheld=not settings["no_answer"])
     try:
         spans = [_span(context, *answer, f"{row.where}: answers[{n}]") for n, answer in enumerate(answers)]
     except UserError:
@@ -174,6 +175,8 @@ def _read(row: Row, settings: Mapping[str, Any]) -> _Question | Dropped:
 def _answers(row: Row) -> list[tuple[str, int]]:
     """The gold answers and where they begin, those that are empty left out (hidden test sets have such)."""
     texts, starts = row.values["answers"], row.values["answer_starts"]
+    if texts is None and starts is None:
+        return []
     for column, value in (("answers", texts), ("answer_starts", starts)):
         if not isinstance(value, (list, tuple)):
             allowed = "a list of texts and one of as many whole numbers, empty if there is no answer"
@@ -279,6 +282,7 @@ def _encode(
         fields,
         truncated=len(kept) < len(asked),
         split=len(spans) > 1,
+        withheld=question.withheld,
         note={"context": question.context, "answers": question.answers},
         remarks=(TOO_LONG,) if lost else (),
     )

@@ -142,6 +142,8 @@ class TaskSpec:
     obtain: str = ""
     """Where the user gets data that cannot be fetched, and in which form: said where a file is missing."""
 
+    train_on_in: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Benchmark -> what this one trains on in it, where that is not ``train_on``."""
     benchmarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Benchmark -> its languages, where they are not all of ``languages``."""
 
@@ -149,10 +151,10 @@ class TaskSpec:
         """The languages that ``benchmark`` evaluates it in."""
         return self.benchmarks.get(benchmark, self.languages)
 
-    @property
-    def training_tasks(self) -> tuple[str, ...]:
-        """The tasks that its target phase trains on, in this order."""
-        return ((self.train_on,) if self.train_on else ()) if isinstance(self.train_on, str) else self.train_on
+    def training_tasks(self, benchmark: str = "") -> tuple[str, ...]:
+        """The tasks that its target phase trains on, in this order, by the rules of ``benchmark``."""
+        named = self.train_on_in.get(benchmark, self.train_on)
+        return ((named,) if named else ()) if isinstance(named, str) else named
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from xtrain.evaluation.benchmark.scoring import score_folder
 from xtrain.evaluation.benchmark.submission import run_submission, write_submission
 from xtrain.run_directory import RunDirectory
 
-ENGLISH = ["zebra", "ant", "Bee"]  # sorted by code points: Bee, ant, zebra
 ROWS: dict[str, list[dict[str, Any]]] = {
     "label": [{"id": str(n), "prediction": word} for n, word in enumerate(("neutral", "entailment"))],
     "choice": [{"id": "0", "label": 1, "prediction": 1}, {"id": "1", "label": 1, "prediction": 0}],
@@ -27,7 +26,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "answers": [{"id": "q0", "prediction": "дом", "answers": ["дом"]}, {"id": "q1", "prediction": ""}],
     "pairs": [{"id": "de-1", "prediction": "en-9", "score": 1.2}],
     "ranking": [{"id": "q1", "label": ["a"], "prediction": ["b", "a"]}],
-    "index": [{"id": str(n), "prediction": "0", "prediction_from_english": hit} for n, hit in enumerate("120")],
+    "index": [
+        {"id": str(n), "prediction": "0", "prediction_from_english": hit, "line": 2 - n} for n, hit in enumerate("120")
+    ],
 }
 
 
@@ -60,15 +61,11 @@ def refused(*parts: str, out: Path, benchmark: str = "xtreme", **choice: Any) ->
 
 
 def test_every_form_is_written_as_the_leaderboard_reads_it(tmp_path: Path) -> None:
-    data = tmp_path / "data" / "tatoeba"
-    data.mkdir(parents=True)
-    for code in ("afr", "ara"):
-        (data / f"tatoeba.{code}-eng.eng").write_text("\n".join(ENGLISH) + "\n")
     out = tmp_path / "out"
     for task in ("xnli", "udpos", "xquad", "bucc2018", "tatoeba", "xcopa", "mewslix"):
         evaluated(out, task)
-    write_submission(out, "xtreme", tmp_path / "x", data=tmp_path / "data")
-    write_submission(out, "xtreme-r", tmp_path / "r", data=tmp_path / "data")
+    write_submission(out, "xtreme", tmp_path / "x")
+    write_submission(out, "xtreme-r", tmp_path / "r")
 
     def read(name: str) -> str:
         return (tmp_path / name).read_text(encoding="utf-8")
@@ -77,7 +74,7 @@ def test_every_form_is_written_as_the_leaderboard_reads_it(tmp_path: Path) -> No
     assert read("x/udpos/test-af.tsv") == "NOUN\nVERB\n\nADJ\n"
     assert read("x/bucc2018/test-de.tsv") == "de-1\ten-9\n"
     assert json.loads(read("x/xquad/test-ar.json")) == {"q0": "дом", "q1": ""}
-    # English in sorted order: Bee (row 2), ant (row 1), zebra (row 0), each with the row of its foreign hit
+    # the English sentences sorted: that of row 2, of row 1, of row 0, each with the row of its foreign hit
     assert read("x/tatoeba/test-af.tsv") == "0\n2\n1\n"
     assert read("r/xcopa/test-et.jsonl") == '{"label": 1}\n{"label": 0}\n'
     assert json.loads(read("r/mewslix/test-ar.json")) == {"q1": ["b", "a"]}
@@ -144,15 +141,6 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old" / "x").write_text("")
     with pytest.raises(UserError, match="is not empty"):
         write_submission(tmp_path / "out", "xtreme", tmp_path / "old")
-
-
-def test_tatoeba_needs_its_sentences(tmp_path: Path) -> None:
-    evaluated(tmp_path, "tatoeba")
-    refused("--data", "tatoeba.afr-eng.eng is needed", out=tmp_path)
-    (tmp_path / "tatoeba").mkdir()
-    for code in ("afr", "ara"):
-        (tmp_path / "tatoeba" / f"tatoeba.{code}-eng.eng").write_text("one\ntwo\n")
-    refused("has 2 lines", "has 3 rows", out=tmp_path, data=tmp_path)
 
 
 def test_broken_predictions_are_named(tmp_path: Path) -> None:

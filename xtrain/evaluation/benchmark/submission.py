@@ -15,7 +15,7 @@ from xtrain.config import read_toml
 from xtrain.errors import EXIT_USER, Problem, UserError, listed, nearest, raise_if_any
 from xtrain.evaluation.benchmark import layout
 from xtrain.evaluation.benchmark.checking import check_submission
-from xtrain.evaluation.benchmark.layout import ISO3, Benchmark, BenchmarkTask, Kind
+from xtrain.evaluation.benchmark.layout import Benchmark, BenchmarkTask, Kind
 from xtrain.files import make_folder, read_text, write_text
 from xtrain.run_directory import RunDirectory
 
@@ -135,13 +135,11 @@ def write_submission(
     *,
     row: str | None = None,
     seed: int | None = None,
-    data: Path | None = None,
 ) -> list[Evaluated]:
     """Write ``folder/{task}/test-{language}.{extension}`` from the evaluations below ``out``.
 
-    ``row`` (an intermediate row's name) and ``seed`` choose among several; ``data`` is the folder of --data,
-    which Tatoeba needs: the leaderboard asks for the English sentences in sorted order, and predictions hold
-    no sentences. ``folder`` must be new or empty. Returns what was written, one evaluation a task.
+    ``row`` (an intermediate row's name) and ``seed`` choose among several. ``folder`` must be new or empty.
+    Returns what was written, one evaluation a task.
     """
     known = layout.get(benchmark)
     if folder.exists() and any(folder.iterdir()):
@@ -157,7 +155,7 @@ def write_submission(
             path = one.run.predictions / task.name / f"{language}.jsonl"
             if path.is_file():
                 try:
-                    texts[folder / task.name / task.file_name(language)] = _text(task, language, path, data)
+                    texts[folder / task.name / task.file_name(language)] = _text(task, path)
                 except UserError as error:
                     problems += error.problems
     raise_if_any(problems)
@@ -167,12 +165,12 @@ def write_submission(
     return chosen
 
 
-def _text(task: BenchmarkTask, language: str, path: Path, data: Path | None) -> str:
+def _text(task: BenchmarkTask, path: Path) -> str:
     """The content of the leaderboard's file for the predictions in ``path``."""
     rows = _read_rows(path)
-    if task.kind == "index":
-        return _lines(_indices(rows, path, _english(language, data, len(rows), path)))
     try:
+        if task.kind == "index":
+            return _lines(_indices(rows, path))
         return _WRITERS[task.kind](rows)
     except KeyError as error:
         raise UserError(Problem(str(path), f"a row has no {error}", remedy="evaluate the task again")) from None
@@ -208,26 +206,11 @@ _WRITERS: Mapping[Kind, Callable[[Sequence[Row]], str]] = {
 }
 
 
-def _english(language: str, data: Path | None, count: int, predictions: Path) -> list[str]:
-    """Tatoeba's English sentences, in the order of the file: the order of the predictions."""
-    name = f"tatoeba/tatoeba.{ISO3[language]}-eng.eng"
-    path = (data or Path()) / name
-    if data is None or not path.is_file():
-        where = "--data" if data is None else f"--data {data}"
-        what = f"{name} is needed: the leaderboard asks for the English sentences in sorted order"
-        raise UserError(Problem(where, what, remedy="name the folder from which the study read Tatoeba"))
-    lines = [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
-    if len(lines) != count:
-        raise UserError(Problem(str(path), f"has {len(lines):,} lines, {predictions} has {count:,} rows"))
-    return lines
-
-
-def _indices(rows: Sequence[Row], path: Path, english: Sequence[str]) -> list[int]:
+def _indices(rows: Sequence[Row], path: Path) -> list[int]:
     """The rows of the foreign hits, for the English queries as XTREME's download script sorts them."""
     places = {row["id"]: number for number, row in enumerate(rows)}
-    order = sorted(range(len(rows)), key=lambda number: english[number])
     try:
-        return [places[rows[number]["prediction_from_english"]] for number in order]
+        return [places[row["prediction_from_english"]] for row in sorted(rows, key=lambda row: int(row["line"]))]
     except KeyError as error:
         raise UserError(Problem(str(path), f"{error} is no id of a row", remedy="evaluate the task again")) from None
 
@@ -240,14 +223,13 @@ def run_submission(
     row: str | None = None,
     seed: int | None = None,
     labels: Path | None = None,
-    data: Path | None = None,
     console: Console,
 ) -> int:
     """The command ``submission``: write, check, and say whether the folder is ready.
 
     Returns 0 if it is, 2 if languages or tasks are missing; raises a :class:`UserError` for mistakes.
     """
-    chosen = write_submission(out, benchmark, folder, row=row, seed=seed, data=data)
+    chosen = write_submission(out, benchmark, folder, row=row, seed=seed)
     for one in chosen:
         seed_name = "no seed" if one.seed is None else f"seed {one.seed}"
         _say(console, f"{one.task}: {one.row}, {seed_name}, from {one.run.path}")

@@ -231,8 +231,11 @@ def _check_others(
 ) -> None:
     """The tasks in ``train_on`` and ``joined`` are there and are trained; those whose head it uses are alike."""
     trained = spec.format in formats.names() and formats.get(spec.format).trained
-    alike = {*spec.joined, *(spec.training_tasks[-1:] if trained else ())}
-    named = [("train_on", name) for name in spec.training_tasks] + [("joined", name) for name in spec.joined]
+    orders = {"train_on": spec.training_tasks()}
+    orders |= {f"train_on_in.{benchmark}": spec.training_tasks(benchmark) for benchmark in spec.train_on_in}
+    alike = {*spec.joined, *(order[-1] for order in orders.values() if trained and order)}
+    named = [(key, name) for key, order in orders.items() for name in order]
+    named += [("joined", name) for name in spec.joined]
     for key, name in named:
         other = specs.get(name)
         where = f"{here}.{key}"
