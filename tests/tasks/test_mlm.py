@@ -154,7 +154,9 @@ def test_files_become_shards_of_train_and_dev(tmp_path: Path, tiny_model: Path) 
 
 
 def test_the_catalogue_trains_in_the_forty_languages_of_xtreme() -> None:
-    task = catalog.load()["mlm"]
+    known = catalog.load()
+    task = known["mlm"]
+    assert sorted(task.languages) == sorted(known["panx"].languages_in("xtreme"))
     assert len(task.languages) == 40
     assert task.languages == task.train_languages == task.default_train_languages
     assert task.language_exponent == 0.3
