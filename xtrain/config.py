@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 import types
 import typing
@@ -45,7 +46,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
     outside a field's :func:`limits` are appended to ``problems``; then, or where a key without a default is
     missing, the result is None (or holds defaults), so that the caller can go on and collect more.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class can be hashed
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     complete = True
@@ -68,6 +69,8 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
             complete = False
     return cls(**values) if complete else None
 
+
+_hints = functools.cache(typing.get_type_hints)  # evaluating them for every entry of the catalogue takes seconds
 
 _BAD = object()  # what a value that could not be converted turns into
 

@@ -22,7 +22,8 @@ from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.study import Engine, Recipe
 from xtrain.training.checkpoint import Checkpoints
 from xtrain.training.engine import TrainEngine, initialize_ranks, resolve_ds_config
-from xtrain.training.loop import Plan, Trainer
+from xtrain.training.loop import Trainer
+from xtrain.training.plan import Plan
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

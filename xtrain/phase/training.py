@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xtrain.data import JoinedShard, Shard
+from xtrain.data.masking import Masking
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
@@ -32,6 +33,7 @@ from xtrain.model import (
     save_encoder,
     split_weights,
 )
+from xtrain.model.heads.mlm import lm_head_weights
 from xtrain.model.loading import WORD_EMBEDDINGS
 from xtrain.phase.file import PhaseFile, ShardEntry
 from xtrain.phase.heads import MASKED, new_head, shared_heads
@@ -39,8 +41,9 @@ from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
 from xtrain.training.checkpoint import Checkpoints
 from xtrain.training.engine import TrainEngine, is_offloaded
-from xtrain.training.loop import Outcome, Plan, Trainer
+from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.optimizer import missing_build_tools, op_is_built
+from xtrain.training.plan import Plan
 from xtrain.training.schedule import LinearSchedule
 
 
@@ -53,18 +56,12 @@ def train_phase(
     environment: dict[str, Any],
 ) -> dict[str, Any]:
     """Train, and write ``encoder/`` (and ``encoder-last/``); returns the summary for ``DONE``."""
-    shards = {task: _joined([shard for _, shard in phase.open_shards(run, "train", task)]) for task in phase.tasks}
-    dev = {task: phase.open_shards(run, "dev", task) for task in phase.tasks if phase.recipe.eval_examples}
     start = phase.start_folder(run)
-    specs = {task: phase.task[task] for task in phase.tasks}
-    exponents = {task: spec.language_exponent for task, spec in specs.items()}
-    if any(spec.format == MASKED for spec in specs.values()):
-        from xtrain.data.masking import Masking
-    maskings = {task: Masking.of(start, spec, phase.seed) for task, spec in specs.items() if spec.format == MASKED}
-    plan = Plan.of(shards, phase.recipe, phase.seed, exponents, maskings)
+    dev = {task: phase.open_shards(run, "dev", task) for task in phase.tasks if phase.recipe.eval_examples}
+    plan = _plan(run, phase, start)
     # the softmax of a masked language model touches every row of the table
-    partly = phase.engine.used_vocabulary and not maskings
-    read = [*shards.values(), *(shard for entries in dev.values() for _, shard in entries)]
+    partly = phase.engine.used_vocabulary and not plan.maskings
+    read = [*plan.shards.values(), *(shard for entries in dev.values() for _, shard in entries)]
     model, filled = _build_model(phase, start, _used_rows(read) if partly else None)
     for line in filled:
         observer.say(f"      {line}")
@@ -110,6 +107,15 @@ def train_phase(
     }
 
 
+def _plan(run: RunDirectory, phase: PhaseFile, start: Path) -> Plan:
+    """The phase's training shards, and in which order they are read."""
+    shards = {task: _joined([shard for _, shard in phase.open_shards(run, "train", task)]) for task in phase.tasks}
+    specs = {task: phase.task[task] for task in phase.tasks}
+    exponents = {task: spec.language_exponent for task, spec in specs.items()}
+    maskings = {task: Masking.of(start, spec, phase.seed) for task, spec in specs.items() if spec.format == MASKED}
+    return Plan.of(shards, phase.recipe, phase.seed, exponents, maskings)
+
+
 def _joined(shards: Sequence[Shard]) -> Shard | JoinedShard:
     """Languages of a task, and tasks that are trained as one, as one training set."""
     return shards[0] if len(shards) == 1 else JoinedShard(shards)
@@ -140,8 +146,6 @@ def _build_model(phase: PhaseFile, start: Path, kept_rows: Tensor | None) -> tup
 
 def _load_base_head(head: Head, start: Path) -> list[str]:
     """The head of a masked language model is the base model's own, where it has one."""
-    from xtrain.model.heads.mlm import lm_head_weights
-
     weights = lm_head_weights(start)
     if weights is None:
         return []

@@ -42,7 +42,8 @@ def choose(spec: TaskSpec, data_root: Path | None) -> Source:
         if _is_there(source, spec, data_root):
             return source
         split = "train" if "train" in source.files else next(iter(source.files))
-        missed += _resolve(source, split, _languages(spec)[0], data_root)
+        language = spec.default_train_languages[0] if split == "train" else _languages(spec)[0]
+        missed += _resolve(source, split, language, data_root)
     on_hub = [source for source in spec.sources if source.hub]
     if missed or not on_hub:
         raise UserError(_none_there(spec, missed, bool(on_hub), data_root))

@@ -140,7 +140,8 @@ def score_language(
 ) -> dict[str, float]:
     """The metrics of one language from its predictions, ``found``, and its labels, ``right``.
 
-    ``strict``: predicted labels have to be the benchmark's. Empty where the files are wrong, which goes to ``problems``; what only ought to be known goes to ``notes``.
+    ``strict``: predicted labels have to be the benchmark's. Empty where the files are wrong, which goes to
+    ``problems``; what only ought to be known goes to ``notes``.
     """
     pair = _Files(task, language, found, right, notes, FileProblems(found, strict=strict), FileProblems(right))
     metrics = _BY_KIND[task.kind](pair)
