@@ -75,3 +75,21 @@ def test_a_language_scored_twice_is_our_mistake() -> None:
 def test_a_task_without_languages_is_our_mistake() -> None:
     with pytest.raises(AssertionError, match="no language"):
         build([TaskScores(XNLI, "dev", [])], base="b", step=0)
+
+
+def test_the_score_of_question_answering_is_the_mean_of_both_metrics() -> None:
+    spec = TaskSpec(name="xquad", format="span_qa", languages=("en", "de"), sources=(Source(),), metric="f1")
+    languages = [
+        LanguageScore(code, {"f1": f1, "exact_match": f1 - 20}, 10) for code, f1 in (("en", 80.0), ("de", 60.0))
+    ]
+    scores = build([TaskScores(spec, "test", languages)], base="b", step=0)
+    assert scores["tasks"]["xquad"]["score"] == pytest.approx((70 + 50) / 2)
+    assert scores["protocol"]["tasks"]["xquad"]["score"] == "f1 and exact_match"
+
+
+def test_a_language_without_labels_has_no_score() -> None:
+    some = build([TaskScores(XNLI, "test", [language("en", 80.0), LanguageScore("de", {}, 10)])], base="b", step=0)
+    assert some["tasks"]["xnli"]["score"] == 80.0
+    assert some["protocol"]["tasks"]["xnli"]["without_labels"] == ["de"]
+    none = build([TaskScores(XNLI, "test", [LanguageScore("de", {}, 10)])], base="b", step=0)
+    assert none["tasks"]["xnli"] == {"languages": {}, "average": {}, "score": None}

@@ -58,6 +58,9 @@ def test_it_agrees_with_seqeval_and_scikit_learn(data: st.DataObject, sizes: lis
     flat = [tag for words in right for tag in words]
     assert values["accuracy"] == pytest.approx(100 * accuracy_score(flat, [*chain(*found)]), abs=1e-9)
     assert values["majority"] == pytest.approx(100 * max(map(flat.count, LABELS)) / len(flat), abs=1e-9)
+    most = max(dict.fromkeys(flat), key=flat.count)  # of equally frequent ones the first in the file
+    constant = f1_score(right, [[most] * n for n in sizes], zero_division=0)
+    assert values["majority_f1"] == pytest.approx(100 * constant, abs=1e-9)
     assert set(values) == set(TAGGING.definitions)
     assert TAGGING.rows(SPEC, predicted(found), gold_of(right)) == [
         {"id": str(n), "label": r, "prediction": f} for n, (r, f) in enumerate(zip(right, found, strict=True))

@@ -197,7 +197,7 @@ class DevEvaluation:
             measured = evaluators.get(spec.format).evaluate(setting, parts).languages
             prefix = f"{task}/" if len(self.shards) > 1 else ""
             for name in measured[0].metrics:
-                if name != "majority":
+                if not name.startswith("majority"):
                     values[prefix + name] = statistics.fmean(part.metrics[name] for part in measured)
             losses = [part.loss for part in measured if part.loss is not None]
             if losses:

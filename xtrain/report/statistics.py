@@ -11,7 +11,7 @@ from xtrain.report.languages import in_reading_order
 from xtrain.study import NO_INTERMEDIATE
 
 SELECTED, LAST = "selected", "last"  # the checkpoint that was best on English dev, and that of the last step
-BASELINE = "majority"  # the metric that is no result but what a constant answer would score
+BASELINE = "majority"  # how metrics begin that are no result but what a constant answer would score
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGr
     languages = in_reading_order({language for result in selected for language in result.scores})
     shared = tuple(language for language in languages if all(language in result.scores for result in selected))
     measured = dict.fromkeys(name for result in selected for one in result.scores.values() for name in one)
+    constant = BASELINE if metric == "accuracy" else f"{BASELINE}_{metric}"
     return TaskGrid(
         task=results[0].task,
         metric=metric,
@@ -161,12 +162,12 @@ def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGr
         },
         means=_means(selected, shared, metric),
         last_means=_means([result for result in results if result.which == LAST], shared, metric),
-        others={name: _means(selected, shared, name) for name in measured if name not in (metric, BASELINE)},
+        others={name: _means(selected, shared, name) for name in measured if name != metric and not name.startswith(BASELINE)},
         baseline={
-            language: result.scores[language][BASELINE]
+            language: result.scores[language][constant]
             for result in selected
             for language in result.scores
-            if BASELINE in result.scores[language]
+            if constant in result.scores[language]
         },
     )
 

@@ -27,16 +27,19 @@ class Tagging(ByExample):
         "recall": "share of the gold chunks that are found",
         "accuracy": "share of the words whose tag is right",
         "majority": "baseline of accuracy: share of the most frequent gold tag",
+        "majority_f1": "baseline of f1: the F1 of giving every word the most frequent gold tag",
     }
 
     def score(self, spec: TaskSpec, predictions: Arrays, gold: Gold) -> dict[str, float]:
         """The metrics of one language, in percent."""
         right, found = _tags(spec.labels, predictions, gold)
-        frequent = Counter(chain.from_iterable(right)).most_common(1)[0][1]
+        tag, count = Counter(chain.from_iterable(right)).most_common(1)[0]
+        constant = [[tag] * len(sentence) for sentence in right]
         return {
             **micro_f1(right, found),
             "accuracy": token_accuracy(right, found),
-            "majority": 100 * frequent / sum(map(len, right)),
+            "majority": 100 * count / sum(map(len, right)),
+            "majority_f1": micro_f1(right, constant)["f1"],
         }
 
     def rows(self, spec: TaskSpec, predictions: Arrays, gold: Gold) -> list[dict[str, Any]]:
