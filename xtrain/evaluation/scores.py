@@ -26,6 +26,8 @@ class LanguageScore:
     """Rows of the source that are no examples, by reason."""
     split: int = 0
     """Examples that lie in several sequences because they were longer, without loss."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """What else the format counted: stray tags, answers that no window holds."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """What belongs to the protocol of this language alone: a threshold."""
 
@@ -78,6 +80,7 @@ def _protocol(task: TaskScores) -> dict[str, Any]:
         "examples": {one.language: one.num_examples for one in task.languages},
         "truncated": {one.language: one.truncated for one in task.languages if one.truncated},
         "split_examples": {one.language: one.split for one in task.languages if one.split},
+        "remarks": {one.language: dict(one.remarks) for one in task.languages if one.remarks},
         "by_language": {one.language: dict(one.protocol) for one in task.languages if one.protocol},
         "dropped": {one.language: dict(one.dropped) for one in task.languages if one.dropped},
     }

@@ -120,10 +120,11 @@ class PhaseEvaluator:
                     result.language,
                     result.metrics,
                     result.num_examples,
-                    int(manifest["truncated"]),
-                    manifest["dropped"],
-                    int(manifest["split_examples"]),
-                    result.protocol,
+                    truncated=int(manifest["truncated"]),
+                    dropped=manifest["dropped"],
+                    split=int(manifest["split_examples"]),
+                    remarks=manifest["remarks"],
+                    protocol=result.protocol,
                 )
             )
         protocol = {
