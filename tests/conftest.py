@@ -8,7 +8,14 @@ import pytest
 from tiny import make_tiny_model
 from toy import Toy, make_data
 
-SLOW = ("test_run", "test_engine", "test_phase_online", "test_hub_clients", "test_bad_input", "test_wandb")  # files of tests that start processes
+SLOW = (
+    "test_run",
+    "test_engine",
+    "test_phase_online",
+    "test_hub_clients",
+    "test_bad_input",
+    "test_wandb",
+)  # files of tests that start processes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -162,7 +162,11 @@ def _task_grid(results: Sequence[ResultRow], row_order: Sequence[str]) -> TaskGr
         },
         means=_means(selected, shared, metric),
         last_means=_means([result for result in results if result.which == LAST], shared, metric),
-        others={name: _means(selected, shared, name) for name in measured if name != metric and not name.startswith(BASELINE)},
+        others={
+            name: _means(selected, shared, name)
+            for name in measured
+            if name != metric and not name.startswith(BASELINE)
+        },
         baseline={
             language: result.scores[language][constant]
             for result in selected
