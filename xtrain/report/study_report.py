@@ -42,7 +42,7 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
     grid = assemble(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
     missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in scores})
-    trained = trained_on(graph)
+    trained = {row: text for row, text in trained_on(graph).items() if text != row}  # else the name says it
     summary = StudySummary(
         name=graph.study.name,
         base=graph.study.base,
@@ -57,8 +57,7 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
     for warning in summary.warnings:
         console.print(warning, highlight=False, markup=False, soft_wrap=True)
     for row, text in trained.items():
-        if text != row:
-            console.print(f"{row}: trained on {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{row}: trained on {text}", highlight=False, markup=False, soft_wrap=True)
     path = write_report(out / "report.html", grid, summary)
     console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
     return path
