@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from toy import TASKS as TOY_TASKS
 from toy import Toy, read_jsonl
-from toy_formats import SCRIPTS, TASKS, make_formats
+from toy_formats import SCRIPTS, TASKS, make_catalogue_files, make_formats
 
 from xtrain.evaluation.benchmark.chunks import micro_f1
 
@@ -83,3 +83,27 @@ def check_scores(out: Path, printed: str) -> None:
     assert all(row["label"] is None and row["prediction"].startswith("class") for row in rows)
     assert "hidden: predicted but not scored" in printed
     assert "hidden: predicted but not scored" in (out / "report.html").read_text("utf-8")
+
+
+def test_tasks_of_the_catalogue_whose_data_are_not_free_or_large(toy: Toy) -> None:
+    """CCGbank, SQuAD v2 and Mewsli-X, by the catalogue's own entries, on small files in the documented layouts."""
+    recipe = {"max_steps": 3, "batch_size": 4, "max_length": 48, "eval_every": 3, "learning_rate": 1e-3}
+    toy.data = make_catalogue_files(toy.root / "files")
+    result = toy.run(
+        "catalogue",
+        task={},
+        intermediate=[{"name": "both", "tasks": ["ccg", "squad_v2"]}],
+        target=[{"task": "mewslix", "languages": ["de", "en"]}],
+        recipe={"intermediate": {**recipe, "max_steps": 6}, "target": recipe},
+        engine={"log_every": 1, "tokens_per_micro_batch": 256},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    out = toy.out("catalogue")
+    heads = json.loads(next(out.glob("intermediate/both-*/encoder/heads.json")).read_text())
+    assert heads["ccg"]["labels"] == ["N", "NP/N"], "the tags of the training and dev sets"
+    logged = read_jsonl(next(out.glob("intermediate/both-*/metrics.jsonl")))
+    assert any("dev/squad_v2/no_answer_accuracy" in line for line in logged)
+    (run,) = (out / "evaluate").iterdir()
+    scores = scores_of(run)
+    assert set(scores["tasks"]["mewslix"]["languages"]) == {"de", "en"}
+    assert scores["protocol"]["tasks"]["mewslix"]["benchmark"] == "xtreme-r"

@@ -117,3 +117,41 @@ TASKS: dict[str, Any] = {
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def make_catalogue_files(root: Path) -> Path:
+    """Small CCGbank, SQuAD v2 and Mewsli-X files, in the layouts that docs/tasks.md gives for them."""
+    for split, count in (("train", 40), ("dev", 12)):
+        lines = [
+            " ".join(f"{word}|NN|{('N', 'NP/N')[len(word) % 2]}" for word in text.split())
+            for text in sentences(count, seed=count)
+        ]
+        _write(root / f"ccg/ccg.{split}", "\n".join(lines) + "\n")
+        document = json.loads(squad(sentences(count, seed=count + 1), split))
+        for number, paragraph in enumerate(document["data"][0]["paragraphs"]):
+            if number % 3 == 0:  # a question without an answer
+                paragraph["qas"][0] |= {"answers": [], "is_impossible": True}
+        _write(root / f"intermediate/squad_v2/{split}-v2.0.json", json.dumps(document))
+        pairs = [_mention(text, n, "en") | {"entity": _entity(n)} for n, text in enumerate(sentences(count, seed=3))]
+        rows = [{"contextual_mention": {"context": p["context"], "mention": p["mentions"][0]}, "entity": p["entity"]}
+                for p in pairs]  # fmt: skip
+        write_jsonl(root / f"mewslix/wikipedia_pairs-{split}.jsonl", rows)
+    mentions = [
+        _mention(text, n, language) for language in ("de", "en") for n, text in enumerate(sentences(10, seed=4))
+    ]
+    write_jsonl(root / "mewslix/wikinews_mentions-test.jsonl", mentions)
+    write_jsonl(root / "mewslix/candidate_set_entities.jsonl", [_entity(n) for n in range(40)])
+    return root
+
+
+def _entity(number: int) -> dict[str, Any]:
+    text = sentences(40, seed=9)[number]
+    return {"entity_id": f"Q{number}", "description": text, "sentence_spans": [{"start": 0, "end": len(text)}]}
+
+
+def _mention(text: str, number: int, language: str) -> dict[str, Any]:
+    word = text.split()[0]
+    spans = [{"start": 0, "end": len(text)}]
+    span = {"start": 0, "end": len(word), "text": word}
+    mention = {"example_id": f"{language}-{number}", "entity_id": f"Q{number}", "mention_span": span}
+    return {"context": {"language": language, "text": text, "sentence_spans": spans}, "mentions": [mention]}
