@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed
-from xtrain.tasks.encoding import PairTokenizer
+from xtrain.tasks.encoding import PairTokenizer, read_in_chunks
 from xtrain.tasks.formats import (
     Companion,
     Dropped,
@@ -30,7 +30,6 @@ PAIR, QUERY, CANDIDATE = 0, 1, 2
 SENTENCES = "sentences"  # the option ``pool``: every sentence of every context is a candidate
 BY_RULE = "rule"  # in a query's note, where the sentences of its pool are not the data's own
 _POOLS = ("rows", SENTENCES)
-_CHUNK = 4096  # rows that are tokenised in one call
 
 Span = tuple[int, int]
 
@@ -95,15 +94,8 @@ class AnswerRetrieval(Format):
         """One example a row; with ``pool = "sentences"``, those of the sentences before the first query."""
         lengths = [min(max_length, int(spec.options.get(f"{side}_length", max_length))) for side in _SIDES]
         pool = _Pool(language) if spec.options.get("pool") == SENTENCES else None
-        source = iter(rows)
-        while chunk := list(itertools.islice(source, _CHUNK)):
-            read: list[_Item | Dropped] = []
-            for row in chunk:
-                try:
-                    read += _read(row, pool)
-                except UserError as error:
-                    problems.add(*error.problems)
-            yield from _encoded(read, tokenizer, lengths)
+        for read in read_in_chunks(rows, lambda row: _read(row, pool), problems):
+            yield from _encoded([*itertools.chain.from_iterable(read)], tokenizer, lengths)
 
 
 FORMAT = AnswerRetrieval()

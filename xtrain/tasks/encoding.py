@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from xtrain.tasks.hashes import file_hash
 TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
 """The files that may define a tokenizer, the preferred first."""
 _CHUNK = 4096  # rows that are tokenised in one call
+T = TypeVar("T")
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -192,15 +193,26 @@ def encode_rows(
 
     A :class:`UserError` of ``read_row`` goes to ``problems`` and the row is passed over.
     """
+    for read in read_in_chunks(rows, lambda row: (row.id, read_row(row)), problems):
+        yield from _encode_chunk(read, tokenizer, max_length)
+
+
+def read_in_chunks(
+    rows: Iterable[Row], read_row: Callable[[Row], T], problems: ProblemList, size: int = _CHUNK
+) -> Iterator[list[T]]:
+    """``read_row`` over ``rows``, ``size`` rows at a time, so that what they hold is tokenised in one call.
+
+    A :class:`UserError` of ``read_row`` goes to ``problems`` and the row is passed over.
+    """
     source = iter(rows)
-    while chunk := list(itertools.islice(source, _CHUNK)):
-        read: list[tuple[str, Example | Dropped]] = []
+    while chunk := list(itertools.islice(source, size)):
+        read: list[T] = []
         for row in chunk:
             try:
-                read.append((row.id, read_row(row)))
+                read.append(read_row(row))
             except UserError as error:
                 problems.add(*error.problems)
-        yield from _encode_chunk(read, tokenizer, max_length)
+        yield read
 
 
 def _encode_chunk(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrain.errors import Problem, UserError, listed
-from xtrain.tasks.encoding import LocatedPieces, PairTokenizer
+from xtrain.tasks.encoding import LocatedPieces, PairTokenizer, read_in_chunks
 from xtrain.tasks.formats import Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text, text_of
 from xtrain.tasks.spec import TaskSpec
 
@@ -99,14 +98,7 @@ class SpanQA(Format):
         was cut; the remark TOO_LONG counts those of which no window holds the whole answer.
         """
         settings = {**DEFAULTS, **spec.options}
-        source = iter(rows)
-        while chunk := list(itertools.islice(source, _CHUNK)):
-            read: list[_Question | Dropped] = []
-            for row in chunk:
-                try:
-                    read.append(_read(row, settings))
-                except UserError as error:
-                    problems.add(*error.problems)
+        for read in read_in_chunks(rows, lambda row: _read(row, settings), problems, _CHUNK):
             questions = [item for item in read if isinstance(item, _Question)]
             contexts = iter(tokenizer.located_pieces([question.context for question in questions]))
             asked = iter(tokenizer.pieces([question.text for question in questions]))

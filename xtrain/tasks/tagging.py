@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed
-from xtrain.tasks.encoding import PairTokenizer
+from xtrain.tasks.encoding import PairTokenizer, read_in_chunks
 from xtrain.tasks.formats import (
     IGNORED,
     UNLABELLED,
@@ -29,7 +29,6 @@ FOUND = (EVERY,)
 """As ``labels``: the tags that occur in the training and dev sets, see :mod:`xtrain.tasks.labels`."""
 STAND_IN = "words without pieces"  # remarks, counted in the manifest
 LOOSE = "I- tags that continue nothing"
-_CHUNK = 4096  # sentences whose words are tokenised in one call
 _SPECIAL = 2  # <s> and </s>
 
 
@@ -81,14 +80,7 @@ class Tagging(Format):
     ) -> Iterator[Encoded | Dropped]:
         """One or several sequences an example; a row without tags is marked as such."""
         reader = _Reader(spec, language)
-        source = iter(rows)
-        while chunk := list(itertools.islice(source, _CHUNK)):
-            read: list[_Sentence | Dropped] = []
-            for row in chunk:
-                try:
-                    read.append(reader.read(row))
-                except UserError as error:
-                    problems.add(*error.problems)
+        for read in read_in_chunks(rows, reader.read, problems):
             words = [word for item in read if isinstance(item, _Sentence) for word in item.words]
             pieces = iter(tokenizer.pieces(words))
             for item in read:
