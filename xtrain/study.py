@@ -55,6 +55,13 @@ class Recipe:
     """K of the mixing rule p(task) = min(n, K)^(1/T) / sum of min(n, K)^(1/T)."""
     temperature: float = field(default=1.0, metadata=limits(minimum=1))
     """T of the mixing rule: 1 for shares proportional to the (capped) sizes, larger for more even ones."""
+    on_collapse: str = field(default="stop", metadata=limits(choices=("stop", "reseed", "continue")))
+    """What to do when training collapses to one class: end the phase as failed, begin anew with another seed, or
+    only record it."""
+    max_reseeds: int = field(default=2, metadata=limits(minimum=1))
+    """How often ``on_collapse = "reseed"`` begins anew before the phase has failed."""
+    collapse_window: int = field(default=200, metadata=limits(minimum=2))
+    """Steps, after the warm-up, over which nothing but one class is predicted before that counts as a collapse."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,20 @@ class Engine:
     checkpoint_every: int = field(default=500, metadata=limits(minimum=1))
     """Steps between sharded checkpoints."""
     keep_checkpoints: int = field(default=2, metadata=limits(minimum=1))
+    background_save: bool = True
+    """Copy the state beside the next step and write it beside training; otherwise training waits for each save."""
+    snapshot_memory_gib: float | None = field(default=None, metadata=limits(above=0))
+    """Host memory of a node that copies of the state may take; half of what is free by default. Less than a copy
+    needs: training waits for each save."""
+    preemption_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1", "SIGUSR2")
+    """Signals to any rank upon which all save together and leave."""
+    stall_minutes: float = field(default=30.0, metadata=limits(above=0))
+    """Without any progress for so long, every rank's Python stack is written to ``logs/`` and the phase ends."""
+    max_skipped_steps: int = field(default=20, metadata=limits(minimum=1))
+    """Steps in a row whose gradient is not finite before the phase ends with an error; each is skipped, counted, and
+    left out of the learning rate's schedule."""
+    data_workers: int | None = field(default=None, metadata=limits(minimum=0, maximum=16))
+    """Processes a rank that put batches together ahead of training; 1 with a GPU and 0 without by default."""
     log_every: int = field(default=10, metadata=limits(minimum=1))
     """Steps between lines of metrics."""
     log_example_ids: bool = False
