@@ -12,17 +12,23 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from xtrain.errors import EXIT_OURS, EXIT_USER, UserError
+from xtrain.dispatch.signals import Stopped
+from xtrain.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, UserError
 
 if TYPE_CHECKING:
     from xtrain.runner import Job, PhaseFailed
 
 app = tyro.extras.SubcommandApp()
+checkpoint = tyro.extras.SubcommandApp()
+app.command(checkpoint, name="checkpoint", help="List, verify, export or prune the checkpoints of a run.")
 
 Benchmark = Literal["xtreme", "xtreme-r"]
 InFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 OutFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+Run = Annotated[Path, tyro.conf.Positional]
+Machine = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Overrides = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
 
 
@@ -159,6 +165,62 @@ def submission(
     return run_submission(out, benchmark, folder, row=row or None, seed=seed, labels=labels, console=_console())
 
 
+@checkpoint.command(name="ls")
+def checkpoint_ls(run: Run, machine: Machine = False) -> int:
+    """List the checkpoints of a run, or of all runs of a study's output folder.
+
+    Args:
+        run: A run directory, or the study's output folder.
+        machine: Print JSON.
+    """
+    from xtrain.checkpoint_commands import run_list
+
+    return run_list(run, machine=machine, console=_console())
+
+
+@checkpoint.command(name="verify")
+def checkpoint_verify(run: Run, machine: Machine = False) -> int:
+    """Read every byte of every checkpoint and compare; changes nothing, and exits with 1 if any is damaged.
+
+    Args:
+        run: A run directory, or the study's output folder.
+        machine: Print JSON.
+    """
+    from xtrain.checkpoint_commands import run_verify
+
+    return run_verify(run, machine=machine, console=_console())
+
+
+@checkpoint.command(name="export")
+def checkpoint_export(run: Run, to: OutFolder, step: int | None = None, best: Flag = False) -> int:
+    """Write a checkpoint's weights as a model folder that Hugging Face's AutoModel loads.
+
+    Args:
+        run: A run directory.
+        to: A new or empty folder.
+        step: The checkpoint after so many steps; by default the newest that verifies.
+        best: The best weights so far.
+    """
+    from xtrain.checkpoint_commands import run_export
+
+    return run_export(run, to, step=step, best=best, console=_console())
+
+
+@checkpoint.command(name="prune")
+def checkpoint_prune(run: Run, keep: int = 1, yes: Flag = False, machine: Machine = False) -> int:
+    """Delete old checkpoints, and what is unfinished, damaged or set aside; the newest that verifies always stays.
+
+    Args:
+        run: A run directory that no command is running.
+        keep: How many of the newest to keep.
+        yes: Delete without asking.
+        machine: Print JSON.
+    """
+    from xtrain.checkpoint_commands import run_prune
+
+    return run_prune(run, keep=keep, yes=yes, machine=machine, console=_console())
+
+
 def _check_positive(ranks: int) -> None:
     from xtrain.errors import Problem
 
@@ -173,7 +235,7 @@ def _console() -> Console:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for the user's mistakes, 1 for ours."""
+    """Run a command; returns the exit code: 0, 2 for the user's mistakes, 1 for ours, 3 and 75 as in errors.py."""
     try:
         code = app.cli(args=None if arguments is None else list(arguments), prog="python -m xtrain")
     except UserError as error:
@@ -181,10 +243,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_PREEMPTED
     except Exception as error:
-        from xtrain.runner import PhaseFailed  # not above: `score` starts without the seconds of importing torch
+        # Not above: `score` starts without the seconds of importing torch.
+        from xtrain.runner import PhaseFailed, StudyFailed
 
+        if isinstance(error, StudyFailed):
+            print(error, file=sys.stderr)
+            return EXIT_FAILED
         if not isinstance(error, PhaseFailed):
             raise
         return _phase_failed(error)

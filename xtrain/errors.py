@@ -9,6 +9,7 @@ from dataclasses import dataclass
 EXIT_USER = 2  # the user's mistake: one message, no traceback
 EXIT_OURS = 1  # ours: a traceback
 EXIT_FAILED = 3  # nobody's: the experiment itself failed (training collapsed), and is recorded as such
+EXIT_INTERRUPTED = 130  # Ctrl-C, as shells have it: 128 + SIGINT
 EXIT_PREEMPTED = 75  # stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)
 
 

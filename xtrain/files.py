@@ -23,7 +23,7 @@ def writing(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        problem = _write_problem(path, error)
+        problem = write_problem(path, error)
         if problem is None:
             raise
         raise UserError(problem) from error
@@ -32,41 +32,46 @@ def writing(path: Path) -> Iterator[None]:
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG)
 
 
-def _write_problem(path: Path, error: Exception) -> Problem | None:
-    """What to tell the user, or None where the error is no refusal of the operating system's."""
+def write_problem(path: Path, error: BaseException) -> Problem | None:
+    """What to tell the user of an error while writing below ``path``; None where it is no refusal of the system's."""
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or (number is None and _looks_full(path, error)):
+    if is_disk_full(error, path):
         try:
-            free = f"{shutil.disk_usage(_existing(path)).free / 2**20:,.1f} MiB free"
+            free = f"{shutil.disk_usage(existing(path)).free / 2**20:,.1f} MiB free"
         except OSError:
             free = "free space unknown"
         return Problem(
             str(path),
-            f"the disk is full ({free} on the file system of {_existing(path)})",
+            f"the disk is full ({free} on the file system of {existing(path)})",
             remedy="free some space or choose another folder with --out (or XTRAIN_CACHE), then run the "
             "same command again: finished phases and checkpoints are kept",
         )
-    if isinstance(error, OSError) and number in _REFUSED:
+    if number in _REFUSED:
         return Problem(
             str(path),
-            f"cannot be written: {error.strerror}",
+            f"cannot be written: {os.strerror(number)}",
             allowed="a folder in which this user may create files",
             remedy="choose another folder with --out (or XTRAIN_CACHE), or change its permissions",
         )
     return None
 
 
-def _looks_full(path: Path, error: Exception) -> bool:
-    """Whether a library that hides the error number (safetensors, torch.save) met a full disk."""
+def is_disk_full(error: BaseException, path: Path) -> bool:
+    """Whether an error while writing below ``path`` came of a full disk or an exhausted quota.
+
+    Libraries that hide the error number (safetensors, torch.save) are seen through.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     if "No space left on device" in str(error):
         return True
     try:
-        return "write" in str(error) and shutil.disk_usage(_existing(path)).free < 2**20
+        return "write" in str(error) and shutil.disk_usage(existing(path)).free < 2**20
     except OSError:
         return False
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """The nearest ancestor of ``path`` that exists (``path`` itself if it does)."""
     path = path.absolute()
     while not path.exists() and path != path.parent:

@@ -52,6 +52,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def attempts(self) -> Path:
+        """``attempts.json``: the attempts that collapsed, each with its seed and step; absent where none did."""
+        return self.path / "attempts.json"
+
+    @property
     def encoder(self) -> Path:
         """``encoder/``: Hugging Face layout plus ``heads.safetensors``; the selected step."""
         return self.path / "encoder"
@@ -86,6 +91,16 @@ class RunDirectory:
         """Whether the phase has finished."""
         return self.done_marker.is_file()
 
+    @property
+    def failed_marker(self) -> Path:
+        """``FAILED``: the experiment itself failed (training collapsed); JSON with ``reason`` and ``step``."""
+        return self.path / "FAILED"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the phase was given up; it is not run again, and nothing can start from it."""
+        return self.failed_marker.is_file()
+
     def create(self) -> RunDirectory:
         """Make the folder and its ``logs/``."""
         make_folder(self.logs)
@@ -94,6 +109,10 @@ class RunDirectory:
     def mark_done(self, summary: dict[str, Any]) -> None:
         """Write ``DONE`` with a small JSON summary: the phase is finished."""
         write_json(self.done_marker, summary)
+
+    def mark_failed(self, reason: str, step: int) -> None:
+        """Write ``FAILED``: the phase was given up after ``step`` optimizer steps."""
+        write_json(self.failed_marker, {"reason": reason, "step": step})
 
     def read_scores(self) -> dict[str, Any]:
         """``scores.json`` as written by the evaluation."""

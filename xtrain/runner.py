@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from rich.console import Console
 
 import xtrain
 from xtrain.data import prepare
-from xtrain.dispatch.local import RankFailure, python, run_ranks
-from xtrain.errors import Problem, UserError, raise_if_any
-from xtrain.files import make_folder, write_json, writing
+from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
+from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
+from xtrain.errors import EXIT_FAILED, Problem, UserError, listed, raise_if_any
+from xtrain.files import make_folder, read_json, write_json, writing
 from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.loading import resolve
 from xtrain.phase import PhaseFile, ShardEntry
@@ -36,9 +38,12 @@ class PhaseFailed(Exception):
         self.phase, self.failure = phase, failure
         lines = failure.last_lines()
         super().__init__(
-            f"phase {phase.name} failed: rank {failure.rank} ended with exit code {failure.code}"
-            + (f"; the end of {failure.log}:\n{lines}" if lines else "")
+            f"phase {phase.name} failed: {failure}" + (f"\nthe end of {failure.log}:\n{lines}" if lines else "")
         )
+
+
+class StudyFailed(Exception):
+    """All that could be run was, but phases failed as experiments: their training collapsed."""
 
 
 @dataclass(frozen=True)
@@ -73,27 +78,89 @@ def open_study(
 def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     """Run what is not done yet and write the report; returns the path of ``report.html``.
 
-    Raises :class:`PhaseFailed` where a phase ends badly; what was finished before stays finished.
+    Raises :class:`PhaseFailed` where a phase ends badly and :class:`Stopped` upon a preemption signal; what was
+    finished before stays finished. A phase whose training collapsed does not end the study: what starts from it is
+    left out, and :class:`StudyFailed` is raised at the end.
     """
     _check_ranks(job, ranks)
+    names = job.study.engine.preemption_signals
+    signal_numbers(names)  # a wrong one is found now, not by the ranks
     make_folder(job.out)
     RunDirectory(job.out).writable()
-    phases = list(job.graph.phases.values())
-    for number, phase in enumerate(phases, 1):
-        run = phase.run_directory(job.out)
-        head = f"[{number}/{len(phases)}] {phase.kind:<12} {phase.name}"
-        if run.done:
-            console.print(f"{head}  done before, kept: {run.path}", highlight=False, markup=False)
-            continue
-        console.print(f"{head}  {run.path}", highlight=False, markup=False, style="bold")
-        with _locked(run.create()):
-            started = time.monotonic()
-            write_phase(job, phase, console)
-            failure = run_ranks(python(str(PROJECT / "train.py"), str(run.path)), ranks, run.logs)
-            if failure is not None:
-                raise PhaseFailed(phase, failure)
-            console.print(f"      finished in {time.monotonic() - started:,.0f} s", highlight=False)
-    return report_study(job.graph, job.out, console)
+    failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
+    with stopping_on(names):
+        phases = list(job.graph.phases.values())
+        for number, phase in enumerate(phases, 1):
+            head = f"[{number}/{len(phases)}] {phase.kind:<12} {phase.name}"
+            reason = _not_to_run(phase, phase.run_directory(job.out), failed)
+            if reason:
+                console.print(f"{head}  {reason}", highlight=False, markup=False, soft_wrap=True)
+            elif not _run_phase(job, phase, ranks, console, head):
+                failed[phase.hash] = phase.name
+        path = _report(job, failed, console)
+    if failed:
+        collapsed = listed(sorted(set(failed.values())))
+        raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {len(phases)} phases have no result")
+    assert path is not None
+    return path
+
+
+def _not_to_run(phase: Phase, run: RunDirectory, failed: dict[str, str]) -> str:
+    """Why the phase is not run, or an empty string; notes in ``failed`` what has no result."""
+    if run.done:
+        return f"done before, kept: {run.path}"
+    if phase.parent in failed:
+        failed[phase.hash] = failed[phase.parent]
+        return f"left out: it starts from {failed[phase.parent]}, which failed"
+    if run.failed:
+        failed[phase.hash] = phase.name
+        why = read_json(run.failed_marker)
+        return (
+            f"failed before, not run again: {why['reason']} (step {why['step']}). To do: change its recipe "
+            f'([recipe.{phase.kind}]: learning_rate, warmup_ratio, on_collapse = "reseed"), '
+            f"or delete {run.failed_marker} to repeat it as it is"
+        )
+    return ""
+
+
+def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) -> bool:
+    """Run one phase; False where its training failed as an experiment."""
+    run = phase.run_directory(job.out)
+    console.print(f"{head}  {run.path}", highlight=False, markup=False, style="bold")
+    with _locked(run.create()):
+        started = time.monotonic()
+        write_phase(job, phase, console)
+        command = python(str(PROJECT / "train.py"), str(run.path))
+        outcome = run_ranks(command, ranks, run.logs, job.study.engine.preemption_signals)
+    if isinstance(outcome, RanksPreempted):
+        raise Stopped(_saved(phase, run, outcome))
+    if outcome is not None and outcome.code != EXIT_FAILED:
+        raise PhaseFailed(phase, outcome)
+    if outcome is not None:
+        why = read_json(run.failed_marker)["reason"] if run.failed else str(outcome)
+        console.print(f"      failed: {why}; what does not start from it goes on", highlight=False, markup=False)
+        if outcome.signal_name:
+            raise Stopped(f"{outcome.signal_name}: phase {phase.name} failed; the same command goes on with the others")
+        return False
+    console.print(f"      finished in {time.monotonic() - started:,.0f} s", highlight=False)
+    return True
+
+
+def _saved(phase: Phase, run: RunDirectory, outcome: RanksPreempted) -> str:
+    """One line: what a preempted phase goes on from."""
+    head = f"{outcome.signal_name}: " if outcome.signal_name else ""
+    if run.done:
+        return f"{head}phase {phase.name} is finished; the same command goes on with the next"
+    folders = run.checkpoints.iterdir() if run.checkpoints.is_dir() else []
+    steps = [int(match[1]) for folder in folders if (match := re.fullmatch(r"step-(\d+)", folder.name))]
+    where = f"saved at step {max(steps)}" if steps else "stopped with nothing to save yet"
+    return f"{head}phase {phase.name} {where}; the same command goes on from there"
+
+
+def _report(job: Job, failed: dict[str, str], console: Console) -> Path | None:
+    """The study's report, unless nothing was evaluated since it all failed."""
+    evaluated = any(p.kind == EVALUATE and p.run_directory(job.out).done for p in job.graph.phases.values())
+    return report_study(job.graph, job.out, console) if evaluated or not failed else None
 
 
 def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:

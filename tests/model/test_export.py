@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from packs import make_batch, padded
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny import make_tiny_model
 from transformers import AutoModel, AutoTokenizer
 
 from xtrain.errors import UserError
-from xtrain.model import PhaseModel, SavedHead, load_encoder, load_heads, save_encoder, split_weights
+from xtrain.model import PhaseModel, SavedHead, export, load_encoder, load_heads, save_encoder, split_weights
 from xtrain.model.heads import build
 
 
@@ -111,16 +114,48 @@ def test_a_place_that_cannot_be_written(base: Path, tmp_path: Path) -> None:
         save_encoder(encoder.model.state_dict(), {}, encoder.config, base, tmp_path / "file" / "runs" / "encoder")
 
 
-def test_a_failure_leaves_the_old_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, out = phase_model(base), tmp_path / "encoder"
-    save(model, base, out)
-    before = (out / "model.safetensors").read_bytes()
-
-    def fail(*_: object, **__: object) -> None:  # word for word what safetensors 0.8 says
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("xtrain.model.export.save_file", fail)
-    with pytest.raises(UserError, match="the disk is full"):
+def test_a_full_disk_leaves_the_old_one(base: Path, tmp_path: Path) -> None:
+    model, disk = phase_model(base), tmp_path / "disk"
+    save(model, base, tmp_path / "measured")
+    size = sum(path.stat().st_size for path in (tmp_path / "measured").iterdir())
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        out = disk / "encoder"
         save(model, base, out)
-    assert (out / "model.safetensors").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(UserError, match="the disk is full"):
+            save(model, base, out)  # there is room for one
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert [path.name for path in disk.iterdir()] == ["encoder"]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_what_a_killed_process_left_goes(base: Path, tmp_path: Path) -> None:
+    for name in (".encoder.123.tmp", ".encoder.123.old", ".encoder-last.123.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    save(phase_model(base), base, tmp_path / "encoder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".encoder-last.123.tmp", "encoder"]
+
+
+def test_the_file_is_that_of_safetensors_itself(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = phase_model(base), tmp_path / "encoder"
+    weights, heads = split_weights(model.state_dict())
+    for block in (16, 1000, export.BLOCK):  # less than a row, some rows, everything
+        monkeypatch.setattr(export, "BLOCK", block)
+        save(model, base, out)
+        save_file(weights, tmp_path / "expected", metadata={"format": "pt"})
+        assert (out / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+        tensors = {f"{task}/{name}": value for task, head in heads.items() for name, value in head.items()}
+        save_file(tensors, tmp_path / "expected", metadata={"format": "pt"})
+        assert (out / "heads.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_notes(base: Path, tmp_path: Path) -> None:
+    encoder, _ = load_encoder(base, torch.float32)
+    save_encoder(encoder.model.state_dict(), {}, encoder.config, base, tmp_path / "encoder", {"step": 7})
+    assert json.loads((tmp_path / "encoder/xtrain.json").read_text()) == {"step": 7}

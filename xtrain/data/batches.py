@@ -61,6 +61,18 @@ class PackedBatch:
             indices=self.indices,
         )
 
+    def pin_memory(self) -> PackedBatch:
+        """The same batch in page-locked memory, from which ``to`` does not wait for the copy to a GPU."""
+        return replace(
+            self,
+            input_ids=self.input_ids.pin_memory(),
+            positions=self.positions.pin_memory(),
+            cu_seqlens=self.cu_seqlens.pin_memory(),
+            example_offsets=self.example_offsets.pin_memory(),
+            fields={name: value.pin_memory() for name, value in self.fields.items()},
+            weights=self.weights.pin_memory(),
+        )
+
 
 def collate(
     shard: Shard | JoinedShard, indices: npt.ArrayLike, task: str, weights: npt.ArrayLike | None = None

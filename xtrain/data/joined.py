@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ class JoinedShard:
         assert len({part.format for part in parts}) == 1, "shards of different formats"
         self.parts = tuple(parts)
         self.offsets: IntArray = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JoinedShard, (self.parts,)  # without what was computed from the parts
 
     def __len__(self) -> int:
         """E, the examples of all parts."""

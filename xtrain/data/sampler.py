@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +59,18 @@ class GlobalBatches:
         self.shares = _shares(self.parts, exponent)
         self.batch_size, self.seed, self.total = batch_size, seed, num_examples_total
         self.window_batches = max(1, window_batches)
+        self._keep_last()
+
+    def _keep_last(self) -> None:
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
         self._window = lru_cache(maxsize=2)(self._draw_window)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_epoch", "_window")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._keep_last()
 
     @property
     def num_steps(self) -> int:

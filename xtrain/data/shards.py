@@ -38,6 +38,10 @@ class Shard:
         self.path = path
         self.manifest = manifest
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the files itself: a pickled memory map is a copy of the whole file.
+        return Shard, (self.path, self.manifest)
+
     @classmethod
     def open(cls, path: Path) -> Shard:
         """The shard in the folder ``path``; raises :class:`UserError` if it is missing or damaged."""

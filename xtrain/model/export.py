@@ -7,16 +7,22 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import XLMRobertaConfig
 
+from xtrain.checkpoints.commit import sync_folder
 from xtrain.files import make_folder, read_json, write_json, writing
 from xtrain.model.loading import ARCHITECTURES, TOKENIZER_FILES, WORD_EMBEDDINGS
+from xtrain.model.tensor_files import TensorFileWriter
+from xtrain.model.weight_sources import InMemory, WeightSource
+
+BLOCK = 16 * 2**20
+"""Bytes of a tensor that are read and written at once."""
 
 _HEADS_FILE = "heads.safetensors"
 _HEADS_INDEX = "heads.json"
@@ -31,36 +37,42 @@ class SavedHead:
     labels: tuple[str, ...]
     """The labels in the order of the outputs; empty for multiple choice."""
     weights: Mapping[str, Tensor]
-    """By the names of the head's parameters."""
+    """By the names of the head's parameters; may read them when they are asked for."""
 
 
 def save_encoder(
-    weights: Mapping[str, Tensor],
+    weights: WeightSource | Mapping[str, Tensor],
     heads: Mapping[str, SavedHead],
     config: XLMRobertaConfig,
     tokenizer_folder: Path,
     out: Path,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``out``: config.json, model.safetensors, the tokenizer's files, heads.safetensors and heads.json.
 
     ``weights`` are all of the encoder's, by checkpoint name ("embeddings.word_embeddings.weight"), with the
-    whole vocabulary; they are written as float32. The directory appears whole, and replaces an older
-    one. Raises :class:`~xtrain.errors.UserError` where it cannot be written.
+    whole vocabulary (see :class:`~xtrain.model.weight_sources.Expanded`); they are written as float32, in pieces
+    of :data:`BLOCK` bytes, so that memory depends on what a source needs to read that much and not on the model.
+    ``notes`` go to xtrain.json. The directory appears whole, and replaces an older one; one process at a time
+    may write it. Raises :class:`~xtrain.errors.UserError` where it cannot be written.
     """
-    rows = weights[WORD_EMBEDDINGS].shape[0]
+    source = InMemory(weights) if isinstance(weights, Mapping) else weights
+    rows = source.shapes[WORD_EMBEDDINGS][0]
     assert rows == config.vocab_size, f"{rows} of {config.vocab_size} word embeddings: expand the vocabulary first"
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     make_folder(out.parent)
     try:
         with writing(out):
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_left_over(out)
             temporary.mkdir()
             _write_config(config, temporary)
             for name in TOKENIZER_FILES:
                 if (tokenizer_folder / name).is_file():
                     shutil.copyfile(tokenizer_folder / name, temporary / name)
-            _save(weights, temporary / "model.safetensors")
+            _save(source, temporary / "model.safetensors")
             _write_heads(heads, temporary)
+            if notes is not None:
+                write_json(temporary / "xtrain.json", dict(notes))
             _replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -88,25 +100,46 @@ def _write_config(config: XLMRobertaConfig, folder: Path) -> None:
 
 
 def _write_heads(heads: Mapping[str, SavedHead], folder: Path) -> None:
-    tensors = {f"{task}/{name}": value for task, head in heads.items() for name, value in head.weights.items()}
+    _save(_Heads(heads), folder / _HEADS_FILE)
     index = {
         task: {"format": head.format, "labels": list(head.labels), "parameters": sorted(head.weights)}
         for task, head in heads.items()
     }
-    _save(tensors, folder / _HEADS_FILE)
     write_json(folder / _HEADS_INDEX, index)
 
 
-def _save(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write ``weights`` as fp32; raises OSError, as other writing does, where safetensors has its own."""
-    plain = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in weights.items()}
-    try:
-        save_file(plain, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+class _Heads:
+    """The weights of all heads as "TASK/PARAMETER"; one that several tasks share is there for each of them."""
+
+    def __init__(self, heads: Mapping[str, SavedHead]) -> None:
+        self.sources = {task: InMemory(head.weights) for task, head in heads.items()}
+        self.shapes = {
+            f"{task}/{name}": shape for task, source in self.sources.items() for name, shape in source.shapes.items()
+        }
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        task, _, parameter = name.rpartition("/")
+        return self.sources[task].read(parameter, start, stop)
+
+
+def _save(weights: WeightSource, path: Path) -> None:
+    """Write ``weights`` as fp32 in the order of safetensors' own writer, a block at a time."""
+    shapes = {name: weights.shapes[name] for name in sorted(weights.shapes)}
+    with TensorFileWriter(path, shapes, metadata={"format": "pt"}) as writer:
+        for name, shape in shapes.items():
+            size, width = prod(shape), shape[-1] if len(shape) > 1 else 1
+            step = max(1, BLOCK // 4 // max(1, width)) * max(1, width)  # whole rows
+            for start in range(0, max(1, size), step):
+                writer.write(name, weights.read(name, start, min(start + step, size)))
+        writer.close()
+
+
+def _remove_left_over(out: Path) -> None:
+    """Remove what a process that was killed while it wrote ``out`` has left: as much as a whole model."""
+    own = re.compile(rf"\.{re.escape(out.name)}\.\d+\.(tmp|old)")
+    for path in out.parent.iterdir():
+        if own.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace(temporary: Path, out: Path) -> None:
@@ -114,8 +147,10 @@ def _replace(temporary: Path, out: Path) -> None:
     for path in temporary.iterdir():
         with open(path, "rb") as handle:
             os.fsync(handle.fileno())
+    sync_folder(temporary)
     old = temporary.with_suffix(".old")
     if out.exists():
         os.rename(out, old)
     os.rename(temporary, out)
+    sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)

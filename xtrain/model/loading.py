@@ -149,10 +149,7 @@ def load_encoder(
     the model is ever in memory. Raises :class:`UserError` if a tensor is missing or has another shape.
     """
     config = read_config(folder)
-    vocabulary = None
-    if kept_rows is not None:
-        special = [token for token in (config.bos_token_id, config.eos_token_id) if token is not None]
-        vocabulary = UsedVocabulary(kept_rows, config.vocab_size, special, config.pad_token_id)
+    vocabulary = None if kept_rows is None else used_vocabulary(config, kept_rows)
     encoder = Encoder(config, vocabulary, dropout)
     places = _places(folder)
     prefix = _prefix(places, folder)
@@ -180,13 +177,25 @@ def load_encoder(
     return encoder, report
 
 
+def used_vocabulary(config: XLMRobertaConfig, used: Tensor) -> UsedVocabulary:
+    """What is kept in memory of the vocabulary of ``config`` where the token ids ``used`` (any shape) occur."""
+    special = [token for token in (config.bos_token_id, config.eos_token_id) if token is not None]
+    return UsedVocabulary(used, config.vocab_size, special, config.pad_token_id)
+
+
 def read_word_embeddings(folder: Path) -> Tensor:
     """The whole word embedding table in ``folder``, (V, H) fp32."""
-    places = _places(folder)
-    name = _prefix(places, folder) + WORD_EMBEDDINGS
-    with safe_open(places[name], framework="pt") as file:
+    path, name = locate_word_embeddings(folder)
+    with safe_open(path, framework="pt") as file:
         table: Tensor = file.get_tensor(name).to(torch.float32, copy=True)
     return table
+
+
+def locate_word_embeddings(folder: Path) -> tuple[Path, str]:
+    """The file in ``folder`` that the word embedding table is in, and its name there."""
+    places = _places(folder)
+    name = _prefix(places, folder) + WORD_EMBEDDINGS
+    return places[name], name
 
 
 def read_part(folder: Path, part: str) -> dict[str, Tensor]:

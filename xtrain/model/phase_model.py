@@ -11,8 +11,10 @@ from xtrain.data.batches import PackedBatch
 from xtrain.model.encoder import Encoder
 from xtrain.model.heads import Head
 
-_ENCODER = "encoder.model."
-_HEADS = "heads."
+ENCODER_PREFIX = "encoder.model."
+"""Of the encoder's parameters in a :class:`PhaseModel`; behind it are their names in a checkpoint."""
+HEADS_PREFIX = "heads."
+"""Of the heads' parameters; behind it are the head's name, a dot, and the parameter's own name."""
 
 
 class PhaseModel(nn.Module):
@@ -59,10 +61,10 @@ def split_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     encoder: dict[str, Tensor] = {}
     heads: dict[str, dict[str, Tensor]] = {}
     for name, value in weights.items():
-        if name.startswith(_ENCODER):
-            encoder[name.removeprefix(_ENCODER)] = value
+        if name.startswith(ENCODER_PREFIX):
+            encoder[name.removeprefix(ENCODER_PREFIX)] = value
         else:
-            assert name.startswith(_HEADS), name
-            task, _, parameter = name.removeprefix(_HEADS).partition(".")
+            assert name.startswith(HEADS_PREFIX), name
+            task, _, parameter = name.removeprefix(HEADS_PREFIX).partition(".")
             heads.setdefault(task, {})[parameter] = value
     return encoder, heads

@@ -10,22 +10,29 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 import xtrain
 from xtrain.dispatch.rendezvous import Ranks, from_environment
-from xtrain.errors import EXIT_OURS, EXIT_USER, Problem, UserError
+from xtrain.dispatch.signals import Signals
+from xtrain.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
 from xtrain.graph import EVALUATE
 from xtrain.model import keep_freed_memory
 from xtrain.phase.evaluating import evaluate_phase
 from xtrain.phase.file import PhaseFile
 from xtrain.phase.observer import PhaseObserver
+from xtrain.phase.shared_folder import check_present, check_shared
 from xtrain.phase.training import train_phase
 from xtrain.run_directory import RunDirectory
+from xtrain.training.agreement import Agreement
 from xtrain.training.engine import initialize_ranks
+from xtrain.training.guard import Guard
+from xtrain.training.health import TrainingFailed
+from xtrain.training.preemption import Preempted
+from xtrain.training.watchdog import Watchdog
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,31 +40,47 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: python train.py RUN_DIR (got: {' '.join(arguments) or 'nothing'})", file=sys.stderr)
         return EXIT_USER
+    watch: list[Watchdog] = []
     try:
-        run_phase(RunDirectory(Path(arguments[0])))
+        run_phase(RunDirectory(Path(arguments[0])), watch)
+    except Preempted as preempted:
+        _leave(EXIT_PREEMPTED, watch, str(preempted))
+    except TrainingFailed as failure:
+        _leave(EXIT_FAILED, watch, f"failed: {failure}")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        _leave(EXIT_USER)
-    except Exception:
-        traceback.print_exc()
-        _leave(EXIT_OURS)
+        _tell(watch, error, EXIT_USER)
+        _leave(EXIT_USER, [], f"error: {error}")
+    except KeyboardInterrupt:
+        _leave(EXIT_INTERRUPTED, [], "stopped at once; the same command goes on from the last checkpoint")
+    except Exception as error:
+        _tell(watch, error, EXIT_OURS)
+        _leave(EXIT_OURS, [], traceback.format_exc())
     return 0
 
 
-def _leave(code: int) -> None:
-    """End this rank now: the others wait in a collective, and waiting for them would never end."""
+def _tell(watch: Sequence[Watchdog], error: BaseException, code: int) -> None:
+    """Let the other ranks know why this one ends: they wait in a collective."""
+    for watchdog in watch:
+        watchdog.failed(error, code)
+
+
+def _leave(code: int, watch: Sequence[Watchdog], message: str) -> NoReturn:
+    """End this rank now: where others wait in a collective, waiting for them would never end."""
+    for watchdog in watch:
+        watchdog.stop()
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 
-def run_phase(run: RunDirectory) -> None:
-    """Run the phase, or return at once if it is done."""
+def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
+    """Run the phase, or return at once if it is done. ``watch`` gets the watchdog that is to be told of an error."""
+    ranks = from_environment()
+    check_present(run, ranks)
     phase = PhaseFile.read(run)
     if run.done:
         print(f"{run.path}: done before")
         return
-    ranks = from_environment()
     run.create().writable()
     if phase.kind != EVALUATE and phase.recipe.batch_size % ranks.world_size:
         raise UserError(
@@ -68,20 +91,41 @@ def run_phase(run: RunDirectory) -> None:
             )
         )
     started = time.monotonic()
-    device = initialize_ranks(ranks, training=phase.kind != EVALUATE)
-    if device.type == "cpu":
-        keep_freed_memory()
-    with PhaseObserver(run, phase, ranks) as observer:
-        environment = describe_environment(ranks, device)
-        observer.event("start", **environment)
-        work = evaluate_phase if phase.kind == EVALUATE else train_phase
-        summary = work(run, phase, ranks, device, observer, environment)
-        if ranks.is_first:
-            summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
-            observer.event("done", **summary)
-            run.mark_done(summary)
-    dist.barrier()
-    dist.destroy_process_group()
+    with Signals(phase.engine.preemption_signals, ranks.rank) as signals:
+        device = initialize_ranks(ranks, training=phase.kind != EVALUATE)
+        if device.type == "cpu":
+            keep_freed_memory()
+        agreement = Agreement()
+        check_shared(run, ranks, agreement.gather)
+        with PhaseObserver(run, phase, ranks) as observer:
+            watchdog = _watchdog(run, phase, ranks, observer)
+            watch.append(watchdog)
+            guard = Guard(signals, agreement, watchdog.tick)
+            environment = describe_environment(ranks, device)
+            observer.event("start", **environment)
+            work = evaluate_phase if phase.kind == EVALUATE else train_phase
+            summary = work(run, phase, ranks, device, observer, environment, guard)
+            if ranks.is_first:
+                summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
+                observer.event("done", **summary)
+                run.mark_done(summary)
+        watchdog.tick("the end")
+        agreement.barrier()
+        watchdog.stop()
+        dist.destroy_process_group()
+
+
+def _watchdog(run: RunDirectory, phase: PhaseFile, ranks: Ranks, observer: PhaseObserver) -> Watchdog:
+    watchdog = Watchdog(
+        run.logs,
+        ranks.rank,
+        ranks.world_size,
+        60.0 * phase.engine.stall_minutes,
+        dist.distributed_c10d._get_default_store() if ranks.world_size > 1 else None,
+        on_ending=lambda kind, fields: observer.event(f"ended_{kind}", **fields),
+    )
+    watchdog.start()
+    return watchdog
 
 
 def describe_environment(ranks: Ranks, device: torch.device) -> dict[str, Any]:

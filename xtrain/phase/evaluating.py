@@ -27,6 +27,7 @@ from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
 from xtrain.tasks import TaskSpec, formats
 from xtrain.training.engine import DTYPES
+from xtrain.training.guard import Guard
 
 LAST = "last"
 
@@ -38,6 +39,7 @@ def evaluate_phase(
     device: torch.device,
     observer: PhaseObserver,
     environment: dict[str, Any],
+    guard: Guard,
 ) -> dict[str, Any]:
     """Write ``predictions/`` and ``scores.json``; returns the summary for ``DONE``."""
     if ranks.is_first:
@@ -45,7 +47,7 @@ def evaluate_phase(
     observer.start_wandb({"phase": phase.name, "kind": phase.kind, "study": phase.study, "base": phase.base,
                           "seed": phase.seed, **environment})  # fmt: skip
     observer.use_encoder(phase.start_folder(run), phase.parent)
-    evaluator = PhaseEvaluator(run, phase, ranks, device, observer)
+    evaluator = PhaseEvaluator(run, phase, ranks, device, observer, guard)
     result = evaluator.score(phase.start_folder(run), "selected")
     parent = RunDirectory(phase.out(run) / phase.parent) if phase.parent else None
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():
@@ -65,9 +67,16 @@ class PhaseEvaluator:
     """Scores one task in all languages with the weights of one folder."""
 
     def __init__(
-        self, run: RunDirectory, phase: PhaseFile, ranks: Ranks, device: torch.device, observer: PhaseObserver
+        self,
+        run: RunDirectory,
+        phase: PhaseFile,
+        ranks: Ranks,
+        device: torch.device,
+        observer: PhaseObserver,
+        guard: Guard,
     ) -> None:
         self.run, self.phase, self.ranks, self.device, self.observer = run, phase, ranks, device, observer
+        self.guard = guard
         self.spec: TaskSpec = phase.task[phase.tasks[0]]
         self.shards: dict[str, dict[str, Shard]] = {}  # role -> language -> shard
         for role in dict.fromkeys(entry.role for entry in phase.shards):
@@ -90,7 +99,7 @@ class PhaseEvaluator:
             device=self.device,
             limit=phase.evaluation.limit,
             layer=0 if trained else embedding_layer(phase.evaluation.embedding_layer, encoder.num_layers),
-            progress=_Counted(self.observer),
+            progress=_Counted(self.observer, self.guard),
         )
         evaluator = evaluators.get(spec.format)
         companions = {role: shards for role, shards in self.shards.items() if role != EVALUATE}
@@ -166,14 +175,19 @@ def _benchmark(spec: TaskSpec, wanted: str) -> str | None:
 
 
 class _Counted:
-    """Tokens done in one micro-step after the other, to the progress bar."""
+    """Tokens done in one micro-step after the other, to the progress bar; a signal to any rank ends the evaluation."""
 
-    def __init__(self, observer: PhaseObserver) -> None:
-        self.observer, self.done = observer, 0
+    def __init__(self, observer: PhaseObserver, guard: Guard) -> None:
+        self.observer, self.guard, self.done = observer, guard, 0
 
     def __call__(self, tokens: int) -> None:
         self.done += tokens
+        self.guard.tick(f"evaluation, {self.done:,} tokens done")
         self.observer.advanced(self.done, {})
+        if self.guard.signalled():
+            preempted = self.guard.preempted(0)
+            self.observer.event("preempted", signal=preempted.signal_name, seconds=round(preempted.seconds, 3))
+            raise preempted
 
 
 def _selected(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from xtrain.files import write_text, writing
 from xtrain.phase.file import PhaseFile
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking import Progress, Recorder, WandbRun
+from xtrain.training.preemption import Preempted
 
 BATCH_IDS = "batches.jsonl"  # the example ids of every global batch, where engine.log_example_ids asks for them
 
@@ -22,7 +24,7 @@ class PhaseObserver:
 
     def __init__(self, run: RunDirectory, phase: PhaseFile, ranks: Ranks) -> None:
         self._run, self._phase, self._first = run, phase, ranks.is_first
-        self.record = Recorder(run, ranks.rank)
+        self.record = Recorder(run, ranks.rank, on_trouble=self._trouble)
         self.wandb: WandbRun | None = None
         self._progress: Progress | None = None
         self._done = 0
@@ -34,7 +36,7 @@ class PhaseObserver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, Preempted):  # that has its own event
             self.event("failed", error=f"{type(error).__name__}: {error}"[:2000])
         self.end_progress()
         if self.wandb is not None:
@@ -42,7 +44,7 @@ class PhaseObserver:
 
     def start_wandb(self, config: Mapping[str, Any]) -> None:
         """Begin (or go on with) the phase's W&B run; never raises, never waits."""
-        if self._first:
+        if self._first and self.wandb is None:
             phase = self._phase
             self.wandb = WandbRun.start(
                 self._run, phase.tracking, study=phase.study, phase_name=phase.name, kind=phase.kind, config=config,
@@ -93,6 +95,14 @@ class PhaseObserver:
             if kind == "resume":
                 self._resumed(int(fields["step"]))
 
+    def begin_anew(self, attempt: int) -> None:
+        """Training begins anew: the metrics so far are those of attempt ``attempt``, and are put beside."""
+        if self._first:
+            path = self._run.metrics
+            if path.is_file():
+                write_text(path.with_name(f"{path.stem}-attempt-{attempt}.jsonl"), path.read_text("utf-8"))
+            self._resumed(0)
+
     def _resumed(self, step: int) -> None:
         """What an attempt that died recorded beyond its last checkpoint is about to be recorded again."""
         self.record.resume_at(step)
@@ -116,6 +126,10 @@ class PhaseObserver:
             path = self._run.path / BATCH_IDS
             with writing(path), open(path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps({"step": step, "task": task, "ids": list(ids)}) + "\n")
+
+    def _trouble(self, text: str) -> None:
+        """The record cannot be written at the moment: training goes on, loudly."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line for whoever watches, on rank 0."""

@@ -5,46 +5,40 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xtrain.checkpoints import CheckpointFolder
+from xtrain.checkpoints.commit import commit_name
 from xtrain.data import JoinedShard, Shard
 from xtrain.data.masking import Masking
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
 from xtrain.evaluation.predict import GroupRanks
-from xtrain.files import make_folder, read_json, write_json, writing
-from xtrain.model import (
-    Encoder,
-    Head,
-    PhaseModel,
-    SavedHead,
-    load_encoder,
-    load_heads,
-    read_word_embeddings,
-    save_encoder,
-    split_weights,
-)
+from xtrain.files import read_json, write_json
+from xtrain.model import Encoder, Head, PhaseModel, load_encoder, load_heads
 from xtrain.model.heads.mlm import lm_head_weights
-from xtrain.model.loading import WORD_EMBEDDINGS
+from xtrain.phase.exporting import export_checkpoint, used_rows
 from xtrain.phase.file import PhaseFile, ShardEntry
 from xtrain.phase.heads import MASKED, new_head, shared_heads
 from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
-from xtrain.training.checkpoint import Checkpoints
+from xtrain.training.agreement import Agreement
+from xtrain.training.budget import RankMemory, snapshot_budget
 from xtrain.training.engine import TrainEngine, is_offloaded
+from xtrain.training.feeding import Feeder, num_workers
+from xtrain.training.guard import Guard
+from xtrain.training.health import Attempts, Collapsed, Health
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.optimizer import missing_build_tools, op_is_built
+from xtrain.training.pieces import STATE_KINDS
 from xtrain.training.plan import Plan
-from xtrain.training.schedule import LinearSchedule
+from xtrain.training.saver import Saver
 
 
 def train_phase(
@@ -54,15 +48,60 @@ def train_phase(
     device: torch.device,
     observer: PhaseObserver,
     environment: dict[str, Any],
+    guard: Guard,
 ) -> dict[str, Any]:
-    """Train, and write ``encoder/`` (and ``encoder-last/``); returns the summary for ``DONE``."""
+    """Train, and write ``encoder/`` (and ``encoder-last/``); returns the summary for ``DONE``.
+
+    A training that collapses begins anew with another seed where the recipe says so.
+    """
+    attempts = Attempts.of(run, phase.seed, phase.recipe)
+    while True:
+        try:
+            trainer = _trainer(run, phase, ranks, device, observer, environment, guard, attempts.seed)
+            observer.start_progress(f"train {phase.name}", trainer.plan.num_steps, "step")
+            outcome = trainer.run()
+            break
+        except Collapsed as collapse:
+            _begin_anew(attempts, collapse, run, observer, guard)
+        finally:
+            observer.end_progress()
+    if ranks.is_first:
+        guard.tick("writing the encoder")
+        _export(run, outcome)
+        observer.log_encoder(run.encoder)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # the phase is finished: nothing resumes from them
+    return {
+        "steps": outcome.step,
+        "planned_steps": trainer.plan.num_steps,
+        "selected_step": outcome.best_step,
+        "dev_score": outcome.best_score,
+        "stopped_early": outcome.stopped_early,
+        "skipped_steps": trainer.num_skipped,
+        **attempts.summary(),
+        "saves": trainer.saver.num_saves,
+        "save_stall_seconds": round(trainer.saver.stall_seconds, 3),
+        "tokens_per_second": round(trainer.mean_tokens_per_second, 1),
+        "training_seconds": round(trainer.training_seconds, 2),
+    }
+
+
+def _trainer(
+    run: RunDirectory,
+    phase: PhaseFile,
+    ranks: Ranks,
+    device: torch.device,
+    observer: PhaseObserver,
+    environment: dict[str, Any],
+    guard: Guard,
+    seed: int,
+) -> Trainer:
+    """Everything that one training from ``seed`` needs, put together."""
     start = phase.start_folder(run)
     dev = {task: phase.open_shards(run, "dev", task) for task in phase.tasks if phase.recipe.eval_examples}
-    plan = _plan(run, phase, start)
+    plan = _plan(run, phase, start, seed)
     # the softmax of a masked language model touches every row of the table
     partly = phase.engine.used_vocabulary and not plan.maskings
-    read = [*plan.shards.values(), *(shard for entries in dev.values() for _, shard in entries)]
-    model, filled = _build_model(phase, start, _used_rows(read) if partly else None)
+    model, filled = _build_model(phase, start, used_rows(run, phase) if partly else None, seed)
     for line in filled:
         observer.say(f"      {line}")
     ds_config = read_json(run.ds_config)
@@ -75,45 +114,82 @@ def train_phase(
     observer.start_wandb(_resolved_configuration(phase, run, environment))
     observer.use_encoder(start, phase.parent)
     encoder = model.encoder
-    keeper = WeightKeeper(run, phase, engine, plan, start, encoder)
-    trainer = Trainer(
+    feeder = Feeder(
+        plan, rank=ranks.rank, world_size=ranks.world_size, num_workers=num_workers(phase.engine),
+        tokens_per_micro_batch=phase.engine.tokens_per_micro_batch, signals=phase.engine.preemption_signals,
+        with_ids=phase.engine.log_example_ids, on_event=observer.event,
+    )  # fmt: skip
+    return Trainer(
         engine=engine,
         plan=plan,
         recipe=phase.recipe,
         settings=phase.engine,
-        seed=phase.seed,
+        seed=seed,
         observer=observer,
-        checkpoints=Checkpoints(run.checkpoints, phase.engine.keep_checkpoints),
+        saver=_saver(run, phase, engine, guard.agreement, observer),
+        feeder=feeder,
+        guard=guard,
+        health=Health.of(phase.recipe, phase.engine, plan, ds_config, device),
         evaluate=DevEvaluation(phase, dev, device) if dev else None,
-        keep_best=keeper.keep,
         encoder_shape=(_matrix_parameters(encoder), encoder.num_layers, encoder.hidden_size),
     )
-    observer.start_progress(f"train {phase.name}", plan.num_steps, "step")
-    outcome = trainer.run()
-    observer.end_progress()
-    keeper.finish(outcome)
-    if ranks.is_first:
-        observer.log_encoder(run.encoder)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # the phase is finished: nothing resumes from them
-    return {
-        "steps": outcome.step,
-        "planned_steps": plan.num_steps,
-        "selected_step": outcome.best_step,
-        "dev_score": outcome.best_score,
-        "stopped_early": outcome.stopped_early,
-        "skipped_steps": trainer.num_skipped,
-        "tokens_per_second": round(trainer.mean_tokens_per_second, 1),
-        "training_seconds": round(trainer.training_seconds, 2),
-    }
 
 
-def _plan(run: RunDirectory, phase: PhaseFile, start: Path) -> Plan:
+def _saver(
+    run: RunDirectory, phase: PhaseFile, engine: TrainEngine, agreement: Agreement, observer: PhaseObserver
+) -> Saver:
+    """The run's checkpoints; whether there is memory to write them beside training is decided here, for all ranks."""
+    settings = phase.engine
+    copy = 4 * len(STATE_KINDS) * sum(piece.count for piece in engine.state.owned())
+    budget = snapshot_budget(settings.snapshot_memory_gib, agreement.gather(RankMemory.of(copy)))
+    beside = settings.background_save and budget.fits
+    why = budget.why if settings.background_save else "engine.background_save is off: training stops for each save"
+    observer.event("save_mode", beside_training=beside, reason=why)
+    if not beside:
+        observer.say(f"      {why}")
+    return Saver(
+        state=engine.state,
+        folder=CheckpointFolder(run.checkpoints),
+        agreement=agreement,
+        observer=observer,
+        phase=phase.hash,
+        stage=engine.stage,
+        keep=settings.keep_checkpoints,
+        retry_after=max(1, settings.checkpoint_every // 10),
+        copies=beside,
+    )
+
+
+def _begin_anew(
+    attempts: Attempts, collapse: Collapsed, run: RunDirectory, observer: PhaseObserver, guard: Guard
+) -> None:
+    """Record a collapse and clear the way for the next seed; raises where the recipe allows no other."""
+    attempts.collapsed(collapse, observer)
+    if guard.agreement.rank == 0:
+        CheckpointFolder(run.checkpoints).clear()
+        observer.begin_anew(attempts.number)
+    guard.agreement.barrier()
+
+
+def _export(run: RunDirectory, outcome: Outcome) -> None:
+    """``encoder/`` from the selected step and, if that is another than the last one, ``encoder-last/``."""
+    last = run.checkpoints / commit_name("step", outcome.step)
+    if outcome.best_step == outcome.step:
+        export_checkpoint(run, last, run.encoder)
+        return
+    export_checkpoint(run, last, run.encoder_last)
+    best = run.checkpoints / commit_name("best", outcome.best_step)
+    # where its weights are lost (an event says so), the last ones are all there is
+    export_checkpoint(run, best if best.is_dir() else last, run.encoder)
+
+
+def _plan(run: RunDirectory, phase: PhaseFile, start: Path, seed: int) -> Plan:
     """The phase's training shards, and in which order they are read."""
     shards = {task: _joined([shard for _, shard in phase.open_shards(run, "train", task)]) for task in phase.tasks}
     specs = {task: phase.task[task] for task in phase.tasks}
     exponents = {task: spec.language_exponent for task, spec in specs.items()}
-    maskings = {task: Masking.of(start, spec, phase.seed) for task, spec in specs.items() if spec.format == MASKED}
-    return Plan.of(shards, phase.recipe, phase.seed, exponents, maskings)
+    maskings = {task: Masking.of(start, spec, seed) for task, spec in specs.items() if spec.format == MASKED}
+    return Plan.of(shards, phase.recipe, seed, exponents, maskings)
 
 
 def _joined(shards: Sequence[Shard]) -> Shard | JoinedShard:
@@ -121,15 +197,12 @@ def _joined(shards: Sequence[Shard]) -> Shard | JoinedShard:
     return shards[0] if len(shards) == 1 else JoinedShard(shards)
 
 
-def _used_rows(shards: Sequence[Shard | JoinedShard]) -> Tensor:
-    """The token ids that training or its dev evaluation can touch, (K,) sorted."""
-    return torch.from_numpy(np.unique(np.concatenate([shard.vocabulary().astype(np.int64) for shard in shards])))
-
-
-def _build_model(phase: PhaseFile, start: Path, kept_rows: Tensor | None) -> tuple[PhaseModel, list[str]]:
+def _build_model(
+    phase: PhaseFile, start: Path, kept_rows: Tensor | None, seed: int
+) -> tuple[PhaseModel, list[str]]:
     """The encoder of ``start`` with its heads, and what was filled; weights are in fp32, DeepSpeed casts them."""
     encoder, report = load_encoder(start, torch.float32, dropout=phase.recipe.dropout, kept_rows=kept_rows)
-    torch.manual_seed(phase.seed)  # heads start from the seed alone, on every rank alike
+    torch.manual_seed(seed)  # heads start from the seed alone, on every rank alike
     said = [str(report)]
     heads: dict[str, Head] = {}
     head_of = shared_heads(phase.tasks, phase.task)
@@ -182,8 +255,8 @@ class DevEvaluation:
     ) -> None:
         self.phase, self.shards, self.device = phase, shards, device
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """All ranks together."""
+    def __call__(self, model: nn.Module, progress: Callable[[int], None]) -> dict[str, float]:
+        """All ranks together; ``progress`` is told the tokens of each micro-step."""
         assert isinstance(model, PhaseModel)
         values: dict[str, float] = {}
         scores = []
@@ -191,7 +264,7 @@ class DevEvaluation:
             spec = self.phase.task[task]
             setting = Setting(
                 spec, model.encoder, model, task, ranks=GroupRanks.of(), device=self.device,
-                tokens_per_batch=self.phase.engine.tokens_per_micro_batch,
+                tokens_per_batch=self.phase.engine.tokens_per_micro_batch, progress=progress,
             )  # fmt: skip
             parts = {f"{entry.member}-{entry.language}": shard for entry, shard in entries}
             measured = evaluators.get(spec.format).evaluate(setting, parts).languages
@@ -205,66 +278,3 @@ class DevEvaluation:
             scores.append(statistics.fmean(part.metrics[spec.metric] for part in measured))
         values["score"] = sum(scores) / len(scores)
         return values
-
-
-class WeightKeeper:
-    """Keeps the best weights while training goes on, and writes the encoders when it has ended."""
-
-    def __init__(
-        self,
-        run: RunDirectory,
-        phase: PhaseFile,
-        engine: TrainEngine,
-        plan: Plan,
-        start: Path,
-        encoder: Encoder,
-    ) -> None:
-        self.run, self.phase, self.engine, self.start, self.encoder = run, phase, engine, start, encoder
-        recipe = phase.recipe
-        self.schedule = LinearSchedule.of(recipe.learning_rate, plan.num_steps, recipe.warmup_ratio)
-        self.folder = run.checkpoints / "best"
-        self.kept_step = -1
-
-    def keep(self, step: int) -> None:
-        """Keep the weights after ``step`` steps as the best; collective. Only trained rows are written."""
-        weights = self.engine.gathered_weights()
-        if dist.get_rank() == 0:
-            make_folder(self.folder)
-            path = self.folder / f"step-{step}.safetensors"
-            with writing(path):
-                save_file(weights, path)
-                for old in self.folder.glob("step-*.safetensors"):
-                    if old != path:
-                        old.unlink()
-        self.kept_step = step
-
-    def finish(self, outcome: Outcome) -> None:
-        """Write ``encoder/`` from the best step and, if that is another, ``encoder-last/``; collective."""
-        last = self.engine.gathered_weights()
-        if dist.get_rank() == 0:
-            best = self.folder / f"step-{outcome.best_step}.safetensors"
-            if outcome.best_step != outcome.step and best.is_file():
-                self._write(load_file(best), outcome.best_step, self.run.encoder)
-                self._write(last, outcome.step, self.run.encoder_last)
-            else:
-                self._write(last, outcome.step, self.run.encoder)
-        dist.barrier()
-
-    def _write(self, weights: Mapping[str, Tensor], step: int, folder: Path) -> None:
-        """The whole encoder and the heads: rows that no batch touched are decayed as AdamW would have."""
-        encoder, heads = split_weights(weights)
-        vocabulary = self.encoder.vocabulary
-        if vocabulary is not None:
-            decay = self.schedule.decay_factor(self.phase.recipe.weight_decay, step)
-            before = read_word_embeddings(self.start)
-            encoder[WORD_EMBEDDINGS] = vocabulary.expand(encoder[WORD_EMBEDDINGS], before, decay)
-        specs = self.phase.task
-        saved = {
-            # a file holds no tensor twice: a shared head is written for each of its tasks
-            task: SavedHead(
-                specs[task].format, specs[task].labels, {name: value.clone() for name, value in heads[head].items()}
-            )
-            for task, head in shared_heads(self.phase.tasks, specs).items()
-        }
-        save_encoder(encoder, saved, self.encoder.config, self.start, folder)
-        write_json(folder / "xtrain.json", {"phase": self.phase.name, "hash": self.phase.hash, "step": step})

@@ -4,7 +4,8 @@ Each line is one JSON object with ``time`` (UTC, ISO 8601, whole seconds); a met
 ``step`` it belongs to. JSON knows no NaN and no infinity: they are written as the texts ``"NaN"``,
 ``"Infinity"`` and ``"-Infinity"``, and :func:`read_metrics` gives them back as floats. A line is appended by
 one write and taken back if that fails half-way; a torn last line, left by a killed process, is passed over
-when reading and removed when the next process opens the file.
+when reading and removed when the next process opens the file. While the disk is full, lines wait in memory, in
+order: a record that cannot be written now is no reason to stop training.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,32 +25,28 @@ from xtrain.errors import Problem, UserError
 from xtrain.files import make_folder, write_bytes, writing
 from xtrain.run_directory import RunDirectory
 
+SAY_EVERY_SECONDS = 60.0  # that lines cannot be written
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Recorder:
     """Appends to the two files of a run directory. On ranks other than 0 every call does nothing."""
 
-    def __init__(self, run_dir: RunDirectory, rank: int = 0) -> None:
+    def __init__(self, run_dir: RunDirectory, rank: int = 0, on_trouble: Callable[[str], None] | None = None) -> None:
+        """``on_trouble`` is told, not too often, why lines cannot be written at the moment."""
         self._active = rank == 0
-        self._metrics = _Lines(run_dir.metrics)
-        self._events = _Lines(run_dir.events)
+        self._metrics = _Lines(run_dir.metrics, on_trouble)
+        self._events = _Lines(run_dir.events, on_trouble)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append ``values`` (numbers, or anything JSON can hold) as one line of ``metrics.jsonl``.
-
-        Raises :class:`xtrain.errors.UserError` where the disk is full or the file cannot be written.
-        """
+        """Append ``values`` (numbers, or anything JSON can hold) as one line of ``metrics.jsonl``."""
         if not self._active:
             return
         assert not {"step", "time"} & values.keys(), sorted(values)
         self._metrics.append({"time": _now(), "step": int(step), **plain(values)})
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append ``{"time", "event": kind, ...fields}`` to ``events.jsonl``; any thread may call this.
-
-        Raises :class:`xtrain.errors.UserError` where the disk is full or the file cannot be written.
-        """
+        """Append ``{"time", "event": kind, ...fields}`` to ``events.jsonl``; any thread may call this."""
         if self._active:
             self._events.append({"time": _now(), "event": kind, **plain(fields)})
 
@@ -62,7 +60,10 @@ class Recorder:
         return self._metrics.keep(lambda line: int(line["step"]) <= step)
 
     def close(self) -> None:
-        """Close both files; a later call opens them again."""
+        """Close both files; a later call opens them again.
+
+        Raises :class:`xtrain.errors.UserError` if lines still wait, and cannot be written now either.
+        """
         self._metrics.close()
         self._events.close()
 
@@ -120,30 +121,50 @@ def _now() -> str:
 class _Lines:
     """One append-only file of JSON lines, opened at the first append."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_trouble: Callable[[str], None] | None = None) -> None:
         self._path = path
         self._descriptor: int | None = None
         self._lock = threading.Lock()
+        self._waiting: list[bytes] = []
+        self._on_trouble = on_trouble
+        self._said = -math.inf  # when trouble was told last, by time.monotonic()
 
     def append(self, line: dict[str, Any]) -> None:
         data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        with self._lock, writing(self._path):
+        with self._lock:
+            self._waiting.append(data)
+            try:
+                self._flush()
+            except UserError as error:
+                if self._on_trouble is None:
+                    raise
+                if time.monotonic() - self._said > SAY_EVERY_SECONDS:
+                    self._said = time.monotonic()
+                    self._on_trouble(f"{len(self._waiting)} lines wait to be written: {error}")
+
+    def _flush(self) -> None:
+        """Write what waits, line by line."""
+        with writing(self._path):
             if self._descriptor is None:
                 self._descriptor = self._open()
-            before = os.fstat(self._descriptor).st_size
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(self._descriptor, view) :]
-            except OSError:
-                # Half a line would swallow the next one: back to the last whole line.
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._descriptor, before)
-                raise
+            while self._waiting:
+                before = os.fstat(self._descriptor).st_size
+                try:
+                    view = memoryview(self._waiting[0])
+                    while view:
+                        view = view[os.write(self._descriptor, view) :]
+                except OSError:
+                    # Half a line would swallow the next one: back to the last whole line.
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(self._descriptor, before)
+                    raise
+                self._waiting.pop(0)
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """Rewrite the file with only the lines that are ``wanted``; returns how many others there were."""
         with self._lock:
+            if self._waiting:
+                self._flush()
             self._close()
             lines = list(_read_lines(self._path))
             kept = [raw for raw, line in lines if wanted(line)]
@@ -153,6 +174,8 @@ class _Lines:
 
     def close(self) -> None:
         with self._lock:
+            if self._waiting:
+                self._flush()
             self._close()
 
     def _close(self) -> None:

@@ -1,9 +1,10 @@
-"""DeepSpeed behind four verbs: accumulate a micro-batch, step, gather the weights, save and load shards."""
+"""DeepSpeed behind a few verbs: accumulate a micro-batch, step, and the state that a checkpoint holds."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
 from xtrain.training.optimizer import build_optimizer, ops_cache
+from xtrain.training.pieces import ZeroState
+
+# What DeepSpeed's dynamic loss scaler remembers between steps.
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -128,7 +133,7 @@ class StepResult:
     """What an optimizer step did."""
 
     grad_norm: float  # global, before clipping
-    skipped: bool  # an fp16 overflow: the loss scale was lowered and no weight changed
+    skipped: bool  # the gradient was not finite: no weight changed (in fp16 the loss scale was lowered)
 
 
 class TrainEngine:
@@ -158,7 +163,8 @@ class TrainEngine:
         if self.stage == 3 and isinstance(model, PhaseModel):
             for module, parameter in model.borrowed():
                 deepspeed.zero.register_external_parameter(module, parameter)
-        self._max_grad_norm = recipe.max_grad_norm
+        self.state = ZeroState(self._engine, self.stage)
+        """What a checkpoint holds of weights and optimizer."""
         self._world_size = torch.distributed.get_world_size()
         self.device = device
 
@@ -168,61 +174,62 @@ class TrainEngine:
         module: nn.Module = self._engine.module
         return module
 
-    def accumulate(self, batch: PackedBatch, num_units: int, *, last: bool) -> Tensor:
-        """Forward and backward of one micro-batch; returns its summed loss, detached.
+    def accumulate(self, batch: PackedBatch, num_units: int, *, last: bool) -> tuple[Tensor, Tensor]:
+        """Forward and backward of one micro-batch; returns its summed loss and its logits, detached.
 
         ``num_units`` is the number of examples (or tokens) of the *global* batch, over all micro-batches and
         ranks: dividing by it here, and multiplying by the world size that DeepSpeed's averaging divides by,
         makes the accumulated gradient that of the mean loss over the global batch.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        loss_sum, _ = self._engine(batch)
+        loss_sum, logits = self._engine(batch)
         self._engine.backward(loss_sum * (self._world_size / num_units))
-        summed: Tensor = loss_sum.detach()
-        return summed
+        return loss_sum.detach(), logits.detach()
 
     def step(self, learning_rate: float) -> StepResult:
-        """Clip, update, and clear the gradients."""
+        """Clip, update, and clear the gradients; a gradient that is not finite changes nothing."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self.stage == 0:
+            return self._plain_step()
         skipped_before = self._engine.skipped_steps
-        norm = None
-        if self.stage == 0:  # fp32 without ZeRO: DeepSpeed clips but keeps no norm
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+        try:
+            self._engine.step()
+        except Exception as error:  # DeepSpeed has no type of its own for it
+            if "loss scale already at minimum" not in str(error):
+                raise
+            raise UserError(loss_scale_problem(self.loss_scale)) from error
+        skipped = self._engine.skipped_steps > skipped_before
+        return StepResult(math.inf if skipped else float(self._engine.get_global_grad_norm()), skipped)
+
+    def _plain_step(self) -> StepResult:
+        """Stage 0, fp32 without ZeRO: DeepSpeed clips, but keeps no norm, and does not look at it."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            for gradient in gradients:
+                gradient.zero_()
+            self._engine.optimizer.zero_grad()
+            return StepResult(norm, skipped=True)
         self._engine.step()
-        if norm is None:
-            norm = float(self._engine.get_global_grad_norm())
-        return StepResult(grad_norm=norm, skipped=self._engine.skipped_steps > skipped_before)
+        return StepResult(norm, skipped=False)
+
+    def counters(self) -> dict[str, Any]:
+        """What changes from step to step beside the tensors: fp16's dynamic loss scale."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return {name: getattr(scaler, name) for name in _SCALER if hasattr(scaler, name)}
+
+    def restore(self, counters: Mapping[str, Any]) -> None:
+        """Take back what :meth:`counters` gave."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        for name, value in counters.items():
+            if hasattr(scaler, name):
+                setattr(scaler, name, value)
 
     @property
     def loss_scale(self) -> float | None:
         """The fp16 loss scale, or None in other precisions."""
         return float(self._engine.optimizer.cur_scale) if self._engine.fp16_enabled() else None
-
-    def gathered_weights(self) -> dict[str, Tensor]:
-        """The fp32 weights by name, on the CPU of rank 0 (empty elsewhere). All ranks must call it.
-
-        One tensor is gathered at a time, so no rank but 0 ever holds more than the largest.
-        """
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        weights: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            full = parameter.detach() if self.stage == 0 else safe_get_full_fp32_param(parameter)
-            if full is None:  # not trained: ZeRO keeps no fp32 copy of it
-                full = self._whole(parameter)
-            if torch.distributed.get_rank() == 0:
-                weights[name] = full.to("cpu", torch.float32, copy=True)
-        return weights
-
-    def _whole(self, parameter: nn.Parameter) -> Tensor:
-        if self.stage != 3:
-            return parameter.detach()
-        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-
-        with GatheredParameters([parameter]):
-            return parameter.detach().clone()
 
     @contextlib.contextmanager
     def whole(self, module: nn.Module) -> Iterator[None]:
@@ -234,13 +241,3 @@ class TrainEngine:
 
         with GatheredParameters(list(module.parameters())):
             yield
-
-    def save_shards(self, folder: Path, tag: str, state: Mapping[str, Any]) -> None:
-        """Write this rank's shard into ``folder/tag``. All ranks must call it."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=dict(state), save_latest=False)
-
-    def load_shards(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Load this rank's shard of ``folder/tag`` and return the state saved with it."""
-        path, state = self._engine.load_checkpoint(str(folder), tag=tag)
-        assert path is not None, f"DeepSpeed found no checkpoint in {folder / tag}"
-        return dict(state)

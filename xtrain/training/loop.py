@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from xtrain.data import PackedBatch, microbatches
+from xtrain.data import PackedBatch
 from xtrain.errors import Problem, UserError
 from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
-from xtrain.training.checkpoint import Checkpoints
-from xtrain.training.contrast import GlobalContrast, Share, contrast
+from xtrain.training.contrast import GlobalContrast, contrast
 from xtrain.training.engine import StepResult, TrainEngine
-from xtrain.training.plan import GlobalBatch, Plan
+from xtrain.training.feeding import Feeder, StepWork
+from xtrain.training.guard import Guard
+from xtrain.training.health import Health
+from xtrain.training.out_of_memory import MicroBatch, naming_batch, naming_work
+from xtrain.training.plan import Plan
+from xtrain.training.restore import fill, newest, trainer_state
+from xtrain.training.saver import Saver
 from xtrain.training.schedule import LinearSchedule
 from xtrain.training.selection import Selection
 from xtrain.training.throughput import Throughput, training_flops
@@ -52,6 +57,10 @@ class Outcome:
     stopped_early: bool
 
 
+class Interrupted(Exception):
+    """Raised on all ranks in the middle of an evaluation, which is made again after the resume."""
+
+
 @dataclass
 class Trainer:
     """One phase's training on this rank."""
@@ -62,18 +71,29 @@ class Trainer:
     settings: EngineSettings
     seed: int
     observer: Observer
-    checkpoints: Checkpoints
-    evaluate: Callable[[nn.Module], dict[str, float]] | None
-    """All ranks together: dev metrics, with the one to select by under ``score``."""
-    keep_best: Callable[[int], None]
-    """All ranks together: keep the weights after so many steps as the best so far."""
+    saver: Saver
+    feeder: Feeder
+    guard: Guard
+    health: Health
+    evaluate: Callable[[nn.Module, Callable[[int], None]], dict[str, float]] | None
+    """All ranks together: dev metrics, with the one to select by under ``score``. Calls back after each micro-step."""
     encoder_shape: tuple[int, int, int] = (0, 0, 0)
     """Parameters in matrices, number of layers, hidden size: for the FLOP count."""
     throughput: Throughput = field(default_factory=Throughput)
-    num_skipped: int = 0
     training_seconds: float = 0.0
-    """Of this process: steps alone, without evaluation and saving."""
+    """Steps alone, without evaluation and waiting for saves; those before a resume included."""
     num_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.schedule = LinearSchedule.of(self.recipe.learning_rate, self.plan.num_steps, self.recipe.warmup_ratio)
+        self.selection = Selection(self.recipe.patience)
+        self.window = Window(self.engine.device, self.plan.mixture.tasks)
+        self.evaluated = 0  # the last step after which dev was evaluated
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps whose gradient was not finite."""
+        return self.health.skipped.total
 
     @property
     def mean_tokens_per_second(self) -> float:
@@ -81,80 +101,159 @@ class Trainer:
         return self.num_tokens / self.training_seconds if self.training_seconds else 0.0
 
     def run(self) -> Outcome:
-        """Train from the newest checkpoint, or from the start, to the last step or until patience ends."""
-        schedule = LinearSchedule.of(self.recipe.learning_rate, self.plan.num_steps, self.recipe.warmup_ratio)
-        selection = Selection(self.recipe.patience)
-        step = self._resume(selection)
-        window = Window(self.engine.device, self.plan.mixture.tasks)
+        """Train from the newest checkpoint, or from the start, to the last step or until patience ends.
+
+        At the end the last weights are committed, and the best. Raises
+        :class:`~xtrain.training.preemption.Preempted` once the state is saved after a signal.
+        """
+        step = self._resume()
         self.throughput = Throughput()
         self.engine.model.train()
-        while step < self.plan.num_steps and not selection.exhausted:
-            learning_rate = schedule(step)
-            result = self._global_step(step, learning_rate, window)
-            step += 1
-            self.num_skipped += result.skipped
-            if step % self.settings.log_every == 0 or step == self.plan.num_steps:
-                self._log(step, learning_rate, result, window)
-            else:
-                self.observer.advanced(step, {})
-            last = step == self.plan.num_steps
-            if self.evaluate and (step % self.recipe.eval_every == 0 or last):
-                self._select(step, selection)
-            if step % self.settings.checkpoint_every == 0 and not last:
-                self._save(step, selection)
-        stopped = step < self.plan.num_steps
-        if stopped:
-            self.observer.event("early_stop", step=step, best_step=selection.best_step, patience=self.recipe.patience)
-        score = selection.best_score if math.isfinite(selection.best_score) else None
-        return Outcome(step, selection.best_step if score is not None else step, score, stopped)
+        self._boundary(step, best=self._evaluation_due(step) and self._select(step), begun=False)
+        self.feeder.start(step)
+        try:
+            while step < self.plan.num_steps and not self.selection.exhausted:
+                learning_rate = self.schedule(step - self.num_skipped)
+                result = self._global_step(step, learning_rate)
+                step += 1
+                self._log(step, learning_rate, result)
+                self.health.check(step)
+                best = self._evaluation_due(step) and self._select(step)
+                self._boundary(step, best=best)
+        finally:
+            self.feeder.close()
+        return self._end(step)
 
-    def _resume(self, selection: Selection) -> int:
-        state = self.checkpoints.load_newest(self.engine)
-        if state is None:
+    def _evaluation_due(self, step: int) -> bool:
+        due = step % self.recipe.eval_every == 0 or step == self.plan.num_steps
+        return self.evaluate is not None and step > self.evaluated and due
+
+    def _resume(self) -> int:
+        saver = self.saver
+        commit = newest(saver.folder, saver.phase, self.guard.agreement, self.observer)
+        if commit is None:
             return 0
-        selection.restore(state["selection"])
-        self.num_skipped = int(state["num_skipped"])
-        self.observer.event("resume", step=int(state["step"]))
-        return int(state["step"])
+        state = trainer_state(commit.path)
+        self.selection.restore(state["selection"])
+        self.health.restore(state["health"])
+        self.window.restore(state["window"])
+        self.evaluated = int(state["evaluated"])
+        self.num_tokens, self.training_seconds = int(state["num_tokens"]), float(state["training_seconds"])
+        step = saver.saved_step = int(state["step"])
+        fill(self.engine.state, commit, step - self.num_skipped)
+        self.engine.restore(state["engine"])
+        self.observer.event("resume", step=step, checkpoint=commit.name, written_by=commit.manifest.world_size,
+                            ranks=self.guard.agreement.world_size)  # fmt: skip
+        return step
 
-    def _global_step(self, step: int, learning_rate: float, window: Window) -> StepResult:
+    def _state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps beside the tensors; collective."""
+        return {
+            "step": step,
+            "planned_steps": self.plan.num_steps,
+            "num_updates": step - self.num_skipped,
+            "seed": self.seed,
+            "selection": self.selection.state(),
+            "evaluated": self.evaluated,
+            "health": self.health.state(),
+            "window": self.window.state(),
+            "engine": self.engine.counters(),
+            "num_tokens": self.num_tokens + self.throughput.num_tokens,
+            "training_seconds": self.training_seconds + self.throughput.seconds,
+        }
+
+    def _global_step(self, step: int, learning_rate: float) -> StepResult:
         """One optimizer step over the global batch of ``step``."""
-        whole = self.plan.batch(step)
-        rank, world_size, device = dist.get_rank(), dist.get_world_size(), self.engine.device
-        if self.settings.log_example_ids:
-            self.observer.batch_ids(step, whole.task, whole.shard.ids(whole.indices))
-        num_units, lengths = whole.num_units(), whole.lengths
-        dealt = [bins[rank] for bins in microbatches(lengths, world_size, self.settings.tokens_per_micro_batch)]
-        compared = self._contrast(step, whole, dealt)
-        for number, (positions, weights) in enumerate(dealt):
-            batch = whole.part(positions, weights).to(device)
-            batch = batch if compared is None else compared.given_to(batch, positions)
-            seed_dropout(self.seed, step, number, rank, device)
-            loss_sum = self.engine.accumulate(batch, num_units, last=number == len(dealt) - 1)
+        work, device = self.feeder.at(step), self.engine.device
+        rank = self.guard.agreement.rank
+        if work.ids:
+            self.observer.batch_ids(step, work.task, work.ids)
+        compared = self._contrast(work)
+        for number, (batch, (positions, weights)) in enumerate(zip(work.batches, work.shares, strict=True)):
+            here = MicroBatch(step, number, len(work.batches), rank, self.plan, positions)
+            self.guard.tick(here.where)
+            with naming_batch(here, self.settings, device):
+                batch = batch.to(device)
+                batch = batch if compared is None else compared.given_to(batch, positions)
+                seed_dropout(self.seed, step, number, rank, device)
+                last = number == len(work.batches) - 1
+                loss_sum, logits = self.engine.accumulate(batch, work.num_units, last=last)
             loss_sum = loss_sum if compared is None else compared.loss_of(positions, weights)
-            window.add_loss(whole.task, loss_sum / num_units)
-        window.end_step(whole.task)
+            self.window.add_loss(work.task, loss_sum / work.num_units)
+            self.health.add(work.task, logits, batch)
+        self.window.end_step(work.task)
         matrices, layers, hidden = self.encoder_shape
-        squares = int(np.square(lengths, dtype=np.int64).sum())
-        tokens = int(lengths.sum())
-        self.throughput.add(tokens, training_flops(tokens, squares, matrices, layers, hidden))
-        return self.engine.step(learning_rate)
+        flops = training_flops(work.num_tokens, work.sum_squared_lengths, matrices, layers, hidden)
+        self.throughput.add(work.num_tokens, flops)
+        self.saver.copied()  # what is being saved must not change under the copy
+        with naming_work(f"step {step + 1} on rank {rank}", "the optimizer's update", self.settings, device):
+            result = self.engine.step(learning_rate)
+        self.health.after_step(step + 1, work.task, result.skipped, self.engine.loss_scale)
+        return result
 
-    def _contrast(self, step: int, whole: GlobalBatch, dealt: Sequence[Share]) -> GlobalContrast | None:
+    def _contrast(self, work: StepWork) -> GlobalContrast | None:
         """Where the loss compares all examples of the global batch: its first pass."""
-        if not cast(PhaseModel, self.engine.model).head(whole.task).in_batch:
+        if not cast(PhaseModel, self.engine.model).head(work.task).in_batch:
             return None
 
         def batch_of(number: int) -> PackedBatch:
-            seed_dropout(self.seed, step, number, dist.get_rank(), self.engine.device)
-            return whole.part(*dealt[number]).to(self.engine.device)
+            seed_dropout(self.seed, work.step, number, self.guard.agreement.rank, self.engine.device)
+            return work.batches[number].to(self.engine.device)
 
-        return contrast(self.engine, whole.task, len(whole.indices), dealt, batch_of)
+        return contrast(self.engine, work.task, work.num_examples, work.shares, batch_of)
 
-    def _log(self, step: int, learning_rate: float, result: StepResult, window: Window) -> None:
-        loss, by_task = window.mean_losses()
+    def _boundary(self, step: int, *, best: bool, begun: bool = True) -> None:
+        """Between two steps: what all ranks decide together, and the save that is due.
+
+        ``begun`` is False before this process's first step, when there is nothing new to save.
+        """
+        over = step == self.plan.num_steps or self.selection.exhausted
+        signal, *status = self.guard.agreement.worst([self.guard.signals.number, *self.saver.status()])
+        self.saver.settle(step, status)
+        if signal:
+            self._leave(step, best=best, begun=begun, over=over)
+        due = step % self.settings.checkpoint_every == 0 or self.saver.retry_due(step)
+        full = begun and due and not over  # at the end the weights are enough
+        if full or best:
+            self.throughput.pause()
+            self.saver.save(step, self._state(step), full=full, best=best)
+            self.throughput.go_on()
+
+    def _leave(self, step: int, *, best: bool, begun: bool, over: bool) -> NoReturn:
+        """Save together and end this process, so that the same command goes on from here."""
+        self.guard.tick(f"saving step {step} after a signal")
+        self.saver.finish()
+        if begun or best:
+            self.saver.save_now(step, self._state(step), best=best, last=over)
+        preempted = self.guard.preempted(max(0, self.saver.saved_step))
+        self.observer.event("preempted", step=step, saved_step=preempted.step, signal=preempted.signal_name,
+                            seconds=round(preempted.seconds, 3))  # fmt: skip
+        raise preempted
+
+    def _end(self, step: int) -> Outcome:
+        """Commit the last weights, from which the encoders are exported."""
+        stopped = step < self.plan.num_steps
+        if stopped:
+            selection = self.selection
+            self.observer.event("early_stop", step=step, best_step=selection.best_step, patience=self.recipe.patience)
+        if not self.saver.save_now(step, self._state(step), last=True):
+            raise UserError(
+                Problem(
+                    str(self.saver.folder.path),
+                    "the trained weights could not be saved",
+                    remedy="free some space and run the same command again: it goes on from the last checkpoint",
+                )
+            )
+        score = self.selection.best_score if math.isfinite(self.selection.best_score) else None
+        return Outcome(step, self.selection.best_step if score is not None else step, score, stopped)
+
+    def _log(self, step: int, learning_rate: float, result: StepResult) -> None:
+        if step % self.settings.log_every and step != self.plan.num_steps:
+            self.observer.advanced(step, {})
+            return
+        loss, by_task = self.window.mean_losses()
         self.num_tokens += self.throughput.num_tokens
-        rates = self.throughput.read(dist.get_world_size())
+        rates = self.throughput.read(self.guard.agreement.world_size)
         self.training_seconds += rates["seconds"]
         values = {
             "loss": loss,
@@ -164,39 +263,39 @@ class Trainer:
             **by_task,
             **rates,
         }
+        if self.num_skipped:
+            values["skipped_steps"] = float(self.num_skipped)
         if self.engine.loss_scale is not None:
-            values |= {"loss_scale": self.engine.loss_scale, "skipped_steps": float(self.num_skipped)}
+            values["loss_scale"] = self.engine.loss_scale
+        if self.saver.num_saves:
+            values["save_stall_seconds"] = self.saver.stall_seconds
         self.observer.metrics(step, values)
         self.observer.advanced(step, values)
-        if not math.isfinite(loss):
-            self.observer.event("non_finite_loss", step=step, loss=str(loss))
-            raise UserError(
-                Problem(
-                    f"step {step}",
-                    f"the loss is {loss}",
-                    remedy=f"lower recipe.*.learning_rate (now {self.recipe.learning_rate:g}), or set "
-                    'engine.precision = "bf16" if it is fp16',
-                )
-            )
 
-    def _select(self, step: int, selection: Selection) -> None:
+    def _select(self, step: int) -> bool:
+        """Evaluate on dev; whether this is the best step so far. A signal ends it: it is made again then."""
         assert self.evaluate is not None
         self.throughput.pause()
         self.engine.model.eval()
-        values = self.evaluate(self.engine.model)
-        self.engine.model.train()
-        if selection.update(step, values["score"]):
-            self.keep_best(step)
+        try:
+            values = self.evaluate(self.engine.model, self._between_batches)
+        except Interrupted:
+            return False
+        finally:
+            self.engine.model.train()
+            self.throughput.go_on()
+        self.evaluated = step
+        best = self.selection.update(step, values["score"])
+        if best:
             self.observer.event("best", step=step, score=values["score"])
         self.observer.metrics(step, {f"dev/{name}": value for name, value in values.items()})
-        self.throughput.go_on()
+        return best
 
-    def _save(self, step: int, selection: Selection) -> None:
-        self.throughput.pause()
-        state = {"step": step, "selection": selection.state(), "num_skipped": self.num_skipped}
-        self.checkpoints.save(self.engine, step, state)
-        self.observer.event("save", step=step)
-        self.throughput.go_on()
+    def _between_batches(self, tokens: int) -> None:
+        """After each micro-step of an evaluation, on all ranks alike."""
+        self.guard.tick("evaluation on dev")
+        if self.guard.signalled():
+            raise Interrupted
 
 
 def seed_dropout(seed: int, step: int, micro_step: int, rank: int, device: torch.device) -> None:
@@ -230,10 +329,25 @@ class Window:
 
         Collective. A task that had no step is not among them.
         """
-        dist.all_reduce(self._sums)
-        sums, steps = self._sums.tolist(), self._steps
+        sums, steps = self._totals(), self._steps
         mean = sum(sums) / max(1, sum(steps))
         each = {f"{task}/loss": sums[n] / steps[n] for task, n in self._tasks.items() if steps[n]}
         self._sums.zero_()
         self._steps = [0] * len(steps)
         return mean, each if len(steps) > 1 else {}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the sums over all ranks; collective."""
+        return {"sums": self._totals(), "steps": list(self._steps)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state` gave: rank 0 keeps the sums of all."""
+        mine = state["sums"] if dist.get_rank() == 0 else [0.0] * len(state["sums"])
+        self._sums.copy_(torch.tensor(mine, dtype=torch.float64))
+        self._steps = [int(count) for count in state["steps"]]
+
+    def _totals(self) -> list[float]:
+        sums = self._sums.clone()
+        dist.all_reduce(sums)
+        totals: list[float] = sums.tolist()
+        return totals

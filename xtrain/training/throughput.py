@@ -38,16 +38,21 @@ class Throughput:
     num_tokens: int = 0
     flops: float = 0.0
     _seconds: float = 0.0
-    _since: float = field(default_factory=time.perf_counter)
+    _since: float | None = field(default_factory=time.perf_counter)  # None while the clock is stopped
 
     def add(self, num_tokens: int, flops: float) -> None:
         """Count a global step: its real tokens over all ranks."""
         self.num_tokens += num_tokens
         self.flops += flops
 
+    @property
+    def seconds(self) -> float:
+        """Since the last reading, as far as the clock ran."""
+        return self._seconds + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
     def pause(self) -> None:
         """Stop the clock."""
-        self._seconds += time.perf_counter() - self._since
+        self._seconds, self._since = self.seconds, None
 
     def go_on(self) -> None:
         """Start the clock again."""

@@ -1,0 +1,102 @@
+"""Nothing is unpickled: whoever can put a file into a run directory must not be able to run code with it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import xtrain
+
+PACKAGE = Path(xtrain.__file__).parent
+PROJECT = PACKAGE.parent
+MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNPICKLING = {"torch.load", "numpy.load", "pandas.read_pickle"}  # unless told not to
+SAFE = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
+READERS = {"load_checkpoint"}  # DeepSpeed's engine reads its own pickles
+IN_MEMORY = {"training/ahead.py"}  # pickles for a process that it started itself: `loads` of memory, never of a file
+
+
+def unsafe(source: str, *, in_memory: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and text of whatever in ``source`` could unpickle a file; ``in_memory`` lets pass what cannot read one."""
+    tree = ast.parse(source)
+    names: dict[str, str] = {}  # a name of this module -> what it is
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            allowed = in_memory and isinstance(node, ast.Import) and modules == ["pickle"]
+            if not allowed and any(module.partition(".")[0] in MODULES for module in modules):
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Call):
+            function = ast.unparse(node.func)
+            first, dot, rest = function.partition(".")
+            called = names.get(first, first) + dot + rest
+            if (
+                called.rpartition(".")[2] in READERS
+                or called in ("pickle.load", "pickle.Unpickler")
+                or (called in UNPICKLING and not is_safe(node, called))
+            ):
+                yield node.lineno, ast.unparse(node)
+
+
+def is_safe(call: ast.Call, called: str) -> bool:
+    """Whether the call says that nothing may be unpickled."""
+    keyword, value = SAFE.get(called, ("", None))
+    return any(
+        given.arg == keyword and isinstance(given.value, ast.Constant) and given.value.value is value
+        for given in call.keywords
+    )
+
+
+def test_nothing_is_unpickled() -> None:
+    files = [*PACKAGE.rglob("*.py"), PROJECT / "train.py", *(PROJECT / "slurm").glob("*.py")]
+    assert len(files) > 60
+    found = [
+        f"{path.relative_to(PROJECT)}:{line}: {text}"
+        for path in files
+        for line, text in unsafe(path.read_text("utf-8"), in_memory=path.as_posix().endswith(tuple(IN_MEMORY)))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "def f():\n    from joblib import load",
+        "import torch\ntorch.load(path)",
+        "import torch\ntorch.load(path, weights_only=False)",
+        "import torch\ntorch.load(path, weights_only=choice)",
+        "from torch import load as read\nread(path)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "import numpy as np\nnp.load(path)",
+        "engine.load_checkpoint(folder)",
+    ],
+)
+def test_it_would_be_found(source: str) -> None:
+    assert list(unsafe(source))
+
+
+@pytest.mark.parametrize("call", ["pickle.load(open(path, 'rb'))", "pickle.Unpickler(handle).load()"])
+def test_not_even_where_memory_may_be(call: str) -> None:
+    assert list(unsafe(f"import pickle\n{call}", in_memory=True))
+    assert not list(unsafe("import pickle\npickle.loads(memory)", in_memory=True))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load(path, weights_only=True)",
+        "import numpy as np\nnp.load(path, mmap_mode='r', allow_pickle=False)",
+        "import json\njson.load(handle)",
+    ],
+)
+def test_what_is_harmless_is_not(source: str) -> None:
+    assert not list(unsafe(source))

@@ -1,0 +1,32 @@
+"""On each rank of test_preemption.py: what the ranks agree on, printed as JSON by each into its own file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from xtrain.training.agreement import Agreement
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    found = {}
+    for name, agreement in (("default", Agreement()), ("separate", Agreement(separate=True))):
+        agreement.barrier()
+        found[name] = {
+            "worst": agreement.worst([rank, -rank, 2**40 + rank, 7]),
+            "least": agreement.least([rank, -rank]),
+            "gather": agreement.gather({"rank": rank, "text": "é"}),
+        }
+    found["same_group"] = Agreement()._group is None
+    (out / f"agreed-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""On each rank of test_watchdog.py: join a Gloo group, meet a mishap (or none), and leave as the entry of a rank does.
+
+Arguments: the case, the folder for logs, the seconds of the stall limit and of the silence limit, the port, the rank
+and the number of ranks. ``start`` forks it from a process that has imported torch, ``python watchdog_worker.py`` runs
+it from the beginning.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import itertools
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from xtrain.errors import EXIT_OURS, EXIT_USER, Problem, UserError
+from xtrain.training.watchdog import Watchdog
+
+
+def raise_an_error() -> None:
+    raise ValueError("the number of this rank is unlucky")
+
+
+def make_a_mistake() -> None:
+    raise UserError(Problem("toy.jsonl:3", "has no label", remedy="give it one"))
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_killed_with_a_child() -> None:
+    """The child outlives this process for a while, with copies of all that was not closed in it."""
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_stopped() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def sleep_for_ever() -> None:
+    time.sleep(3600)
+
+
+def hold_the_interpreter() -> None:
+    collections.deque(itertools.count(), maxlen=0)  # a loop in C; a sleep there would end with the first signal
+
+
+def exit_without_a_word() -> None:
+    os._exit(7)
+
+
+MISHAPS: Mapping[str, Callable[[], None]] = {
+    "error": raise_an_error,
+    "mistake": make_a_mistake,
+    "killed": be_killed,
+    "killed_parent": be_killed_with_a_child,
+    "stopped": be_stopped,
+    "crash": crash,
+    "asleep": sleep_for_ever,
+    "holds": hold_the_interpreter,
+    "exits": exit_without_a_word,
+    "interrupted": raise_interrupt,
+}
+
+
+def work(case: str, rank: int, watchdog: Watchdog) -> None:
+    """Steps with a collective each; ``CASE-RANK`` names the mishap and who meets it in the third."""
+    mishap, _, who = case.partition("-")
+    for step in range(3):
+        watchdog.tick(f"step {step}")
+        dist.all_reduce(torch.zeros(1))
+    if mishap in MISHAPS:
+        if rank == int(who):
+            MISHAPS[mishap]()
+        watchdog.tick("the collective that never ends")
+        dist.all_reduce(torch.zeros(1))
+        return
+    if mishap == "mistakes":
+        make_a_mistake()
+    if mishap == "allowed":
+        if rank == int(who):
+            with watchdog.allow("a long call", 60.0):
+                ctypes.PyDLL(None).sleep(4)
+        dist.barrier()
+    elif mishap == "later" and rank == int(who):
+        time.sleep(3)
+
+
+def start(*arguments: str) -> None:
+    """As a program with these arguments, its stderr in a file of the logs' folder."""
+    _, logs, *_, rank, _ = arguments
+    with open(Path(logs, f"stderr-{rank}.txt"), "wb") as file:
+        os.dup2(file.fileno(), 2)
+    main(*arguments)
+
+
+def main(case: str, folder: str, stall_seconds: str, silent_seconds: str, port: str, number: str, count: str) -> None:
+    logs, rank, world_size = Path(folder), int(number), int(count)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=number, WORLD_SIZE=count)
+    dist.init_process_group("gloo")
+    store = dist.distributed_c10d._get_default_store() if world_size > 1 else None
+
+    def note(kind: str, fields: Mapping[str, Any]) -> None:
+        (logs / f"ending-{rank}.txt").write_text(f"{kind} of rank {fields['rank']}")
+
+    watchdog = Watchdog(logs, rank, world_size, float(stall_seconds), store, note, float(silent_seconds))
+    watchdog.start()
+    try:
+        work(case, rank, watchdog)
+    except UserError as error:
+        watchdog.failed(error, EXIT_USER)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_USER)
+    except (Exception, KeyboardInterrupt) as error:
+        watchdog.failed(error, EXIT_OURS)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(EXIT_OURS)
+    watchdog.stop()
+    watchdog.stop()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
