@@ -11,14 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from toy import PROJECT, Toy, run_python, study, write_study
+from toy import PROJECT, Toy, study, write_study
 
+import xtrain.runner
+from xtrain.cli import main
+from xtrain.dispatch.local import python
 from xtrain.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER
 
-ONE_TARGET = {"intermediate": [{"name": "none"}, {"name": "choose", "tasks": ["choose"]}], "target": [{"task": "mine"}]}
+CHOOSE = {"name": "choose", "tasks": ["choose"]}
 RANK = """
 import os, runpy, signal, sys, time
 from pathlib import Path
@@ -41,43 +43,47 @@ sys.exit(main({command!r}))
 """
 COLLAPSES = 'run.mark_failed("training collapsed: one class", 40); sys.exit(EXIT_FAILED)'
 WAITS = """
-    (run.checkpoints / "step-7").mkdir(parents=True)
-    (run.checkpoints / "step-3").mkdir()
+    (run.checkpoints / "step-7").mkdir(parents=True, exist_ok=True)
+    (run.checkpoints / "step-3").mkdir(exist_ok=True)
     (run.path / "ready").touch()
     while not noted: time.sleep(0.05)
     sys.exit(EXIT_PREEMPTED)"""
 
 
-def launcher(toy: Toy, body: str, more: str = "") -> list[str]:
-    """Arguments of a Python that runs the study, with ``body`` as the intermediate phase's ranks."""
-    path = write_study(toy.root / "study.toml", study(toy.base, **ONE_TARGET))
-    rank = toy.root / "rank.py"
-    rank.write_text(RANK.format(body=body, train=str(PROJECT / "train.py")))
-    command = ["run", str(path), "--data", str(toy.data), "--out", str(toy.out("study")), "--ranks", "2"]
-    return ["-c", LAUNCHER.format(rank=str(rank), more=more, command=command)]
+def command(toy: Toy, body: str, *rows: object) -> list[str]:
+    """A command on a study of ``rows`` with one target, and a stand-in for train.py with ``body`` beside it."""
+    path = write_study(toy.root / "study.toml", study(toy.base, intermediate=list(rows), target=[{"task": "mine"}]))
+    (toy.root / "rank.py").write_text(RANK.format(body=body, train=str(PROJECT / "train.py")))
+    return ["run", str(path), "--data", str(toy.data), "--out", str(toy.out("study")), "--ranks", "2"]
 
 
-def test_a_collapsed_phase_leaves_out_what_starts_from_it_and_nothing_else(toy: Toy) -> None:
-    arguments = launcher(toy, COLLAPSES)
-    first = run_python(arguments, toy.root)
-    assert first.returncode == EXIT_FAILED, first.stderr
+def test_a_collapsed_phase_leaves_out_what_starts_from_it_and_nothing_else(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(xtrain.runner, "python", lambda script, *rest: python(str(toy.root / "rank.py"), *rest))
+    arguments = command(toy, COLLAPSES, {"name": "none"}, CHOOSE)
+    code, (out, err) = main(arguments), capfd.readouterr()
+    assert code == EXIT_FAILED, err
     run = toy.run_directory("study", "intermediate")
     assert json.loads((run / "FAILED").read_text()) == {"reason": "training collapsed: one class", "step": 40}
-    assert "failed: training collapsed: one class" in first.stdout
-    assert first.stdout.count("left out: it starts from choose-s0, which failed") == 1
-    assert "failed: choose-s0; 2 of 3 phases have no result" in first.stderr
+    assert "failed: training collapsed: one class" in out
+    assert out.count("left out: it starts from choose-s0, which failed") == 1
+    assert "failed: choose-s0; 2 of 3 phases have no result" in err
     assert (toy.out("study") / "report.html").exists()
-    again = run_python(arguments, toy.root)
-    assert again.returncode == EXIT_FAILED, again.stderr
+    code, (out, err) = main(arguments), capfd.readouterr()
+    assert code == EXIT_FAILED, err
     for part in ("not run again: training collapsed: one class (step 40)", "learning_rate", "delete", "done before"):
-        assert part in again.stdout, part
+        assert part in out, part
 
 
-def signalled(toy: Toy, arguments: list[str], ready: str, number: signal.Signals) -> tuple[int, str]:
-    """Start the launcher, send it a signal once a file that ``ready`` matches is there; exit code and messages."""
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+def signalled(toy: Toy, arguments: list[str], more: str, ready: str, number: signal.Signals) -> tuple[int, str]:
+    """Start the command, send it a signal once a file that ``ready`` matches is there; exit code and messages."""
+    code = LAUNCHER.format(rank=str(toy.root / "rank.py"), more=more, command=arguments)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(
-        [sys.executable, *arguments], cwd=toy.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, "-c", code], cwd=toy.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True,
     ) as process:  # fmt: skip
         end = time.monotonic() + 90
@@ -89,23 +95,23 @@ def signalled(toy: Toy, arguments: list[str], ready: str, number: signal.Signals
 
 
 def test_a_signal_to_the_command_saves_and_says_where(toy: Toy) -> None:
-    code, said = signalled(toy, launcher(toy, WAITS), "out-study/intermediate/*/ready", signal.SIGUSR1)
+    ready = "out-study/intermediate/*/ready"
+    code, said = signalled(toy, command(toy, WAITS, CHOOSE), "", ready, signal.SIGUSR1)
     assert code == EXIT_PREEMPTED, said
     last = said.splitlines()[-1]
     assert last == "SIGUSR1: phase choose-s0 saved at step 7; the same command goes on from there"
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_while_data_is_prepared(toy: Toy, number: signal.Signals) -> None:
+def test_a_signal_while_data_is_prepared(toy: Toy) -> None:
     prepares = "def wait(*_):\n    open('ready', 'w').close()\n    time.sleep(60)\nxtrain.runner.prepare = wait"
-    code, said = signalled(toy, launcher(toy, WAITS, prepares), "ready", number)
+    code, said = signalled(toy, command(toy, WAITS, CHOOSE), prepares, "ready", signal.SIGTERM)
     assert code == EXIT_PREEMPTED, said
-    assert said == f"{number.name}: stopped between phases; the same command goes on from there\n"
+    assert said == "SIGTERM: stopped between phases; the same command goes on from there\n"
 
 
-def test_a_wrong_name_of_a_signal_is_found_at_once(toy: Toy) -> None:
-    result = toy.run("wrong", engine={"preemption_signals": ["SIGUSR", "SIGTERM"]})
-    assert result.returncode == EXIT_USER
-    assert "engine.preemption_signals: 'SIGUSR' is not allowed" in result.stderr
-    assert not Path(toy.out("wrong")).exists()
+def test_a_wrong_name_of_a_signal_is_found_at_once(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
+    wrong = ["--set", 'engine.preemption_signals=["SIGUSR", "SIGTERM"]']
+    assert main([*command(toy, WAITS, CHOOSE), *wrong]) == EXIT_USER
+    assert "engine.preemption_signals: 'SIGUSR' is not allowed" in capfd.readouterr().err
+    assert not toy.out("study").exists()

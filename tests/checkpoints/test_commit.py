@@ -177,9 +177,11 @@ def test_the_same_step_again(folder: CheckpointFolder) -> None:
         assert folder.publish(manifest_of("step-7", files)), number
         assert damage(commit, deep=True) == []
     assert damage(folder.path / "step-7.broken", deep=False)
-    files = write_files(folder.temporary("step-7"), 7)
-    assert folder.publish(manifest_of("step-7", files, phase="other")), "it was of another phase"
-    assert read_manifest(commit).phase == "other"
+    for change in ({"phase": "other"}, {"phase": "other", "kind": "weights"}):
+        files = write_files(folder.temporary("step-7"), 7)
+        assert folder.publish(manifest_of("step-7", files, **change)), "what is there is something else"
+        assert read_manifest(commit) == manifest_of("step-7", files, **change)
+    assert len(list(folder.path.glob("step-7*.broken"))) == 3
 
 
 @pytest.mark.parametrize("there", ["nothing", "whole", "damaged"])

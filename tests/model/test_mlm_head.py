@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from toy import PROJECT
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+from whole import whole_weights
 
 from xtrain.data.batches import PackedBatch
 from xtrain.dispatch.local import python, run_ranks
@@ -232,7 +233,7 @@ def train(stage: int, device: torch.device) -> dict[str, Any]:
         engine.step(RECIPE.learning_rate)
         torch.distributed.all_reduce(loss)
         losses.append(loss.item())
-    return result(engine.model, losses, engine.gathered_weights())
+    return result(engine.model, losses, whole_weights(engine))
 
 
 def evaluated(model: torch.nn.Module) -> float:

@@ -31,6 +31,22 @@ def test_the_padding_row_need_not_be_row_1() -> None:
     assert used.padding_row == 1
 
 
+def test_some_rows_are_expanded_as_all_are() -> None:
+    used = UsedVocabulary(torch.tensor([3, 5, 30]), 40, special=[0, 2], padding_id=1)
+    trained, before = torch.randn(6, 4), torch.randn(40, 4)
+    full = used.expand(trained, before, 0.9)
+    assert torch.equal(full[used.kept], trained)
+    assert torch.equal(full[6:30], before[6:30] * 0.9)
+    for first, last in ((0, 40), (0, 1), (4, 29), (5, 31), (31, 40), (7, 7)):
+        begin, end = used.within(first, last)
+        assert used.kept[begin:end].tolist() == [row for row in used.kept.tolist() if first <= row < last]
+        assert torch.equal(used.expand(trained[begin:end], before[first:last], 0.9, first), full[first:last])
+    with pytest.raises(AssertionError):
+        used.expand(trained[1:], before)
+    with pytest.raises(AssertionError, match="rows to 41 of 40"):
+        used.expand(trained, before, first=1)
+
+
 def train(vocabulary: UsedVocabulary | None, rates: list[float], weight_decay: float) -> PhaseModel:
     """Some AdamW steps on batches that use a few of the vocabulary's tokens; dropout is on."""
     reference = make_reference()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_model
 from torch import Tensor
 
-from xtrain.model import UsedVocabulary, read_word_embeddings, save_encoder
+from xtrain.model import UsedVocabulary, save_encoder
 from xtrain.model.loading import WORD_EMBEDDINGS, load_encoder, read_config, used_vocabulary
 from xtrain.model.weight_sources import Expanded, InMemory, LazyTensors, Part, WeightSource, base_table
 
@@ -30,13 +30,20 @@ def folder(base: Path, tmp_path: Path) -> Path:
     return shutil.copytree(base, tmp_path / "model")
 
 
+def table_of(folder: Path, prefix: str = "roberta.") -> Tensor:
+    """The whole table, (V, H) fp32, as the library reads it."""
+    files = [load_file(path) for path in folder.glob("*.safetensors")]
+    (table,) = [file[prefix + WORD_EMBEDDINGS] for file in files if prefix + WORD_EMBEDDINGS in file]
+    return table.float()
+
+
 def expanded(folder: Path, decay: float = DECAY) -> tuple[Expanded, Tensor]:
     """Trained rows over the table of ``folder``, and what :meth:`UsedVocabulary.expand` makes of them."""
     config = read_config(folder)
     torch.manual_seed(0)
     vocabulary = used_vocabulary(config, torch.randint(0, config.vocab_size, (60,)))
     trained = torch.randn(len(vocabulary), config.hidden_size)
-    expected = vocabulary.expand(trained, read_word_embeddings(folder), decay)
+    expected = vocabulary.expand(trained, table_of(folder), decay)
     source = InMemory({WORD_EMBEDDINGS: trained, "embeddings.LayerNorm.bias": torch.arange(4.0)})
     return Expanded(source, vocabulary, base_table(folder), decay), expected
 
@@ -56,7 +63,7 @@ def test_any_blocks_of_the_whole_vocabulary(base: Path, step: int) -> None:
     assert torch.equal(source.read("embeddings.LayerNorm.bias", 1, 3), torch.tensor([1.0, 2.0]))
     untouched = ~torch.isin(torch.arange(len(expected)), source.vocabulary.kept)
     assert untouched.sum() > 100
-    assert torch.equal(found[untouched], read_word_embeddings(base)[untouched] * DECAY)
+    assert torch.equal(found[untouched], table_of(base)[untouched] * DECAY)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -87,7 +94,7 @@ def test_the_exported_table_is_the_expanded_one(base: Path, tmp_path: Path) -> N
     encoder, _ = load_encoder(base, torch.float32, kept_rows=torch.arange(100, 150))
     assert encoder.vocabulary is not None
     weights = {name: value * 2 for name, value in encoder.model.state_dict().items()}
-    expected = encoder.vocabulary.expand(weights[WORD_EMBEDDINGS], read_word_embeddings(base), DECAY)
+    expected = encoder.vocabulary.expand(weights[WORD_EMBEDDINGS], table_of(base), DECAY)
     source = Expanded(InMemory(weights), encoder.vocabulary, base_table(base), DECAY)
     save_encoder(source, {}, config, base, tmp_path / "encoder")
     found = load_file(tmp_path / "encoder/model.safetensors")

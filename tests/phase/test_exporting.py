@@ -17,7 +17,7 @@ from toy import PROJECT, run_python
 from transformers import AutoModel, XLMRobertaConfig
 
 from xtrain.errors import UserError
-from xtrain.model import Encoder, PhaseModel, build_head, load_encoder, load_heads, read_word_embeddings
+from xtrain.model import Encoder, PhaseModel, build_head, load_encoder, load_heads
 from xtrain.model.loading import WORD_EMBEDDINGS
 from xtrain.phase.exporting import export_checkpoint, used_rows
 from xtrain.phase.file import PhaseFile
@@ -32,6 +32,11 @@ HEADS = {"heads.first.dense.weight": (192, 192), "heads.choose.dense.weight": (1
 @pytest.fixture
 def run(tmp_path: Path, tiny_model: Path) -> RunDirectory:
     return make_run(tmp_path / "out", tiny_model)
+
+
+def table_of(folder: Path) -> Tensor:
+    """The whole table of word embeddings, (V, H)."""
+    return load_file(folder / "model.safetensors")[WORD_EMBEDDINGS]
 
 
 def trained(run: RunDirectory, base: Path, *, partly: bool) -> dict[str, Tensor]:
@@ -58,7 +63,7 @@ def test_the_encoder_and_the_heads(
         schedule = LinearSchedule.of(RECIPE.learning_rate, 50, RECIPE.warmup_ratio)
         factor = schedule.decay_factor(RECIPE.weight_decay, 17)
         assert 0.9 < factor < 0.999
-        table = read_word_embeddings(tiny_model) * factor
+        table = table_of(tiny_model) * factor
         table[kept] = weights[TABLE]
         expected[WORD_EMBEDDINGS] = table
     found = load_file(done.folder / "model.safetensors")
@@ -95,9 +100,9 @@ def test_a_phase_that_starts_from_another(run: RunDirectory, tiny_model: Path, t
     run = make_run(tmp_path / "out", tiny_model, parent="intermediate/parent-1")
     weights = trained(run, parent, partly=True)
     export_checkpoint(run, commit(run, "step-0", weights), run.encoder)  # nothing has decayed yet
-    found = read_word_embeddings(run.encoder)
-    assert torch.equal(found[200:], read_word_embeddings(parent)[200:])
-    assert not torch.equal(found[200:], read_word_embeddings(tiny_model)[200:])
+    found = table_of(run.encoder)
+    assert torch.equal(found[200:], table_of(parent)[200:])
+    assert not torch.equal(found[200:], table_of(tiny_model)[200:])
 
 
 def test_checkpoints_that_cannot_be_exported(run: RunDirectory, tiny_model: Path, tmp_path: Path) -> None:

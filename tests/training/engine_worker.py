@@ -15,15 +15,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from whole import whole_weights
 
+from xtrain.checkpoints import CheckpointFolder
 from xtrain.data import PackedBatch, Shard
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.study import Engine, Recipe
-from xtrain.training.checkpoint import Checkpoints
+from xtrain.training.agreement import Agreement
 from xtrain.training.engine import TrainEngine, initialize_ranks, resolve_ds_config
+from xtrain.training.feeding import Feeder
+from xtrain.training.guard import Guard
+from xtrain.training.health import Health
 from xtrain.training.loop import Trainer
 from xtrain.training.plan import Plan
+from xtrain.training.preemption import Signals
+from xtrain.training.saver import Saver
+from xtrain.training.watchdog import Watchdog
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -76,12 +84,24 @@ def run(case: dict[str, Any], model_folder: Path, shards: dict[str, Shard], out:
     for task, shard in chosen.items():
         torch.manual_seed(0)
         heads[task] = build_head(shard.format, encoder.hidden_size, 3, encoder.hidden_p)
-    engine = CountingEngine(PhaseModel(encoder, heads), recipe, config, device)
+    model = PhaseModel(encoder, heads)
+    engine = CountingEngine(model, recipe, config, device)
     listener = Listener()
     plan = Plan.of(chosen, recipe, seed=3)
-    checkpoints = Checkpoints(out / "none", keep=1)
-    Trainer(engine, plan, recipe, settings, 3, listener, checkpoints, None, lambda step: None).run()
-    weights = engine.gathered_weights()
+    agreement = Agreement()
+    saver = Saver(
+        engine.state, CheckpointFolder(out / f"{case['name']}-{agreement.world_size}"), agreement, listener,
+        phase="test", stage=engine.stage, keep=1, retry_after=1, copies=False,
+    )  # fmt: skip
+    feeder = Feeder(
+        plan, rank=agreement.rank, world_size=agreement.world_size, tokens_per_micro_batch=case["tokens"],
+        num_workers=0, signals=(), with_ids=False, on_event=listener.event,
+    )  # fmt: skip
+    with Signals(()) as signals:
+        guard = Guard(signals, agreement, Watchdog(out, agreement.rank, agreement.world_size, 600.0))
+        health = Health.of(recipe, settings, plan, config, device, model)
+        Trainer(engine, plan, recipe, settings, 3, listener, saver, feeder, guard, health, None).run()
+    weights = whole_weights(engine)
     checksum = {
         name: [float(value.double().sum()), float(value.double().abs().max())] for name, value in weights.items()
     }

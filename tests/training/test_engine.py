@@ -62,7 +62,11 @@ def run_all(out: Path, model: Path, data: Path) -> None:
     pairs = pairs_to_compare(out / "pairs")
     (out / "shards.json").write_text(json.dumps({"toy": str(shard.path), "pairs": str(pairs.path)}))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": str(PROJECT)}.items():
+        for name, value in {
+            "OMP_NUM_THREADS": "1",
+            "XTRAIN_NO_OPS": "1",
+            "PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}",
+        }.items():
             patch.setenv(name, value)
         for world_size in (1, 2, 4):
             cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in IN_FOUR]

@@ -25,7 +25,7 @@ from xtrain.study import Engine, Recipe
 from xtrain.training.feeding import WITHIN_STEPS, Feeder, StepWork, num_workers, work_of
 from xtrain.training.plan import Plan
 
-SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2")
+SIGNALS = ("SIGTERM", "SIGHUP")
 STEPS = 24
 MASKING = Masking(Vocabulary(np.arange(3), 399, np.arange(4, 399)), 5, 0.15, 0.8, 0.1)
 
@@ -278,7 +278,7 @@ def test_signals_do_nothing_to_a_worker(plan: Plan, events: Events) -> None:
 
     And starting one leaves this process's handlers and mask what they were, that of SIGCHLD included.
     """
-    numbers = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT]
+    numbers = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP]
 
     def state() -> tuple[Any, ...]:
         handlers = [signal.getsignal(number) for number in (*numbers, signal.SIGCHLD)]
@@ -362,6 +362,27 @@ def test_a_plan_is_sent_without_its_data(tmp_path: Path) -> None:
     assert isinstance(again.shards["pairs"].parts[0], Shard)
     for step in range(10):
         equal(alone(again, step), alone(plan, step))
+
+
+def test_with_a_gpu_batches_are_pinned(plan: Plan, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that goes to the GPU; there is none here, so that pinning only copies."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pinned: set[int] = set()
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned.add(id(copy))
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    with feeder(plan, 0, events) as feed:
+        feed.start(0)
+        work = feed.at(0)
+    equal(work, alone(plan, 0))
+    for batch in work.batches:
+        tensors = [value for field in fields(batch) if isinstance(value := getattr(batch, field.name), torch.Tensor)]
+        moved = [*tensors, *batch.fields.values()]
+        assert [id(one) for one in moved if id(one) not in pinned] == [id(batch.indices)]
 
 
 @pytest.mark.parametrize(("asked", "gpu", "wanted"), [(None, True, 1), (None, False, 0), (3, False, 3), (0, True, 0)])

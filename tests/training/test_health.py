@@ -39,7 +39,7 @@ def test_too_many_in_a_row_end_the_phase_with_the_remedy() -> None:
 
 
 def test_in_fp16_bf16_is_the_first_remedy() -> None:
-    with pytest.raises(UserError, match='set engine.precision = "bf16"'):
+    with pytest.raises(UserError, match=r'set engine\.precision = "bf16"'):
         told(SkippedSteps(2, "fp16", 1e-3), "xx")
 
 
@@ -61,7 +61,7 @@ def test_a_step_skipped_at_the_lowest_scale_ends_the_phase_and_reaching_it_does_
     resumed = SkippedSteps(100, "fp16", 1e-3, floor=1.0)
     resumed.restore(json.loads(json.dumps(skipped.state())))
     for one in (skipped, resumed):
-        with pytest.raises(UserError, match="step 4: the gradient overflows fp16 even at the lowest loss scale, 1 "):
+        with pytest.raises(UserError, match="step 4: the gradient overflows fp16 even at the lowest"):
             one.after_step(4, "mnli", True, loss_scale=1.0)
 
 

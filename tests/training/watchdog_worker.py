@@ -84,7 +84,7 @@ MISHAPS: Mapping[str, Callable[[], None]] = {
 }
 
 
-def work(case: str, rank: int, watchdog: Watchdog) -> None:
+def work(case: str, rank: int, watchdog: Watchdog, logs: Path) -> None:
     """Steps with a collective each; ``CASE-RANK`` names the mishap and who meets it in the third."""
     mishap, _, who = case.partition("-")
     for step in range(3):
@@ -101,7 +101,13 @@ def work(case: str, rank: int, watchdog: Watchdog) -> None:
     if mishap == "allowed":
         if rank == int(who):
             with watchdog.allow("a long call", 60.0):
-                ctypes.PyDLL(None).sleep(4)
+                ctypes.PyDLL(None).sleep(5)
+        dist.barrier()
+    elif mishap == "paused":
+        (logs / f"ready-{rank}").touch()
+        for _ in range(30):  # of running, whatever the clock says
+            watchdog.tick("waiting")
+            time.sleep(0.1)
         dist.barrier()
     elif mishap == "later" and rank == int(who):
         time.sleep(3)
@@ -127,7 +133,7 @@ def main(case: str, folder: str, stall_seconds: str, silent_seconds: str, port: 
     watchdog = Watchdog(logs, rank, world_size, float(stall_seconds), store, note, float(silent_seconds))
     watchdog.start()
     try:
-        work(case, rank, watchdog)
+        work(case, rank, watchdog, logs)
     except UserError as error:
         watchdog.failed(error, EXIT_USER)
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -11,14 +11,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from xtrain.checkpoints.manifest import (
-    MANIFEST,
-    SET_ASIDE,
-    FileEntry,
-    Manifest,
-    decode,
-    read_manifest,
-)
+from xtrain.checkpoints.manifest import MANIFEST, REASON, SET_ASIDE, FileEntry, Manifest, decode, read_manifest
 from xtrain.checkpoints.manifest import commit_name as commit_name
 from xtrain.errors import Problem, UserError
 from xtrain.files import write_bytes, writing
@@ -70,7 +63,7 @@ def publish(temporary: Path, final: Path, manifest: Manifest) -> bool:
     itself, for all that it names was synced before.
 
     Where ``final`` exists already (its step was trained again after a restart from an earlier one), it is kept if
-    it is whole and of the same phase, and ``temporary`` is dropped; a damaged one is set aside first. Returns
+    it is whole, of the same phase and kind, and ``temporary`` is dropped; any other is set aside first. Returns
     whether ``temporary`` became the commit.
 
     Raises :class:`UserError` if a file of the manifest is not there in full (the ranks do not write into the same
@@ -84,21 +77,27 @@ def publish(temporary: Path, final: Path, manifest: Manifest) -> bool:
         write_bytes(temporary / MANIFEST, manifest.encode())
         sync_folder(temporary)
         if os.path.lexists(final):
-            if _serves(final, manifest):
+            reason = _why_not(final, manifest)
+            if not reason:
                 shutil.rmtree(temporary)
                 return False
-            move_aside(final)
+            move_aside(final, reason)
         os.rename(temporary, final)
         sync_folder(final.parent)
     return True
 
 
-def move_aside(path: Path) -> Path:
-    """Rename ``path`` to ``NAME.broken`` (``NAME.broken-2``, ... where that is taken); returns the new path."""
+def move_aside(path: Path, reason: str) -> Path:
+    """Rename ``path`` to ``NAME.broken`` (``NAME-2.broken``, ... where that is taken); returns the new path.
+
+    The reason is written beside its files, if that is possible.
+    """
     with writing(path):
         target = free_path(path, SET_ASIDE)
         os.rename(path, target)
         sync_folder(path.parent)
+    with contextlib.suppress(OSError):
+        (target / REASON).write_text(reason + "\n", "utf-8")
     return target
 
 
@@ -161,13 +160,16 @@ def _deep_damage(path: Path, entry: FileEntry, on_bytes: Callable[[int], None] |
         yield f"{path.name}: its bytes have changed (SHA-256 is not the manifest's)"
 
 
-def _serves(final: Path, manifest: Manifest) -> bool:
-    """Whether the commit that is there already is whole, and of the same phase as the new one."""
-    if damage(final, deep=True):
-        return False
+def _why_not(final: Path, manifest: Manifest) -> str:
+    """Why the commit that is there already cannot stand for the new one; an empty string if it can."""
+    found = damage(final, deep=True)
+    if found:
+        return "; ".join(found)
     existing = read_manifest(final)
     shapes = {name: tuple(shape) for name, shape in manifest.parameters.items()}
-    return existing.phase == manifest.phase and existing.parameters == shapes
+    if (existing.phase, existing.kind, existing.parameters) != (manifest.phase, manifest.kind, shapes):
+        return "another phase, another kind or other parameters than what was saved in its place"
+    return ""
 
 
 def _check_whole(temporary: Path, manifest: Manifest) -> None:

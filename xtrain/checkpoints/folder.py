@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Literal
 from xtrain.checkpoints.commit import damage, free_path, move_aside, publish, sync_folder
 from xtrain.checkpoints.manifest import (
     MANIFEST,
+    REASON,
     UNFINISHED,
     Manifest,
     Series,
@@ -25,7 +25,6 @@ from xtrain.checkpoints.manifest import (
 from xtrain.files import writing
 
 TRAINER = "trainer.json"  # the state of the loop; its "selection" names the best step
-REASON = "set-aside.txt"  # why a commit was set aside
 State = Literal["finished", "damaged", "unfinished", "set aside"]
 
 
@@ -129,16 +128,10 @@ class CheckpointFolder:
         return None
 
     def set_aside(self, commit: Commit | str, reason: str) -> Path:
-        """Rename a broken commit to ``NAME.broken``: it is never read again, and can be examined; returns where it is.
-
-        The reason is written beside its files, if that is possible.
-        """
+        """Rename a broken commit to ``NAME.broken``, where it is never read again and can be examined."""
         name = commit if isinstance(commit, str) else commit.name
         self._verified.discard(name)
-        moved = move_aside(self.path / name)
-        with contextlib.suppress(OSError):
-            (moved / REASON).write_text(reason + "\n", "utf-8")
-        return moved
+        return move_aside(self.path / name, reason)
 
     def retain(self, keep: int, *, best_step: int = -1, protect: Container[str] = ()) -> list[str]:
         """Delete all but the newest ``keep`` full commits; returns the names that are gone.
@@ -195,11 +188,6 @@ class CheckpointFolder:
         """Delete every checkpoint, oldest first: for training that begins anew."""
         for entry in self.entries():
             self.delete(entry.path)
-
-    def bytes(self, path: Path) -> int:
-        """Bytes of the files in a folder in here."""
-        with os.scandir(path) as files:
-            return sum(file.stat(follow_symlinks=False).st_size for file in files if not file.is_dir())
 
     def _entry(self, name: str) -> Entry | None:
         """What the folder ``name`` is, or None if it is nothing of ours."""

@@ -16,6 +16,7 @@ from xtrain.files import sha256
 MANIFEST = "manifest.json"
 UNFINISHED = ".tmp"  # the ending of a folder that does not exist yet, or no longer
 SET_ASIDE = ".broken"  # the ending of one that was found damaged
+REASON = "set-aside.txt"  # in it: why
 Kind = Literal["full", "weights"]
 """``full``: weights and the optimizer's state; ``weights``: weights alone."""
 Series = Literal["step", "best"]

@@ -8,7 +8,7 @@ from xtrain.model.encoder import Encoder
 from xtrain.model.export import SavedHead, load_heads, save_encoder
 from xtrain.model.heads import Head
 from xtrain.model.heads import build as build_head
-from xtrain.model.loading import LoadReport, base_fingerprint, load_encoder, read_word_embeddings, resolve
+from xtrain.model.loading import LoadReport, base_fingerprint, load_encoder, resolve
 from xtrain.model.memory import keep_freed_memory
 from xtrain.model.phase_model import PhaseModel, split_weights
 from xtrain.model.vocabulary import UsedVocabulary, untouched_decay
@@ -27,7 +27,6 @@ __all__ = [
     "layer_for_retrieval",
     "load_encoder",
     "load_heads",
-    "read_word_embeddings",
     "resolve",
     "save_encoder",
     "sentence_vectors",

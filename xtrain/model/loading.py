@@ -183,14 +183,6 @@ def used_vocabulary(config: XLMRobertaConfig, used: Tensor) -> UsedVocabulary:
     return UsedVocabulary(used, config.vocab_size, special, config.pad_token_id)
 
 
-def read_word_embeddings(folder: Path) -> Tensor:
-    """The whole word embedding table in ``folder``, (V, H) fp32."""
-    path, name = locate_word_embeddings(folder)
-    with safe_open(path, framework="pt") as file:
-        table: Tensor = file.get_tensor(name).to(torch.float32, copy=True)
-    return table
-
-
 def locate_word_embeddings(folder: Path) -> tuple[Path, str]:
     """The file in ``folder`` that the word embedding table is in, and its name there."""
     places = _places(folder)

@@ -42,16 +42,24 @@ class UsedVocabulary:
         assert rows.is_cuda or int(rows.min()) >= 0, "a token that is not in the kept vocabulary"
         return rows
 
-    def expand(self, kept_rows: Tensor, full_rows: Tensor, decay: float = 1.0) -> Tensor:
-        """The full table (V, H) after training, in the dtype of ``full_rows``.
+    def within(self, first: int, last: int) -> tuple[int, int]:
+        """Which of the kept rows are among the rows ``first`` to ``last`` of the full table: from one to another."""
+        begin, end = torch.searchsorted(self.kept, torch.tensor([first, last])).tolist()
+        return int(begin), int(end)
 
-        ``kept_rows`` (K, H) are the trained rows, ``full_rows`` (V, H) the table training started from,
-        ``decay`` the factor of :func:`untouched_decay`.
+    def expand(self, kept_rows: Tensor, full_rows: Tensor, decay: float = 1.0, first: int = 0) -> Tensor:
+        """The full table after training, or some rows of it: like ``full_rows``, in their dtype.
+
+        ``full_rows`` (n, H) are the rows from ``first`` on of the table (V, H) that training started from,
+        ``kept_rows`` the trained rows that are :meth:`within` them, ``decay`` the factor of
+        :func:`untouched_decay`.
         """
-        assert kept_rows.shape == (len(self.kept), full_rows.shape[1]), (kept_rows.shape, full_rows.shape)
-        assert full_rows.shape[0] == self.vocab_size, (full_rows.shape, self.vocab_size)
+        last = first + len(full_rows)
+        assert last <= self.vocab_size, f"rows to {last} of {self.vocab_size}"
+        begin, end = self.within(first, last)
+        assert kept_rows.shape == (end - begin, full_rows.shape[1]), (kept_rows.shape, end - begin, full_rows.shape)
         full = full_rows * decay
-        full[self.kept.to(full.device)] = kept_rows.to(full.dtype)
+        full[self.kept[begin:end].to(full.device) - first] = kept_rows.to(full.dtype)
         return full
 
 

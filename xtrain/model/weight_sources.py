@@ -84,8 +84,8 @@ class LazyTensors(Mapping[str, Tensor]):
 class Expanded:
     """An encoder's weights with the whole word embeddings, where training had the used rows alone.
 
-    The same numbers, bit for bit, as :meth:`~xtrain.model.vocabulary.UsedVocabulary.expand` gives, without the
-    table (V, H) ever being in memory.
+    What :meth:`~xtrain.model.vocabulary.UsedVocabulary.expand` makes of the whole table (V, H), bit for bit, without
+    the table ever being in memory.
     """
 
     def __init__(self, source: WeightSource, vocabulary: UsedVocabulary, base: WeightSource, decay: float) -> None:
@@ -107,9 +107,8 @@ class Expanded:
         return rows.view(-1)[start - first * width : stop - first * width]
 
     def _rows(self, first: int, last: int, width: int) -> Tensor:
-        rows = self.base.read(WORD_EMBEDDINGS, first * width, last * width).view(last - first, width) * self.decay
-        kept = self.vocabulary.kept  # (K,) sorted
-        begin, end = torch.searchsorted(kept, torch.tensor([first, last])).tolist()
-        trained = self.source.read(WORD_EMBEDDINGS, begin * width, end * width).view(end - begin, width)
-        rows[kept[begin:end] - first] = trained
-        return rows
+        """Rows ``first`` to ``last`` of the full table."""
+        before = self.base.read(WORD_EMBEDDINGS, first * width, last * width).view(-1, width)
+        begin, end = self.vocabulary.within(first, last)
+        trained = self.source.read(WORD_EMBEDDINGS, begin * width, end * width).view(-1, width)
+        return self.vocabulary.expand(trained, before, self.decay, first)

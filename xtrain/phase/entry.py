@@ -28,9 +28,9 @@ from xtrain.phase.shared_folder import check_present, check_shared
 from xtrain.phase.training import train_phase
 from xtrain.run_directory import RunDirectory
 from xtrain.training.agreement import Agreement
+from xtrain.training.attempts import TrainingFailed
 from xtrain.training.engine import initialize_ranks
 from xtrain.training.guard import Guard
-from xtrain.training.health import TrainingFailed
 from xtrain.training.preemption import Preempted
 from xtrain.training.watchdog import Watchdog
 
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         _tell(watch, error, EXIT_USER)
         _leave(EXIT_USER, [], f"error: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _tell(watch, error, EXIT_INTERRUPTED)
         _leave(EXIT_INTERRUPTED, [], "stopped at once; the same command goes on from the last checkpoint")
     except Exception as error:
         _tell(watch, error, EXIT_OURS)
@@ -100,7 +101,7 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
         with PhaseObserver(run, phase, ranks) as observer:
             watchdog = _watchdog(run, phase, ranks, observer)
             watch.append(watchdog)
-            guard = Guard(signals, agreement, watchdog.tick)
+            guard = Guard(signals, agreement, watchdog)
             environment = describe_environment(ranks, device)
             observer.event("start", **environment)
             work = evaluate_phase if phase.kind == EVALUATE else train_phase

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xtrain.checkpoints import CheckpointFolder
-from xtrain.checkpoints.commit import commit_name
+from xtrain.checkpoints import CheckpointFolder, commit_name
 from xtrain.data import JoinedShard, Shard
 from xtrain.data.masking import Masking
 from xtrain.dispatch.rendezvous import Ranks
@@ -29,11 +28,12 @@ from xtrain.phase.heads import MASKED, new_head, shared_heads
 from xtrain.phase.observer import PhaseObserver
 from xtrain.run_directory import RunDirectory
 from xtrain.training.agreement import Agreement
+from xtrain.training.attempts import Attempts, Collapsed
 from xtrain.training.budget import RankMemory, snapshot_budget
 from xtrain.training.engine import TrainEngine, is_offloaded
 from xtrain.training.feeding import Feeder, num_workers
 from xtrain.training.guard import Guard
-from xtrain.training.health import Attempts, Collapsed, Health
+from xtrain.training.health import Health
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.optimizer import missing_build_tools, op_is_built
 from xtrain.training.pieces import STATE_KINDS
@@ -61,14 +61,14 @@ def train_phase(
             observer.start_progress(f"train {phase.name}", trainer.plan.num_steps, "step")
             outcome = trainer.run()
             break
-        except Collapsed as collapse:
-            _begin_anew(attempts, collapse, run, observer, guard)
+        except Collapsed as collapsed:
+            _begin_anew(attempts, collapsed, run, observer, guard)
         finally:
             observer.end_progress()
     if ranks.is_first:
-        guard.tick("writing the encoder")
-        _export(run, outcome)
-        observer.log_encoder(run.encoder)
+        with guard.allow("writing the encoder", minutes=60):
+            _export(run, outcome)
+            observer.log_encoder(run.encoder)
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # the phase is finished: nothing resumes from them
     return {
         "steps": outcome.step,
@@ -77,7 +77,7 @@ def train_phase(
         "dev_score": outcome.best_score,
         "stopped_early": outcome.stopped_early,
         "skipped_steps": trainer.num_skipped,
-        **attempts.summary(),
+        **attempts.summary(trainer.health.detector.found_at),
         "saves": trainer.saver.num_saves,
         "save_stall_seconds": round(trainer.saver.stall_seconds, 3),
         "tokens_per_second": round(trainer.mean_tokens_per_second, 1),
@@ -107,7 +107,8 @@ def _trainer(
     ds_config = read_json(run.ds_config)
     if not missing_build_tools() and not op_is_built(is_offloaded(ds_config)):
         observer.say("      building DeepSpeed's Adam (once on this machine; a minute or two)")
-    engine = TrainEngine(model, phase.recipe, ds_config, device)
+    with guard.allow("building the engine", minutes=30):  # its op, on the first rank of a machine
+        engine = TrainEngine(model, phase.recipe, ds_config, device)
     environment |= engine.choices
     if ranks.is_first:
         write_json(run.environment, environment)
@@ -117,7 +118,7 @@ def _trainer(
     feeder = Feeder(
         plan, rank=ranks.rank, world_size=ranks.world_size, num_workers=num_workers(phase.engine),
         tokens_per_micro_batch=phase.engine.tokens_per_micro_batch, signals=phase.engine.preemption_signals,
-        with_ids=phase.engine.log_example_ids, on_event=observer.event,
+        with_ids=phase.engine.log_example_ids and ranks.is_first, on_event=observer.event,
     )  # fmt: skip
     return Trainer(
         engine=engine,
@@ -129,7 +130,7 @@ def _trainer(
         saver=_saver(run, phase, engine, guard.agreement, observer),
         feeder=feeder,
         guard=guard,
-        health=Health.of(phase.recipe, phase.engine, plan, ds_config, device),
+        health=Health.of(phase.recipe, phase.engine, plan, ds_config, device, model),
         evaluate=DevEvaluation(phase, dev, device) if dev else None,
         encoder_shape=(_matrix_parameters(encoder), encoder.num_layers, encoder.hidden_size),
     )
@@ -161,12 +162,15 @@ def _saver(
 
 
 def _begin_anew(
-    attempts: Attempts, collapse: Collapsed, run: RunDirectory, observer: PhaseObserver, guard: Guard
+    attempts: Attempts, collapsed: Collapsed, run: RunDirectory, observer: PhaseObserver, guard: Guard
 ) -> None:
-    """Record a collapse and clear the way for the next seed; raises where the recipe allows no other."""
-    attempts.collapsed(collapse, observer)
+    """Record a collapse, and clear the way for the next seed; raises where the recipe allows no other."""
+    try:
+        attempts.collapsed(collapsed, observer)
+    finally:
+        if guard.agreement.rank == 0:
+            CheckpointFolder(run.checkpoints).clear()
     if guard.agreement.rank == 0:
-        CheckpointFolder(run.checkpoints).clear()
         observer.begin_anew(attempts.number)
     guard.agreement.barrier()
 
@@ -197,9 +201,7 @@ def _joined(shards: Sequence[Shard]) -> Shard | JoinedShard:
     return shards[0] if len(shards) == 1 else JoinedShard(shards)
 
 
-def _build_model(
-    phase: PhaseFile, start: Path, kept_rows: Tensor | None, seed: int
-) -> tuple[PhaseModel, list[str]]:
+def _build_model(phase: PhaseFile, start: Path, kept_rows: Tensor | None, seed: int) -> tuple[PhaseModel, list[str]]:
     """The encoder of ``start`` with its heads, and what was filled; weights are in fp32, DeepSpeed casts them."""
     encoder, report = load_encoder(start, torch.float32, dropout=phase.recipe.dropout, kept_rows=kept_rows)
     torch.manual_seed(seed)  # heads start from the seed alone, on every rank alike

@@ -12,6 +12,7 @@ import xtrain.starter
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.graph import EVALUATE, Graph, Phase
+from xtrain.report.collapses import Troubles
 from xtrain.report.figures import Curve
 from xtrain.report.html import FINISHED, PhaseSummary, StudySummary, write_report
 from xtrain.report.statistics import LAST, ResultRow, assemble, result_rows
@@ -24,8 +25,10 @@ from xtrain.tracking.record import read_events, read_metrics
 def report_study(graph: Graph, out: Path, console: Console) -> Path:
     """Print the study's table, write ``report.html`` into ``out`` and return its path.
 
-    Raises a :class:`UserError` where no evaluation is finished yet.
+    Runs that are missing or failed leave their cells empty, and are counted. Raises a :class:`UserError` where no
+    evaluation is finished yet.
     """
+    troubles = Troubles.of(graph, out)
     scores = {
         phase.hash: phase.run_directory(out).read_scores()
         for phase in graph.phases.values()
@@ -35,23 +38,24 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
         raise UserError(
             Problem(
                 str(out),
-                "has no finished evaluation of this study",
+                "\n  ".join(["has no finished evaluation of this study", *troubles.lines()]),
                 remedy="python -m xtrain run STUDY first",
             )
         )
     grid = assemble(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
-    missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in scores})
+    known = {*scores, *troubles.failed, *troubles.left_out}
+    missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in known})
     trained = {row: text for row, text in trained_on(graph).items() if text != row}  # else the name says it
     summary = StudySummary(
         name=graph.study.name,
         base=graph.study.base,
         seeds=graph.study.seeds,
-        phases=[_summary(phase, phase.run_directory(out)) for phase in graph.phases.values()],
+        phases=[_summary(phase, phase.run_directory(out), troubles) for phase in graph.phases.values()],
         protocol=_joined_protocol(scores),
         disclaimer=disclaimer,
         trained_on=trained,
-        warnings=[f"not evaluated yet: {name}" for name in missing] + _unlabelled(scores),
+        warnings=[*troubles.lines(), *(f"not evaluated yet: {name}" for name in missing), *_unlabelled(scores)],
     )
     print_tables(grid, console, disclaimer)
     for warning in summary.warnings:
@@ -102,19 +106,22 @@ def _joined_protocol(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {**shared, "tasks": tasks}
 
 
-def _summary(phase: Phase, run: RunDirectory) -> PhaseSummary:
+def _summary(phase: Phase, run: RunDirectory, troubles: Troubles) -> PhaseSummary:
     """A phase as the page's section on training shows it."""
     done = read_json(run.done_marker) if run.done else {}
     metrics = [line for line in read_metrics(run.metrics) if "loss" in line]
     speeds = [line["tokens_per_second"] for line in metrics]
     failure = next((event for event in reversed(read_events(run.events)) if event["event"] == "failed"), None)
-    status = FINISHED if run.done else "failed" if failure else "not run yet"
+    status, note = FINISHED, troubles.note(phase)
+    if not run.done:
+        other = ("failed", failure["error"]) if failure else ("not run yet", "")
+        status, note = troubles.status(phase) or other
     return PhaseSummary(
         name=phase.name.removesuffix(f"-s{phase.seed}"),
         kind=phase.kind,
         seed=phase.seed,
         status=status,
-        note=failure["error"] if failure and not run.done else "",
+        note=note,
         steps=done.get("steps"),
         selected_step=done.get("selected_step"),
         seconds=done.get("seconds"),

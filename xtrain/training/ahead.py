@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import io
 import mmap
 import os
@@ -34,7 +35,7 @@ from xtrain.training.preemption import blocked, ignore_in_worker
 #
 # Why a new Python and not fork: a forked worker would keep a copy of every page of weights and optimizer state that
 # the rank has changed since, would inherit locks that Gloo's, W&B's or the writer's threads hold, and the GPU's
-# context. A new Python costs two seconds, once, while the engine is being built.
+# context. A new Python costs two seconds, once.
 
 FUNCTION, VALUE, ERROR = b"F", b"V", b"E"
 ALWAYS_IGNORED = ("SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -137,6 +138,7 @@ def serve(descriptor: int, parent: int, signals: Sequence[str]) -> None:
     Until this is reached signals are blocked, as they were in the parent while it started the process.
     """
     ignore_in_worker(signals)
+    faulthandler.enable()  # a worker that the kernel ends says where: a file that was cut short, for example
     torch.set_num_threads(1)
     function: Callable[[int], Any] = abs  # never used: the real one comes first
     with socket.socket(fileno=descriptor) as line:

@@ -174,17 +174,18 @@ class TrainEngine:
         module: nn.Module = self._engine.module
         return module
 
-    def accumulate(self, batch: PackedBatch, num_units: int, *, last: bool) -> tuple[Tensor, Tensor]:
-        """Forward and backward of one micro-batch; returns its summed loss and its logits, detached.
+    def accumulate(self, batch: PackedBatch, num_units: int, *, last: bool) -> Tensor:
+        """Forward and backward of one micro-batch; returns its summed loss, detached.
 
         ``num_units`` is the number of examples (or tokens) of the *global* batch, over all micro-batches and
         ranks: dividing by it here, and multiplying by the world size that DeepSpeed's averaging divides by,
         makes the accumulated gradient that of the mean loss over the global batch.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        loss_sum, logits = self._engine(batch)
+        loss_sum, _ = self._engine(batch)
         self._engine.backward(loss_sum * (self._world_size / num_units))
-        return loss_sum.detach(), logits.detach()
+        summed: Tensor = loss_sum.detach()
+        return summed
 
     def step(self, learning_rate: float) -> StepResult:
         """Clip, update, and clear the gradients; a gradient that is not finite changes nothing."""
@@ -198,7 +199,7 @@ class TrainEngine:
         except Exception as error:  # DeepSpeed has no type of its own for it
             if "loss scale already at minimum" not in str(error):
                 raise
-            raise UserError(loss_scale_problem(self.loss_scale)) from error
+            return StepResult(math.inf, skipped=True)  # the loop knows the floor, and what to say
         skipped = self._engine.skipped_steps > skipped_before
         return StepResult(math.inf if skipped else float(self._engine.get_global_grad_norm()), skipped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -191,6 +192,8 @@ class Feeder:
         )
         if sum(before > step - WITHIN_STEPS for before in self._deaths) >= MOST_DEATHS:
             raise UserError(_dies_again_and_again(step, death))
+        # events of other ranks than the first are not kept
+        print(f"rank {self._rank}: {death}, at step {step}: another takes its place", file=sys.stderr, flush=True)
         self._workers[number] = self._new_worker()
         for asked in self._asked[number]:
             self._workers[number].ask(asked)

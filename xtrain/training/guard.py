@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 
 from xtrain.training.agreement import Agreement
 from xtrain.training.preemption import Preempted, Signals, signal_name
+from xtrain.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,16 @@ class Guard:
 
     signals: Signals
     agreement: Agreement
-    tick: Callable[[str], None]
-    """Tells the watchdog what begins now: without a tick for too long, the run is taken for hung."""
+    watchdog: Watchdog
+    """Where nothing is ticked for too long, it takes the run for hung."""
+
+    def tick(self, what: str) -> None:
+        """This rank's main thread is alive and begins ``what``."""
+        self.watchdog.tick(what)
+
+    def allow(self, what: str, minutes: float) -> contextlib.AbstractContextManager[None]:
+        """Inside, ``what`` may take so long without a tick."""
+        return self.watchdog.allow(what, 60.0 * minutes)
 
     def signalled(self) -> int:
         """The number of a signal that any rank has received, 0 if none has; collective."""

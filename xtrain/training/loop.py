@@ -117,7 +117,9 @@ class Trainer:
                 result = self._global_step(step, learning_rate)
                 step += 1
                 self._log(step, learning_rate, result)
-                self.health.check(step)
+                collapse = self.health.check(step)
+                if collapse is not None:  # the recipe goes on all the same
+                    self.observer.event("collapse", step=step, **collapse.fields())
                 best = self._evaluation_due(step) and self._select(step)
                 self._boundary(step, best=best)
         finally:
@@ -130,7 +132,7 @@ class Trainer:
 
     def _resume(self) -> int:
         saver = self.saver
-        commit = newest(saver.folder, saver.phase, self.guard.agreement, self.observer)
+        commit = newest(saver.folder, saver.phase, self.seed, self.guard.agreement, self.observer)
         if commit is None:
             return 0
         state = trainer_state(commit.path)
@@ -177,10 +179,10 @@ class Trainer:
                 batch = batch if compared is None else compared.given_to(batch, positions)
                 seed_dropout(self.seed, step, number, rank, device)
                 last = number == len(work.batches) - 1
-                loss_sum, logits = self.engine.accumulate(batch, work.num_units, last=last)
+                loss_sum = self.engine.accumulate(batch, work.num_units, last=last)
             loss_sum = loss_sum if compared is None else compared.loss_of(positions, weights)
             self.window.add_loss(work.task, loss_sum / work.num_units)
-            self.health.add(work.task, logits, batch)
+            self.health.add(work.task, loss_sum, batch)
         self.window.end_step(work.task)
         matrices, layers, hidden = self.encoder_shape
         flops = training_flops(work.num_tokens, work.sum_squared_lengths, matrices, layers, hidden)
@@ -189,6 +191,8 @@ class Trainer:
         with naming_work(f"step {step + 1} on rank {rank}", "the optimizer's update", self.settings, device):
             result = self.engine.step(learning_rate)
         self.health.after_step(step + 1, work.task, result.skipped, self.engine.loss_scale)
+        if result.skipped:
+            self.observer.event("step_skipped", step=step + 1, task=work.task, in_all=self.num_skipped)
         return result
 
     def _contrast(self, work: StepWork) -> GlobalContrast | None:

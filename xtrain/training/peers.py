@@ -176,6 +176,7 @@ class Peers:
         self.missing: list[int] = []
         self.token = ""
         self._pending: list[Link] = []
+        self._early: list[tuple[Link, Message]] = []  # heard while others were still awaited
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -201,8 +202,10 @@ class Peers:
         }
         store.set(STORE_KEY, json.dumps(meeting))
         deadline = time.monotonic() + MEET_SECONDS
+        early: list[tuple[Link, Message]] = []
         while len(self.links) < world_size - 1 and time.monotonic() < deadline:
-            self.poll(0.2)
+            early += self.poll(0.2)
+        self._early = early
         self.missing = [rank for rank in range(1, world_size) if rank not in self.links]
 
     def _connect(self, store: Store, world_size: int) -> None:
@@ -226,8 +229,8 @@ class Peers:
 
     def poll(self, seconds: float) -> list[tuple[Link, Message]]:
         """Wait for messages for at most ``seconds``; gives those that came, each with its link."""
-        heard: list[tuple[Link, Message]] = []
-        for key, _ in self._selector.select(seconds):
+        heard, self._early = self._early, []
+        for key, _ in self._selector.select(0 if heard else seconds):
             if key.fileobj is self._wake_in:
                 with contextlib.suppress(OSError):
                     self._wake_in.recv(1 << 12)

@@ -1,4 +1,4 @@
-"""What ZeRO keeps of each parameter on this rank: fp32 weights and Adam's moments, as pieces of flattened parameters."""
+"""What ZeRO keeps of each parameter on this rank, fp32 weights and Adam's moments, as pieces of flat parameters."""
 
 from __future__ import annotations
 

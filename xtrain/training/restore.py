@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtrain.checkpoints import CheckpointFolder, Commit, damage
-from xtrain.checkpoints.commit import commit_name
-from xtrain.checkpoints.folder import TRAINER
+from xtrain.checkpoints import TRAINER, CheckpointFolder, Commit, commit_name, damage
 from xtrain.errors import Problem, UserError
 from xtrain.files import read_json
 from xtrain.model.sharded_weights import ShardedWeights
@@ -17,8 +15,8 @@ from xtrain.training.pieces import STATE_KINDS, WEIGHTS, ZeroState
 from xtrain.training.saver import Events
 
 
-def newest(folder: CheckpointFolder, phase: str, agreement: Agreement, observer: Events) -> Commit | None:
-    """The newest checkpoint of ``phase`` that all ranks together find whole; collective.
+def newest(folder: CheckpointFolder, phase: str, seed: int, agreement: Agreement, observer: Events) -> Commit | None:
+    """The newest checkpoint of ``phase`` from ``seed`` that all ranks together find whole; collective.
 
     A broken one is set aside, and said so. A checkpoint needs the best weights that its selection speaks of; where
     they are broken, an older checkpoint that speaks of others is taken. Only if there is none training goes on without
@@ -34,7 +32,14 @@ def newest(folder: CheckpointFolder, phase: str, agreement: Agreement, observer:
         commit = _verified(folder, name, phase, agreement, observer)
         if commit is None:
             continue
-        best = int(read_json(commit.path / TRAINER)["selection"]["best_step"])
+        state = trainer_state(commit.path)
+        if int(state["seed"]) != seed:  # of an attempt that collapsed, killed before it was cleared away
+            agreement.barrier()
+            if agreement.rank == 0:
+                _set_aside(folder, name, f"it is of seed {state['seed']}, not {seed}", observer)
+            agreement.barrier()
+            continue
+        best = int(state["selection"]["best_step"])
         if best < 0 or _verified(folder, commit_name("best", best), phase, agreement, observer) is not None:
             return commit
         without_best.append((name, commit_name("best", best)))
@@ -45,9 +50,7 @@ def newest(folder: CheckpointFolder, phase: str, agreement: Agreement, observer:
     return folder.find(name)
 
 
-def _verified(
-    folder: CheckpointFolder, name: str, phase: str, agreement: Agreement, observer: Events
-) -> Commit | None:
+def _verified(folder: CheckpointFolder, name: str, phase: str, agreement: Agreement, observer: Events) -> Commit | None:
     """The commit if every file of it has the bytes that were written; ranks share the hashing."""
     commit = folder.find(name)
     if commit is None:

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xtrain.checkpoints import CheckpointFolder, FileEntry, Manifest
-from xtrain.checkpoints.commit import commit_name
-from xtrain.checkpoints.folder import TRAINER
+from xtrain.checkpoints import TRAINER, CheckpointFolder, FileEntry, Manifest, commit_name
 from xtrain.errors import Problem, UserError
 from xtrain.files import is_disk_full, sha256, write_json
 from xtrain.model.sharded_weights import FILE_NAME
@@ -108,7 +106,7 @@ class Saver:
         self._pieces = self.state.owned()
         self._shapes = self.state.shapes()
         self._buffers: dict[str, Tensor] = {}
-        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
         self._job: Job | None = None
         self._failed: Job | None = None  # its copy is kept, and written at the next try
         self._due = False  # a save without a copy failed: the state of a later step is to be saved soon

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 import torch.distributed as dist
 
 from xtrain.errors import EXIT_OURS, UserError
@@ -79,8 +78,10 @@ class Standing:
 class Watchdog:
     """Watches over one rank. ``tick`` is for the main thread; nothing happens before ``start``.
 
-    ``stall_seconds`` without a tick end the run. ``on_ending(kind, fields)`` is told on every rank before it leaves
-    (for ``events.jsonl``); it runs in a thread of its own and is not waited for longer than a few seconds.
+    ``stall_seconds`` without a tick on any rank end the run, and ``silent_seconds`` without a sign of a rank's thread.
+    ``store`` is the process group's, None in a world of one. ``on_ending(kind, fields)`` is told before a rank leaves
+    (for ``events.jsonl``), on all but the one that ends of its own error; it runs in a thread of its own, and is not
+    waited for longer than a few seconds.
     """
 
     def __init__(
@@ -197,12 +198,16 @@ class Watchdog:
             self._watch()
         except Exception:
             self._say(f"warning: the watchdog of rank {self.rank} ended:\n{traceback.format_exc()}")
+            with contextlib.suppress(Exception):  # training is well: the others are not to take it for dead
+                self._peers.tell({"goodbye": True})
+                self._peers.say_goodbye(LEAVE_SECONDS)
         finally:
             faulthandler.cancel_dump_traceback_later()
             faulthandler.unregister(STACK_SIGNAL)
             self._peers.close()
             assert self._stacks is not None
             self._drop_empty_stacks()
+            self._stacks.close()
 
     def _watch(self) -> None:
         """The thread: listen, count, judge, until asked to end."""
@@ -220,7 +225,10 @@ class Watchdog:
                 return
             ending = endings[0] if endings else self._judge()
             if ending is not None:
-                self._leave(ending)
+                try:
+                    self._leave(ending)
+                finally:
+                    os._exit(ending.code or EXIT_OURS)
             if request is not None:
                 self._peers.tell({"goodbye": True})
                 self._peers.say_goodbye(LEAVE_SECONDS)
@@ -245,6 +253,7 @@ class Watchdog:
             self._standings[link.rank] = Standing(**message["standing"])
         if "goodbye" in message:
             link.said_goodbye = True
+            self._age = 0.0  # what it was waited for came to an end
             self._standings.pop(link.rank, None)
             self._peers.drop(link)
         return Ending.of(message["end"]) if "end" in message else None
@@ -305,7 +314,7 @@ class Watchdog:
         return Ending("stall", rank, host, text, EXIT_OURS)
 
     def _leave(self, ending: Ending) -> None:
-        """Tell the others, print the cause, write the stacks if it is a stall, and end this process."""
+        """Tell the others, print the cause, and write the stacks if it is a stall; this process then ends."""
         self._leaving.set()
         faulthandler.cancel_dump_traceback_later()
         started = time.monotonic()
@@ -324,7 +333,6 @@ class Watchdog:
         time.sleep(max(0.0, started + LEAVE_SECONDS - time.monotonic()))
         if silent is not None:
             silent.send(signal.SIGKILL)
-        os._exit(ending.code or EXIT_OURS)
 
     def _farewell(self, ending: Ending) -> None:
         """All that may hang with the disk or the terminal, in a thread of its own."""
@@ -373,7 +381,7 @@ def lost_peer(error: BaseException) -> bool:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, (dist.DistError, ConnectionError)):
-            return not isinstance(seen, torch.OutOfMemoryError)
+            return True
         words = str(seen).lower()
         if isinstance(seen, RuntimeError) and any(word in words for word in ("gloo", "nccl", "peer", "connection")):
             return True
