@@ -54,7 +54,7 @@ def run(case: dict[str, Any], model_folder: Path, shards: dict[str, Shard], rank
         for number, share in enumerate(dealt):
             batch = whole.part(*share)
             seed_dropout(3, step, number, rank, device)
-            loss_sum, _ = engine.accumulate(batch, whole.num_units(), last=number == len(dealt) - 1)
+            loss_sum = engine.accumulate(batch, whole.num_units(), last=number == len(dealt) - 1)
             health.add(whole.task, loss_sum, batch)
             total += float(loss_sum)
         engine.step(schedule(step))

@@ -220,7 +220,7 @@ def run_cases(out: Path, model: Path, data: Path, cases: Sequence[dict[str, Any]
         for name, value in {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": str(PROJECT)}.items():
             patch.setenv(name, value)
         failure = run_ranks(python(str(WORKER), str(out), str(model), json.dumps(cases)), ranks, out)
-        assert failure is None, failure.last_lines()
+        assert failure is None, failure
     found = [json.loads((out / f"rank-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
     for name in found[0]:
         found[0][name]["losses"] = [sum(shares) for shares in zip(*(one[name]["losses"] for one in found), strict=True)]

@@ -39,9 +39,9 @@ so small that the window has fewer, it is longer."""
 NOT_BETTER = 0.98
 """Share of the loss of always answering the gold frequencies that counts as no better: 2 % are the luck of a window."""
 NEARLY_CONSTANT = 0.9  # share of a gold class above which always answering it is what should be learnt first
-ALIKE = 0.01
-"""Spread of the features below which inputs look alike: collapsed runs have at most 0.002 (rounding in bf16), ones that
-have learnt nothing yet 0.03 or more."""
+ALIKE = 0.007
+"""Spread of the features below which inputs look alike: collapsed runs have at most 0.002 (rounding in bf16), sound
+ones that have learnt nothing yet 0.023 or more."""
 ONE_CLASS = 0.99  # share of one class in the predictions without dropout
 EQUAL = 0.99  # entropy of the choices, as a share of that of equal probabilities: no choice is preferred
 LEARNT = 0.9  # share of the loss of the gold frequencies: a window below it shows that something had been learnt

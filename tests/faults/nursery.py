@@ -1,0 +1,85 @@
+"""Starts ranks quickly: a process that has imported everything once, and forks a rank wherever one is wanted.
+
+Reads one JSON object a line from its input: ``{"run", "ranks", "port", "fault", "logs", "environment"}``, and answers
+with two lines: ``{"pids": [...]}`` as soon as the ranks run, ``{"codes": [...]}`` when all have ended (negative: the
+signal). A rank is what ``python train.py RUN`` is, with a fault built in where the job names one (see faults.py). The
+ranks of a job are a process group of their own. There is no launcher that would end the others when one has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from typing import Any, NoReturn
+
+import deepspeed  # noqa: F401 - imported here so that the forked ranks need not
+import faults
+import torch
+import transformers.models.xlm_roberta.modeling_xlm_roberta  # noqa: F401
+
+from xtrain.phase import entry
+
+LEFT_SECONDS = 60.0  # a rank that is still there so long after the first has failed is killed, and shows as such
+
+
+def main() -> None:
+    """Serve jobs until the input ends."""
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        pids: list[int] = []
+        for rank in range(job["ranks"]):
+            pid = os.fork()
+            if pid == 0:
+                be_a_rank(job, rank)
+            os.setpgid(pid, pids[0] if pids else pid)
+            pids.append(pid)
+        print(json.dumps({"pids": pids}), flush=True)
+        print(json.dumps({"codes": wait_for(pids)}), flush=True)
+
+
+def wait_for(pids: list[int]) -> list[int]:
+    """The exit codes of all, in order."""
+    codes: dict[int, int] = {}
+    failed = 0.0
+    while len(codes) < len(pids):
+        for pid in pids:
+            if pid not in codes:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+                    failed = failed or (time.monotonic() if codes[pid] else 0.0)
+                elif failed and time.monotonic() - failed > LEFT_SECONDS:
+                    os.kill(pid, 9)
+        time.sleep(0.01)
+    return [codes[pid] for pid in pids]
+
+
+def be_a_rank(job: dict[str, Any], rank: int) -> NoReturn:
+    """What train.py does, in this forked process."""
+    try:
+        log = os.open(f"{job['logs']}/rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.update(
+            RANK=str(rank), WORLD_SIZE=str(job["ranks"]), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(job["ranks"]),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]), **job["environment"],
+        )  # fmt: skip
+        if job["fault"]:
+            faults.build_in(rank=rank, **job["fault"])
+        code = entry.main([job["run"]])
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""A phase of a tiny model that is trained by real ranks of DeepSpeed's engine, disturbed, and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from toy import PROJECT, read_jsonl, study, write_study
+
+from xtrain.dispatch.rendezvous import free_port
+from xtrain.runner import open_study, write_phase
+
+STEPS, SAVE_EVERY, EVAL_EVERY = 12, 3, 4
+
+
+def settings(stage: int, *, recipe: Mapping[str, Any] | None = None, **engine: Any) -> dict[str, Any]:
+    """A study of one phase: 12 steps in bf16 with dropout, saved every 3, evaluated every 4."""
+    target = {
+        "max_steps": STEPS, "batch_size": 12, "max_length": 64, "learning_rate": 1e-3, "eval_every": EVAL_EVERY,
+        "collapse_window": 1000, **(recipe or {}),
+    }  # fmt: skip
+    return {
+        "intermediate": [{"name": "none"}],
+        "target": [{"task": "toy", "languages": ["en"]}],
+        "recipe": {"target": target},
+        "engine": {"ds_config": f"zero{stage}", "log_every": 1, "checkpoint_every": SAVE_EVERY,
+                   "tokens_per_micro_batch": 512, **engine},
+    }  # fmt: skip
+
+
+@dataclass
+class Ended:
+    """How the ranks of a job ended."""
+
+    codes: list[int]
+    seconds: float
+    logs: Path
+
+    def log(self, rank: int) -> str:
+        """What a rank has printed."""
+        return (self.logs / f"rank-{rank}.log").read_text("utf-8", errors="replace")
+
+    def __str__(self) -> str:
+        return f"{self.codes}\n" + "\n".join(self.log(rank)[-2000:] for rank in range(len(self.codes)))
+
+
+@dataclass
+class Nursery:
+    """The process that forks ranks: see nursery.py."""
+
+    process: subprocess.Popen[str]
+    pids: list[int] = field(default_factory=list)
+    _began: float = 0.0
+    _logs: Path = Path()
+
+    @classmethod
+    def open(cls) -> Nursery:
+        here = Path(__file__).parent
+        path = os.pathsep.join(map(str, [PROJECT, here, here.parent]))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1",
+                       "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}  # fmt: skip
+        command = [sys.executable, str(here / "nursery.py")]
+        return cls(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+
+    def start(
+        self, run: Path, ranks: int = 2, fault: Mapping[str, Any] | None = None, environment: Mapping[str, str] = {}
+    ) -> list[int]:
+        """Start the ranks of a job; returns their process ids."""
+        assert self.process.stdin is not None
+        self._began, self._logs = time.monotonic(), run / "logs"
+        for old in self._logs.glob("rank-*.log"):
+            old.unlink()
+        job = {"run": str(run), "ranks": ranks, "port": free_port(), "fault": dict(fault or {}),
+               "logs": str(self._logs), "environment": dict(environment)}  # fmt: skip
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        self.pids = self._answer()["pids"]
+        return self.pids
+
+    def wait(self) -> Ended:
+        """Wait until all ranks have ended."""
+        codes = self._answer()["codes"]
+        return Ended(codes, time.monotonic() - self._began, self._logs)
+
+    def run(self, run: Path, ranks: int = 2, fault: Mapping[str, Any] | None = None, **more: Any) -> Ended:
+        """Start the ranks and wait."""
+        self.start(run, ranks, fault, **more)
+        return self.wait()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        while True:
+            line = self.process.stdout.readline()
+            assert line, "the nursery has ended"
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+
+
+def make_run(root: Path, base: Path, data: Path, changes: Mapping[str, Any]) -> Path:
+    """The run directory of the study's one training phase, ready for ranks; made anew if it is there."""
+    shutil.rmtree(root, ignore_errors=True)
+    path = write_study(root / "study.toml", study(base, **changes))
+    job = open_study(path, data_root=data, out=root / "out")
+    phase = next(phase for phase in job.graph.phases.values() if phase.kind != "evaluate")
+    run: Path = write_phase(job, phase, Console(file=open(os.devnull, "w"))).path
+    return run
+
+
+def events(run: Path, kind: str = "") -> list[dict[str, Any]]:
+    """What events.jsonl has, of one kind if it is named."""
+    return [event for event in read_jsonl(run / "events.jsonl") if kind in ("", event["event"])]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two finished runs have the same encoder and heads, byte for byte, the selected ones and the last."""
+    names = ("model.safetensors", "heads.safetensors")
+    folders = [name for name in ("encoder", "encoder-last") if (one / name).is_dir() or (other / name).is_dir()]
+    return all((one / f / name).read_bytes() == (other / f / name).read_bytes() for f in folders for name in names)
+
+
+def steps_lost(run: Path) -> int:
+    """Steps that were trained before the last interruption and again after it."""
+    kinds = [event for event in events(run) if event["event"] in ("resume", "reached")]
+    resumed = [event["step"] for event in kinds if event["event"] == "resume"]
+    return resumed[-1] if resumed else 0
