@@ -177,7 +177,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(toy: Toy, small_disk: Path) -> None:
     path = write_study(toy.root / "s.toml", study(toy.base, **SHORT))
     result = toy.xtrain("run", str(path), "--data", str(toy.data), "--out", str(small_disk / "out"))
-    refused(result, "the disk is full", "MiB free", "--out")
+    refused(result, "the disk is full", "KiB free", "--out")
 
 
 def test_starter_without_network(toy: Toy) -> None:

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import threading
 import time
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from xtrain.checkpoints import commit
+from xtrain.checkpoints import CheckpointFolder, Manifest, commit, folder
 from xtrain.model.tensor_files import TensorFileWriter
+from xtrain.run_directory import RunDirectory
+from xtrain.training import loop, restore
 from xtrain.training.loop import Trainer
+from xtrain.training.pieces import ZeroState
 from xtrain.training.saver import Job, Saver
 
 
 def build_in(*, rank: int, kind: str, **arguments: Any) -> None:
     """Build the fault ``kind`` into this process; called before the rank begins."""
     BUILDERS[kind](rank, **arguments)
+
+
+def keep_time(path: Path) -> None:
+    """Write to ``path`` what this rank goes on from, and when its first new step is done: see ``Ended.beginning``."""
+    resume, log = Trainer._resume, Trainer._log
+    noted: dict[str, Any] = {}
+
+    def resumed(self: Trainer) -> int:
+        step = resume(self)
+        folders = {one.name: sorted(file.name for file in one.iterdir()) for one in self.saver.folder.path.glob("*/")}
+        noted.update(step=step, folders=folders)
+        path.write_text(json.dumps(noted), "utf-8")
+        return step
+
+    def logged(self: Trainer, *arguments: Any) -> None:
+        log(self, *arguments)
+        if "first_step_at" not in noted:
+            noted["first_step_at"] = time.monotonic()  # one clock for all processes of a machine
+            path.write_text(json.dumps(noted), "utf-8")
+
+    Trainer._resume, Trainer._log = resumed, logged  # type: ignore[method-assign]
 
 
 def kill(who: str, rank: int) -> None:
@@ -89,6 +118,102 @@ def kill_at_step(rank: int, step: int, who: str) -> None:
     at_step(rank, step, lambda: kill(who, rank))
 
 
+def kill_in_copy(rank: int, step: int, who: str) -> None:
+    """SIGKILL in the middle of copying the state after ``step`` steps."""
+    copy, view = Saver._copy, ZeroState.view
+    seen: list[int] = []  # pieces so far, of the copy that is under way in its thread
+
+    def copied(self: Saver, job: Job) -> None:
+        seen[:] = [0] if job.step == step else []
+        copy(self, job)
+        seen.clear()
+
+    def viewed(self: ZeroState, piece: Any, kind: str) -> Any:
+        if seen and threading.current_thread() is not threading.main_thread():
+            seen[0] += 1
+            if seen[0] == 4:
+                kill(who, rank)
+        return view(self, piece, kind)
+
+    Saver._copy, ZeroState.view = copied, viewed  # type: ignore[method-assign]
+
+
+def kill_after_publishing(rank: int, name: str, who: str) -> None:
+    """SIGKILL when the checkpoint ``name`` has just got its name, while others of the same save have not."""
+    publish = CheckpointFolder.publish
+
+    def published(self: CheckpointFolder, manifest: Manifest) -> bool:
+        result = publish(self, manifest)
+        if manifest.name == name:
+            kill(who, rank)
+        return result
+
+    CheckpointFolder.publish = published  # type: ignore[method-assign]
+
+
+def kill_in_deletion(rank: int, name: str, place: str, who: str) -> None:
+    """SIGKILL while the checkpoint ``name`` is deleted: "unnamed", when all files are there, or "half" of them."""
+    remove = shutil.rmtree
+
+    def removed(path: Any, *arguments: Any, **more: Any) -> None:
+        if Path(path).name.startswith(name):
+            files = sorted(Path(path).iterdir())
+            for file in files[: len(files) // 2] if place == "half" else []:
+                file.unlink()
+            kill(who, rank)
+        remove(path, *arguments, **more)
+
+    folder.shutil = types.SimpleNamespace(rmtree=removed)  # type: ignore[assignment]
+
+
+def kill_in_export(rank: int, folder: str, name: str, who: str) -> None:
+    """SIGKILL in the middle of the file ``name`` of ``encoder/`` or ``encoder-last/``."""
+    put = TensorFileWriter._put
+
+    def put_some(self: TensorFileWriter, data: Any) -> None:
+        put(self, data)
+        if self.path.name == name and self.path.parent.name.startswith(f".{folder}.") and self._bytes > len(data):
+            kill(who, rank)
+
+    TensorFileWriter._put = put_some  # type: ignore[method-assign]
+
+
+def kill_at_done(rank: int, place: str, who: str) -> None:
+    """SIGKILL as the phase is marked as done: "before", while the marker is "half" written, or right "after"."""
+    mark, replace = RunDirectory.mark_done, os.replace
+
+    def replaced(source: Any, target: Any) -> None:
+        if Path(target).name == "DONE" and place == "half":
+            kill(who, rank)
+        replace(source, target)
+
+    def marked(self: RunDirectory, summary: dict[str, Any]) -> None:
+        if place == "before":
+            kill(who, rank)
+        mark(self, summary)
+        if place == "after":
+            kill(who, rank)
+
+    RunDirectory.mark_done, os.replace = marked, replaced  # type: ignore[method-assign, assignment]
+
+
+def kill_in_resume(rank: int, place: str, who: str) -> None:
+    """SIGKILL in a restart: "verify", while checkpoints are hashed, or "fill", when the state is in the engine."""
+    damage, fill = restore.damage, loop.fill
+
+    def damaged(*arguments: Any, **more: Any) -> list[str]:
+        if place == "verify":
+            kill(who, rank)
+        return damage(*arguments, **more)
+
+    def filled(*arguments: Any) -> None:
+        fill(*arguments)
+        if place == "fill":
+            kill(who, rank)
+
+    restore.damage, loop.fill = damaged, filled
+
+
 def hang_at_step(rank: int, step: int, who: int) -> None:
     """One rank sleeps for ever at the beginning of a step."""
 
@@ -108,6 +233,12 @@ def signal_at_step(rank: int, step: int, who: int, name: str) -> None:
 BUILDERS: dict[str, Callable[..., None]] = {
     "kill in save": kill_in_save,
     "kill at step": kill_at_step,
+    "kill in copy": kill_in_copy,
+    "kill after publishing": kill_after_publishing,
+    "kill in deletion": kill_in_deletion,
+    "kill in export": kill_in_export,
+    "kill at done": kill_at_done,
+    "kill in resume": kill_in_resume,
     "hang at step": hang_at_step,
     "signal at step": signal_at_step,
 }

@@ -13,10 +13,13 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
-import deepspeed  # noqa: F401 - imported here so that the forked ranks need not
+import deepspeed  # imported here so that the forked ranks need not, as all that is marked "noqa: F401"
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - it compiles functions: two seconds
 import faults
+import rank_faults  # noqa: F401 - it adds to the faults
 import torch
 import transformers.models.xlm_roberta.modeling_xlm_roberta  # noqa: F401
 
@@ -28,6 +31,7 @@ LEFT_SECONDS = 60.0  # a rank that is still there so long after the first has fa
 def main() -> None:
     """Serve jobs until the input ends."""
     torch.set_num_threads(1)
+    _ = deepspeed.ops.__compatible_ops__  # asks the compiler what it can build
     for line in sys.stdin:
         job = json.loads(line)
         pids: list[int] = []
@@ -70,6 +74,8 @@ def be_a_rank(job: dict[str, Any], rank: int) -> NoReturn:
             RANK=str(rank), WORLD_SIZE=str(job["ranks"]), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(job["ranks"]),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]), **job["environment"],
         )  # fmt: skip
+        if rank == 0:
+            faults.keep_time(Path(job["logs"]) / "beginning.json")
         if job["fault"]:
             faults.build_in(rank=rank, **job["fault"])
         code = entry.main([job["run"]])

@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from toy import PROJECT, read_jsonl, study, write_study
+from toy import PROJECT, study, write_study
 
 from xtrain.dispatch.rendezvous import free_port
 from xtrain.runner import open_study, write_phase
+from xtrain.tracking.record import read_events, read_metrics
 
 STEPS, SAVE_EVERY, EVAL_EVERY = 12, 3, 4
 
@@ -44,10 +46,26 @@ class Ended:
     codes: list[int]
     seconds: float
     logs: Path
+    began: float = 0.0
+    """By time.monotonic(), as all times here."""
 
     def log(self, rank: int) -> str:
         """What a rank has printed."""
         return (self.logs / f"rank-{rank}.log").read_text("utf-8", errors="replace")
+
+    @property
+    def beginning(self) -> dict[str, Any]:
+        """What rank 0 went on from: ``step`` (0 is the start), and ``folders``, the names in checkpoints/ by then."""
+        found: dict[str, Any] = json.loads((self.logs / "beginning.json").read_bytes())
+        return found
+
+    @property
+    def seconds_to_recover(self) -> float:
+        """From the start of the ranks to the end of the first new step, or to their own end if there was none.
+
+        The nursery has imported everything before: that is not in it.
+        """
+        return float(self.beginning.get("first_step_at", self.began + self.seconds)) - self.began
 
     def __str__(self) -> str:
         return f"{self.codes}\n" + "\n".join(self.log(rank)[-2000:] for rank in range(len(self.codes)))
@@ -77,7 +95,7 @@ class Nursery:
         """Start the ranks of a job; returns their process ids."""
         assert self.process.stdin is not None
         self._began, self._logs = time.monotonic(), run / "logs"
-        for old in self._logs.glob("rank-*.log"):
+        for old in [*self._logs.glob("rank-*.log"), *self._logs.glob("beginning.json")]:
             old.unlink()
         job = {"run": str(run), "ranks": ranks, "port": free_port(), "fault": dict(fault or {}),
                "logs": str(self._logs), "environment": dict(environment)}  # fmt: skip
@@ -89,7 +107,7 @@ class Nursery:
     def wait(self) -> Ended:
         """Wait until all ranks have ended."""
         codes = self._answer()["codes"]
-        return Ended(codes, time.monotonic() - self._began, self._logs)
+        return Ended(codes, time.monotonic() - self._began, self._logs, self._began)
 
     def run(self, run: Path, ranks: int = 2, fault: Mapping[str, Any] | None = None, **more: Any) -> Ended:
         """Start the ranks and wait."""
@@ -114,16 +132,20 @@ class Nursery:
 def make_run(root: Path, base: Path, data: Path, changes: Mapping[str, Any]) -> Path:
     """The run directory of the study's one training phase, ready for ranks; made anew if it is there."""
     shutil.rmtree(root, ignore_errors=True)
+    return write_runs(root, base, data, changes)[0]
+
+
+def write_runs(root: Path, base: Path, data: Path, changes: Mapping[str, Any]) -> list[Path]:
+    """The run directories of all phases, those that train first, as the study says now; what they hold stays."""
     path = write_study(root / "study.toml", study(base, **changes))
     job = open_study(path, data_root=data, out=root / "out")
-    phase = next(phase for phase in job.graph.phases.values() if phase.kind != "evaluate")
-    run: Path = write_phase(job, phase, Console(file=open(os.devnull, "w"))).path
-    return run
+    phases = sorted(job.graph.phases.values(), key=lambda phase: phase.kind == "evaluate")
+    return [write_phase(job, phase, Console(file=open(os.devnull, "w"))).path for phase in phases]
 
 
 def events(run: Path, kind: str = "") -> list[dict[str, Any]]:
     """What events.jsonl has, of one kind if it is named."""
-    return [event for event in read_jsonl(run / "events.jsonl") if kind in ("", event["event"])]
+    return [event for event in read_events(run / "events.jsonl") if kind in ("", event["event"])]
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -133,8 +155,40 @@ def same_weights(one: Path, other: Path) -> bool:
     return all((one / f / name).read_bytes() == (other / f / name).read_bytes() for f in folders for name in names)
 
 
-def steps_lost(run: Path) -> int:
-    """Steps that were trained before the last interruption and again after it."""
-    kinds = [event for event in events(run) if event["event"] in ("resume", "reached")]
-    resumed = [event["step"] for event in kinds if event["event"] == "resume"]
-    return resumed[-1] if resumed else 0
+def reached(run: Path) -> int:
+    """The last step of which ``metrics.jsonl`` has the loss; ask before the run goes on, which takes lines back."""
+    return max(steps(run), default=0)
+
+
+def steps(run: Path) -> list[int]:
+    """The steps of which ``metrics.jsonl`` has the loss, in its order."""
+    return [line["step"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+def left_over(run: Path) -> list[str]:
+    """What was begun below ``run`` and not ended: temporary files and folders."""
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".tmp", ".old"))
+
+
+TABLE = "XTRAIN_FAULT_TABLE"  # the file that gets a line for each case, if this names one
+
+
+def note_case(case: str, run: Path, steps_lost: int, seconds: float | None, **more: float) -> None:
+    """Append one JSON line to the table of cases, where one is asked for.
+
+    ``case`` is what happened, with ZeRO stage and rank where they matter; ``seconds`` is how long the run took to
+    recover (None where nothing had to), and ``more`` what else was measured, in seconds.
+    """
+    path = os.environ.get(TABLE)
+    if not path:
+        return
+    phase = tomllib.loads((run / "phase.toml").read_text("utf-8"))
+    line = {
+        "case": case,
+        "engine": phase["engine"]["ds_config"],
+        "steps_lost": steps_lost,
+        "seconds_to_recover": None if seconds is None else round(seconds, 2),
+        **{name: round(value, 3) for name, value in more.items()},
+    }
+    with open(path, "a", encoding="utf-8") as handle:  # one write: several of pytest's workers may append
+        handle.write(json.dumps(line) + "\n")

@@ -92,28 +92,30 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
             )
         )
     started = time.monotonic()
-    with Signals(phase.engine.preemption_signals, ranks.rank) as signals:
-        device = initialize_ranks(ranks, training=phase.kind != EVALUATE)
-        if device.type == "cpu":
-            keep_freed_memory()
-        agreement = Agreement()
-        check_shared(run, ranks, agreement.gather)
-        with PhaseObserver(run, phase, ranks) as observer:
-            watchdog = _watchdog(run, phase, ranks, observer)
-            watch.append(watchdog)
-            guard = Guard(signals, agreement, watchdog)
-            environment = describe_environment(ranks, device)
-            observer.event("start", **environment)
-            work = evaluate_phase if phase.kind == EVALUATE else train_phase
-            summary = work(run, phase, ranks, device, observer, environment, guard)
-            if ranks.is_first:
-                summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
-                observer.event("done", **summary)
-                run.mark_done(summary)
-        watchdog.tick("the end")
-        agreement.barrier()
-        watchdog.stop()
-        dist.destroy_process_group()
+    signals = Signals(phase.engine.preemption_signals, ranks.rank)
+    # Never exited: a second signal while this process takes its leave must not kill it before it says how it ended.
+    signals.__enter__()
+    device = initialize_ranks(ranks, training=phase.kind != EVALUATE)
+    if device.type == "cpu":
+        keep_freed_memory()
+    agreement = Agreement()
+    check_shared(run, ranks, agreement.gather)
+    with PhaseObserver(run, phase, ranks) as observer:
+        watchdog = _watchdog(run, phase, ranks, observer)
+        watch.append(watchdog)
+        guard = Guard(signals, agreement, watchdog)
+        environment = describe_environment(ranks, device)
+        observer.event("start", **environment)
+        work = evaluate_phase if phase.kind == EVALUATE else train_phase
+        summary = work(run, phase, ranks, device, observer, environment, guard)
+        if ranks.is_first:
+            summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
+            observer.event("done", **summary)
+            run.mark_done(summary)
+    watchdog.tick("the end")
+    agreement.barrier()
+    watchdog.stop()
+    dist.destroy_process_group()
 
 
 def _watchdog(run: RunDirectory, phase: PhaseFile, ranks: Ranks, observer: PhaseObserver) -> Watchdog:

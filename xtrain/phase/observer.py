@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from xtrain.dispatch.rendezvous import Ranks
+from xtrain.errors import UserError
 from xtrain.files import write_text, writing
 from xtrain.phase.file import PhaseFile
 from xtrain.run_directory import RunDirectory
@@ -41,6 +43,8 @@ class PhaseObserver:
         self.end_progress()
         if self.wandb is not None:
             self.wandb.finish(failed=error is not None)
+        with contextlib.suppress(UserError):  # lines that could not be written either are lost with this process
+            self.record.close()
 
     def start_wandb(self, config: Mapping[str, Any]) -> None:
         """Begin (or go on with) the phase's W&B run; never raises, never waits."""

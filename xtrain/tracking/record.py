@@ -137,6 +137,7 @@ class _Lines:
                 self._flush()
             except UserError as error:
                 if self._on_trouble is None:
+                    self._waiting.pop()
                     raise
                 if time.monotonic() - self._said > SAY_EVERY_SECONDS:
                     self._said = time.monotonic()

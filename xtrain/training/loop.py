@@ -244,8 +244,9 @@ class Trainer:
             raise UserError(
                 Problem(
                     str(self.saver.folder.path),
-                    "the trained weights could not be saved",
-                    remedy="free some space and run the same command again: it goes on from the last checkpoint",
+                    f"the trained weights could not be saved: {self.saver.failure}",
+                    remedy="free some space or choose another folder with --out, then run the same command again: it "
+                    "goes on from the last checkpoint",
                 )
             )
         score = self.selection.best_score if math.isfinite(self.selection.best_score) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -23,6 +24,9 @@ from xtrain.model.tensor_files import TensorFileWriter
 from xtrain.training.agreement import Agreement
 from xtrain.training.budget import describe_write_failure, disk_shortage
 from xtrain.training.pieces import STATE_KINDS, WEIGHTS, ZeroState
+
+_PAGE = 4096 // 4  # fp32 numbers in the smallest page of memory
+_PAGES_AT_ONCE = 2**14  # touched in one call
 
 
 class Events(Protocol):
@@ -99,6 +103,8 @@ class Saver:
     stall_seconds: float = 0.0
     """How long training has waited for all saves of this process."""
     num_saves: int = 0
+    failure: str = ""
+    """Why the last save that failed did."""
     saved_step: int = -1
     """The step of the newest checkpoint that this process has committed or gone on from."""
 
@@ -111,6 +117,9 @@ class Saver:
         self._failed: Job | None = None  # its copy is kept, and written at the next try
         self._due = False  # a save without a copy failed: the state of a later step is to be saved soon
         self._retry_at = 0
+        self._taking = threading.Thread(target=self._take_memory_early, name="memory for saves", daemon=True)
+        if self.copies:
+            self._taking.start()
 
     def save(self, step: int, state: Mapping[str, Any], *, full: bool, best: bool) -> None:
         """Begin to save the state after ``step`` steps: all of it (``full``), or the weights as the ``best``, or both.
@@ -188,18 +197,29 @@ class Saver:
             self._work(job)
             self.finish()
             return
-        if not job.copied.is_set():
-            self._prepare_copy(job.kinds)
+        if self._stream is not None and not job.copied.is_set():
+            self._stream.wait_stream(torch.cuda.current_stream())  # the update that made this state comes first
         threading.Thread(target=self._work, args=(job,), name=f"save of step {job.step}", daemon=True).start()
 
-    def _prepare_copy(self, kinds: Sequence[str]) -> None:
-        """Host memory for the copies: taken at the first save, and kept."""
+    def _take_memory_early(self) -> None:
+        """Beside the first steps, as a thread: left to the first save, the update after that would wait."""
+        with contextlib.suppress(RuntimeError, MemoryError):  # the save will try again, and say what is wrong
+            self._take_memory()
+
+    def _take_memory(self) -> None:
+        """Host memory for the copies, kept from save to save.
+
+        Every page of it is touched: the kernel gives a page when it is first written to, which takes many times as
+        long as copying into it. (Pinned memory has its pages at once.)
+        """
         size = sum(piece.count for piece in self._pieces)
-        for kind in kinds:
-            if kind not in self._buffers:
-                self._buffers[kind] = torch.empty(size, dtype=torch.float32, pin_memory=self._stream is not None)
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream())  # the update that made this state comes first
+        for kind in STATE_KINDS:
+            buffer = torch.empty(size, dtype=torch.float32, pin_memory=self._stream is not None)
+            if not buffer.is_pinned():
+                pages = buffer.numpy()[::_PAGE]
+                for start in range(0, len(pages), _PAGES_AT_ONCE):
+                    pages[start : start + _PAGES_AT_ONCE] = 0.0
+            self._buffers[kind] = buffer
 
     def _work(self, job: Job) -> None:
         """Copy and write, as a thread where there are copies. What goes wrong is kept, for the ranks to compare."""
@@ -216,6 +236,9 @@ class Saver:
             job.written.set()
 
     def _copy(self, job: Job) -> None:
+        self._taking.join()
+        if len(self._buffers) < len(STATE_KINDS):  # there was not enough memory then
+            self._take_memory()
         place = 0
         for piece in self._pieces:
             for kind in job.kinds:
@@ -241,7 +264,7 @@ class Saver:
             own = 4 * len(job.kinds) * sum(piece.count for piece in self._pieces)
             shortage = disk_shortage(self.folder.path, world_size * own, list(temporary.values()))
             if shortage is not None:
-                raise NoRoom(shortage)
+                raise NoRoom(f"the disk is full: {shortage}")
         written: dict[str, tuple[Path, FileEntry]] = {}  # by kind
         for name, kinds in job.folders.items():
             temporary[name].mkdir(parents=True, exist_ok=True)
@@ -316,7 +339,7 @@ class Saver:
     def _give_up(self, job: Job, step: int) -> None:
         """A rank could not write: say so, clear away what is there, and try again soon."""
         gathered = self.agreement.gather((job.error, job.no_room))
-        reason = next(error for error, _ in gathered if error)
+        reason = self.failure = next(error for error, _ in gathered if error)
         self._retry_at = step + self.retry_after
         if self.agreement.rank == 0:
             for name in job.folders:
