@@ -1,9 +1,9 @@
 """Saving and resuming a model of XLM-R Large's size: bytes, seconds, stall, memory, with one rank and with two.
 
-    python benchmarks/checkpoint_large.py [--size large] [--ranks 1 2] [--steps 24] [--every 8] [--out FOLDER]
+    python benchmarks/checkpoint_large.py [--size large] [--ranks 1 2] [--steps 18] [--every 6] [--out FOLDER]
 
 A model of random weights (24 layers, 1024 hidden, 250,002 words, the whole vocabulary trained) is trained in bf16 and
-ZeRO-2 on random tokens. After every 8 steps the same state is saved twice at the same boundary: by a saver for which
+ZeRO-2 on random tokens. After every 6 steps the same state is saved twice at the same boundary: by a saver for which
 training waits, and by the one that writes beside the next steps. Then the job is started again from the last
 checkpoint, which is first put out of the page cache, and its losses are compared with those of the run that went on;
 ``xtrain checkpoint verify`` and the export run in processes of their own. Needs 24 GB of memory and 30 GB of disk.
@@ -45,11 +45,11 @@ SIZES = {  # layers, hidden, heads, intermediate, vocabulary
     "base": (12, 768, 12, 3072, 250_002),
     "large": (24, 1024, 16, 4096, 250_002),
 }
-EXAMPLE, BATCH, MICRO_BATCHES = 128, 16, 2  # tokens of an example, examples of a step, micro-batches of a step
+EXAMPLE, BATCH, MICRO_BATCH = 128, 8, 256  # tokens of an example, examples of a step, tokens of a micro-batch
 GIB = 2**30
 
 
-def make_run(out: Path, size: str, steps: int, every: int, ranks: int) -> RunDirectory:
+def make_run(out: Path, size: str, steps: int, every: int) -> RunDirectory:
     """The run directory of a phase that starts from a configuration without weights, and trains on random tokens."""
     layers, hidden, heads, intermediate, vocabulary = SIZES[size]
     base = out / "base"
@@ -68,7 +68,7 @@ def make_run(out: Path, size: str, steps: int, every: int, ranks: int) -> RunDir
     recipe = Recipe(max_steps=steps, batch_size=BATCH, eval_examples=0, on_collapse="continue", collapse_window=1000)
     engine = Engine(
         "zero2", precision="bf16", checkpoint_every=every, log_every=1, used_vocabulary=False,
-        tokens_per_micro_batch=EXAMPLE * BATCH // MICRO_BATCHES // ranks,
+        tokens_per_micro_batch=MICRO_BATCH,
     )  # fmt: skip
     phase = PhaseFile(
         kind="target", name="random", hash="0123456789ab", study="checkpoint_large", seed=0, base=str(base),
@@ -152,7 +152,7 @@ def of_memory(trained: Mapping[str, Any], resumed: Mapping[str, Any], every: int
 
 def measure(out: Path, size: str, steps: int, every: int, ranks: int) -> dict[str, Any]:
     """Train, verify, resume and export with so many ranks."""
-    run = make_run(out, size, steps, every, ranks)
+    run = make_run(out, size, steps, every)
     last = every * ((steps - 1) // every)
     trained = ranks_of(run, "train", ranks, {"synchronous": list(range(every, steps, every))})
     folder = CheckpointFolder(run.checkpoints)
@@ -241,8 +241,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=sorted(SIZES), default="large")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--every", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--every", type=int, default=6)
     parser.add_argument("--out", type=Path, help="a folder on a disk with 30 GB to spare; a temporary one by default")
     arguments = parser.parse_args()
     results = []

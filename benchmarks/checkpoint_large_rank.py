@@ -149,8 +149,12 @@ def _hashes(commit: Path) -> dict[str, str]:
 
 
 def random_model(folder: Path, phase: PhaseFile) -> PhaseModel:
-    """The model of the configuration in ``folder``, fp32, its weights drawn from the phase's seed."""
-    encoder = Encoder(read_config(folder), None, phase.recipe.dropout)
+    """The model of the configuration in ``folder``, its weights drawn from the phase's seed.
+
+    In bf16 from the start, as DeepSpeed would cast it: an fp32 model would leave 2.2 GB to the allocator, and two
+    ranks with copies of their state need all memory of a machine of 24 GB.
+    """
+    encoder = Encoder(read_config(folder), None, phase.recipe.dropout).to(torch.bfloat16)
     encoder.model.to_empty(device="cpu")
     torch.manual_seed(phase.seed)
     for name, parameter in encoder.named_parameters():

@@ -61,7 +61,8 @@ class Recipe:
     max_reseeds: int = field(default=2, metadata=limits(minimum=1))
     """How often ``on_collapse = "reseed"`` begins anew before the phase has failed."""
     collapse_window: int = field(default=200, metadata=limits(minimum=2))
-    """Steps, after the warm-up, over which nothing but one class is predicted before that counts as a collapse."""
+    """Steps, after the warm-up, over which nothing is learnt before a model to which all inputs look alike counts as
+    collapsed (docs/health.md)."""
 
 
 @dataclass(frozen=True)
