@@ -8,6 +8,7 @@ ranks of a job are a process group of their own. There is no launcher that would
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ def main() -> None:
     """Serve jobs until the input ends."""
     torch.set_num_threads(1)
     _ = deepspeed.ops.__compatible_ops__  # asks the compiler what it can build
+    gc.freeze()  # a rank that collects garbage would copy every page of what was imported
     for line in sys.stdin:
         job = json.loads(line)
         pids: list[int] = []

@@ -29,6 +29,7 @@ PLACES: dict[str, tuple[Any, str, bool]] = {
     "resume": (Trainer, "_resume", False),
     "step": (Trainer, "_global_step", True),
     "evaluation": (Trainer, "_between_batches", True),
+    "start of an evaluation": (Trainer, "_select", True),
     "write": (Saver, "_write", True),  # in the thread that writes, where there is one
     "commit": (Saver, "_commit", True),
     "last save": (Trainer, "_end", True),

@@ -79,7 +79,7 @@ def is_as_undisturbed(run: Path, other: Path, resumed: list[int]) -> None:
 
 def disturb(nursery: Nursery, run: Path, other: Path, case: str, name: str, fault: Mapping[str, Any]) -> dict[str, Any]:
     """Preempt a run as ``fault`` says, go on with it to its end, and compare; the event of the preemption."""
-    event = left_after(run, nursery.run(run, fault={"kind": "signal at", **fault}), name)
+    event = left_after(run, nursery.run(run, fault=fault), name)
     again = nursery.run(run)
     assert again.codes == [0, 0], again
     is_as_undisturbed(run, other, [event["step"]] if event["step"] else [])
@@ -99,36 +99,234 @@ def test_each_signal_to_each_rank(nursery: Nursery, undisturbed: Undisturbed, ne
     name, who, stage = SIGNALS[number // 3], RANKS[number % 3], 1 + (number // 3 + number) % 3
     step = 2 + number
     case = f"{name} to rank {' and '.join(map(str, who))} in step {step + 1}"
-    fault = {"place": "step", "step": step, "who": who, "names": [name]}
+    fault = {"kind": "signal at", "place": "step", "step": step, "who": who, "names": [name]}
     event = disturb(nursery, new_run(settings(stage)), undisturbed(stage), case, name, fault)
     assert event["step"] == step + 1  # the step under way is finished
 
 
-MOMENTS: dict[str, tuple[dict[str, Any], int]] = {  # -> the fault, and the step that is saved
+MOMENTS: dict[str, tuple[dict[str, Any], int]] = {  # -> the fault, and the step that is saved (-1: it depends)
     "in the first step": ({"place": "step", "step": 0, "who": [1]}, 1),
     "at start-up, before any step": ({"place": "start-up", "who": [0]}, 0),
     "in the last step": ({"place": "step", "step": STEPS - 1, "who": [1]}, STEPS),
-    "in the evaluation": ({"place": "evaluation", "who": [1], "time_of_it": 1}, EVAL_EVERY),
-    "in the last evaluation": ({"place": "evaluation", "who": [0], "time_of_it": -1}, STEPS),
+    "in the middle of an evaluation": ({"place": "evaluation", "who": [1], "time_of_it": 1}, EVAL_EVERY),
+    "in the last evaluation": ({"place": "start of an evaluation", "who": [0], "step": STEPS}, STEPS),
     "while a save is written beside training": ({"place": "write", "who": [1], "step": SAVE_EVERY}, -1),
     "while a save is committed": ({"place": "commit", "who": [0], "step": SAVE_EVERY}, -1),
     "while the best weights are saved": ({"place": "write", "who": [0], "step": EVAL_EVERY}, -1),
-    "two different ones in the same step": ({"place": "step", "step": 4, "who": [0], "names": SIGNALS[1:]}, 5),
-    "two different ones to two ranks": ({"place": "step", "step": 4, "who": [0, 1], "names": SIGNALS[1:]}, 5),
+    "twice in the same step": ({"place": "step", "step": 4, "who": [0], "names": ["SIGUSR1", "SIGTERM"]}, 5),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_at_any_moment(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, moment: str) -> None:
     fault, step = MOMENTS[moment]
-    run, name = new_run(settings(2)), fault.get("names", ["SIGUSR1"])[0]
-    if fault.get("time_of_it") == -1:  # of as many evaluations of as many micro-batches
-        fault = {**fault, "time_of_it": micro_batches_of_dev(undisturbed(2)) * STEPS // EVAL_EVERY - 1}
-    case = f"{name} {moment}"
-    event = disturb(nursery, run, undisturbed(2), case, name, {"names": [name], **fault})
-    assert event["step"] == step or step == -1
+    fault = {"kind": "signal at", "names": ["SIGUSR1"], **fault}
+    event = disturb(nursery, new_run(settings(2)), undisturbed(2), f"SIGUSR1 {moment}", "SIGUSR1", fault)
+    assert step in (event["step"], -1)
 
 
-def micro_batches_of_dev(run: Path) -> int:
-    """Of one evaluation on dev, on each rank."""
-    return 0
+@pytest.mark.parametrize("place", ["write", "commit", "leaving"])
+def test_again_while_it_saves_or_leaves(
+    nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, place: str
+) -> None:
+    """Impatient schedulers send it again: to a rank that saves already, and to one that has saved."""
+    first = {"kind": "signal at", "place": "step", "step": 6, "who": [0], "names": ["SIGUSR1"]}
+    again = {"kind": "signal at", "place": place, "who": [0, 1], "names": ["SIGTERM", "SIGUSR2", "SIGUSR1"]}
+    again |= {} if place == "leaving" else {"step": 7}
+    fault = {"kind": "several", "faults": [first, again]}
+    event = disturb(nursery, new_run(settings(3)), undisturbed(3), f"SIGUSR1, others at: {place}", "SIGUSR1", fault)
+    assert event["step"] == 7
+
+
+@pytest.mark.parametrize("place", ["last save", "export"])
+def test_a_run_that_is_at_its_end_ends(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, place: str) -> None:
+    """After the last step there is nothing to go on with but what the signal would interrupt."""
+    run = new_run(settings(1))
+    fault = {"kind": "signal at", "place": place, "who": [0, 1], "names": ["SIGTERM", "SIGTERM"]}
+    ended = nursery.run(run, fault=fault)
+    assert ended.codes == [0, 0], ended
+    assert "SIGTERM received" in ended.log(0)
+    assert (run / "DONE").exists()
+    is_as_undisturbed(run, undisturbed(1), [])
+    note_case(f"SIGTERM at: {place} (the run ends)", run, 0, None)
+
+
+def test_twice_in_a_row_and_before_any_new_step(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
+    run = new_run(settings(2))
+    steps = []
+    for place, step in (("step", 3), ("step", 4), ("resume", None), ("start-up", None), ("step", 5)):
+        fault = {"kind": "signal at", "place": place, "who": [1], "names": ["SIGTERM"], "step": step}
+        ended = nursery.run(run, fault=fault)
+        event = left_after(run, ended, "SIGTERM")
+        steps.append(event["step"])
+        if steps[-1:] == steps[-2:-1]:  # nothing new: nothing is saved
+            last = [entry["event"] for entry in events(run)][-4:]
+            assert last == ["start", "save_mode", "resume", "preempted"]
+    assert steps == [4, 5, 5, 5, 6]
+    again = nursery.run(run)
+    assert again.codes == [0, 0], again
+    is_as_undisturbed(run, undisturbed(2), [*steps])
+    note_case("SIGTERM twice in a row, then twice before any new step", run, 0, again.seconds_to_recover)
+
+
+def test_before_any_new_step_where_an_evaluation_was_due(
+    nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun
+) -> None:
+    """The evaluation that a signal ended is made again at the resume, where another signal ends it."""
+    run = new_run(settings(3))
+    fault = {"kind": "signal at", "place": "evaluation", "who": [0], "names": ["SIGUSR2"]}
+    for _ in range(2):
+        event = left_after(run, nursery.run(run, fault=fault), "SIGUSR2")
+        assert event["step"] == EVAL_EVERY
+    again = nursery.run(run)
+    assert again.codes == [0, 0], again
+    is_as_undisturbed(run, undisturbed(3), [EVAL_EVERY, EVAL_EVERY])
+    assert [event["step"] for event in events(run, "best")] == [
+        event["step"] for event in events(undisturbed(3), "best")
+    ]
+    note_case("SIGUSR2 in an evaluation, and again when it is made again", run, 0, again.seconds_to_recover)
+
+
+def test_where_training_waits_for_each_save(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
+    """The memory for a copy is not there, or not wanted; and the signal comes in a save."""
+    run = new_run(settings(1, background_save=False))
+    fault = {"kind": "signal at", "place": "write", "who": [1], "names": ["SIGUSR1"], "step": SAVE_EVERY}
+    event = disturb(nursery, run, undisturbed(1), "SIGUSR1 in a save that training waits for", "SIGUSR1", fault)
+    assert event["step"] == SAVE_EVERY + 1
+    assert not any(event["beside_training"] for event in events(run, "save"))
+
+
+def test_without_zero(nursery: Nursery, new_run: NewRun, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+    plain = settings(0, precision="fp32")
+    other = make_run(tmp_path / "other", tiny_model, toy_data, plain)
+    assert nursery.run(other).codes == [0, 0]
+    fault = {"kind": "signal at", "place": "step", "step": 6, "who": [1], "names": ["SIGTERM"]}
+    disturb(nursery, new_run(plain), other, "SIGTERM to rank 1 in step 7, fp32", "SIGTERM", fault)
+
+
+def test_signals_that_are_not_asked_for(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
+    """Only those of ``engine.preemption_signals`` preempt; the others do what they do to any process."""
+    run = new_run(settings(2, preemption_signals=["SIGUSR1"]))
+    killed = nursery.run(run, fault={"kind": "signal at", "place": "step", "step": 7, "who": [1], "names": ["SIGTERM"]})
+    assert killed.codes == [1, -signal.SIGTERM], killed
+    assert not events(run, "preempted")
+    fault = {"kind": "signal at", "place": "step", "step": 8, "who": [1], "names": ["SIGUSR1"]}
+    event = left_after(run, nursery.run(run, fault=fault), "SIGUSR1")
+    again = nursery.run(run)
+    assert again.codes == [0, 0], again
+    is_as_undisturbed(run, undisturbed(2), [6, 9])
+    note_case("SIGUSR1, the only one asked for", run, 0, again.seconds_to_recover, signal_to_commit=event["seconds"])
+
+
+def test_an_evaluation_phase(nursery: Nursery, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+    """Zero-shot evaluation keeps nothing that it has not finished: it is made again, with the same result."""
+    changes = {**settings(1, recipe={"max_steps": 2}), "target": [{"task": "toy"}, {"task": "mine"}]}
+    train, *phases = write_runs(tmp_path / "run", tiny_model, toy_data, changes)
+    assert nursery.run(train).codes == [0, 0]
+    for phase in phases:
+        assert nursery.run(phase).codes == [0, 0]
+    other = {path.relative_to(tmp_path / "run"): path.read_bytes() for phase in phases for path in results(phase)}
+    assert len(other) == len(phases) + 3 + 2  # scores, and predictions of each language
+    for phase in phases:
+        for path in [*results(phase), phase / "DONE"]:
+            path.unlink()
+        for who, time_of_it in (([0], 0), ([1], 2)):
+            fault = {"kind": "signal at", "place": "evaluation phase", "who": who, "names": ["SIGUSR1"]}
+            ended = nursery.run(phase, fault={**fault, "time_of_it": time_of_it})
+            assert ended.codes == LEFT, ended
+            event = events(phase)[-1]
+            assert (event["event"], event["signal"]) == ("preempted", "SIGUSR1")
+            assert not list(results(phase))
+        again = nursery.run(phase)
+        assert again.codes == [0, 0], again
+        note_case("SIGUSR1 in an evaluation phase", phase, 0, again.seconds, signal_to_commit=event["seconds"])
+    found = {path.relative_to(tmp_path / "run"): path.read_bytes() for phase in phases for path in results(phase)}
+    assert found == other
+
+
+def results(phase: Path) -> list[Path]:
+    """What an evaluation phase leaves."""
+    return sorted([*phase.glob("scores.json"), *phase.glob("predictions/*/*.jsonl")])
+
+
+def test_25_random_preemptions_in_one_run(
+    nursery: Nursery, new_run: NewRun, tmp_path: Path, tiny_model: Path, toy_data: Path
+) -> None:
+    """At random moments, random signals to random ranks: the weights of a run without any, and no step is lost."""
+    preemptions, steps = 25, 75
+    changes = settings(2, recipe={"max_steps": steps})
+    other = make_run(tmp_path / "other", tiny_model, toy_data, changes)
+    assert nursery.run(other).codes == [0, 0]
+    run, rng, left, commits = new_run(changes), np.random.default_rng(4), [], []
+    for number in range(preemptions):
+        ahead = int(rng.integers(0, 2 * (steps - reached(run)) // (preemptions - number + 1) + 1))
+        who, delay = RANKS[rng.integers(3)], float(rng.uniform(0.0, 0.05))
+        names = [SIGNALS[rng.integers(3)] for _ in range(int(rng.integers(1, 3)))]
+        pids = nursery.start(run)
+        wait_until(lambda: len(events(run, "start")) > number)  # noqa: B023 - called at once
+        goal = reached(run) + ahead
+        wait_until(lambda: reached(run) >= goal)  # noqa: B023
+        time.sleep(delay)
+        for rank in who:
+            for name in names:
+                os.kill(pids[rank], signal.Signals[name])
+        ended = nursery.wait()
+        event = left_after(run, ended, events(run)[-1].get("signal", ""))
+        assert event["signal"] in names
+        left.append(event["step"])
+        commits.append(event["seconds"])
+    again = nursery.run(run)
+    assert again.codes == [0, 0], again
+    is_as_undisturbed(run, other, [step for step in left if step])
+    note_case(f"{preemptions} random preemptions in one run", run, 0, again.seconds_to_recover,
+              signal_to_commit=max(commits))  # fmt: skip
+
+
+def wait_until(there: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Return once it is so."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_the_command(
+    nursery: Nursery, undisturbed: Undisturbed, tmp_path: Path, tiny_model: Path, toy_data: Path
+) -> None:
+    """SIGTERM to ``python -m xtrain run`` with two ranks: it says where it goes on, and the same command does."""
+    path = write_study(tmp_path / "study.toml", study(tiny_model, **settings(2)))
+    command = [
+        sys.executable,
+        "-m",
+        "xtrain",
+        "run",
+        str(path),
+        "--data",
+        str(toy_data),
+        "--out",
+        "out",
+        "--ranks",
+        "2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1",
+                   "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}  # fmt: skip
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
+        wait_until(lambda: any(map(reached, trained(tmp_path))))
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    (run,) = trained(tmp_path)
+    assert process.returncode == EXIT_PREEMPTED, said
+    event = events(run)[-1]
+    where = f"phase none/toy-s0 saved at step {event['saved_step']}; the same command goes on from there"
+    assert said.splitlines()[-1] == f"SIGTERM: {where}"
+    again = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=240, **options)
+    assert again.returncode == 0, again.stderr
+    is_as_undisturbed(run, undisturbed(2), [event["step"]])
+    assert (tmp_path / "out/report.html").exists()
+    note_case("SIGTERM to python -m xtrain run", run, 0, None, signal_to_commit=event["seconds"])
+
+
+def trained(root: Path) -> list[Path]:
+    """The run directories of training phases that are there."""
+    return [path.parent for path in root.glob("out/target/*/metrics.jsonl")]

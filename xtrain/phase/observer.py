@@ -20,6 +20,19 @@ from xtrain.training.preemption import Preempted
 
 BATCH_IDS = "batches.jsonl"  # the example ids of every global batch, where engine.log_example_ids asks for them
 
+# Events that whoever watches should not have to look up. What is not here is in events.jsonl alone.
+SPOKEN = {
+    "resume": "goes on from step {step} ({checkpoint}, written by {written_by} ranks)",
+    "checkpoint_broken": "warning: {checkpoint} is damaged and was set aside as {moved_to}: {reason}",
+    "best_lost": "warning: the best weights so far ({missing}) are lost; going on from {checkpoint} without them",
+    "save_failed": "warning: the save of step {step} failed: {reason}; training goes on, next try at step {next_try}",
+    "not_deleted": "warning: an old checkpoint could not be deleted: {reason}",
+    "step_skipped": "warning: step {step} was skipped, its gradient is not finite ({in_all} so far)",
+    "data_worker_died": "warning: data worker {pid} ended ({end}) at step {step}; another one takes over",
+    "collapse": "warning: training has collapsed: {reason}",
+    "reseed": "begins anew with seed {seed} (attempt {attempt} of {max_reseeds} that the recipe allows)",
+}
+
 
 class PhaseObserver:
     """Told by the loop and the evaluation; silent on every rank but the first."""
@@ -96,6 +109,8 @@ class PhaseObserver:
         """Something that happened once: into ``events.jsonl``."""
         if self._first:
             self.record.event(kind, **fields)
+            if kind in SPOKEN:
+                self.say(f"      {SPOKEN[kind].format(**fields)}")
             if kind == "resume":
                 self._resumed(int(fields["step"]))
 

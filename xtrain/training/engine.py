@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,7 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ops_cache()))
     import deepspeed
 
+    warnings.filterwarnings("ignore", message=".*is deprecated", module="torch.distributed")  # DeepSpeed's affair
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # The shared-memory all-reduce spins for ever when a peer dies, and saves nothing that matters over Gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, cast
 
@@ -188,7 +189,7 @@ class Trainer:
         flops = training_flops(work.num_tokens, work.sum_squared_lengths, matrices, layers, hidden)
         self.throughput.add(work.num_tokens, flops)
         self.saver.copied()  # what is being saved must not change under the copy
-        with naming_work(f"step {step + 1} on rank {rank}", "the optimizer's update", self.settings, device):
+        with self._naming(step + 1, "the optimizer's update"):
             result = self.engine.step(learning_rate)
         self.health.after_step(step + 1, work.task, result.skipped, self.engine.loss_scale)
         if result.skipped:
@@ -204,7 +205,13 @@ class Trainer:
             seed_dropout(self.seed, work.step, number, self.guard.agreement.rank, self.engine.device)
             return work.batches[number].to(self.engine.device)
 
-        return contrast(self.engine, work.task, work.num_examples, work.shares, batch_of)
+        with self._naming(work.step + 1, "the first pass of a loss over the whole batch"):
+            return contrast(self.engine, work.task, work.num_examples, work.shares, batch_of)
+
+    def _naming(self, step: int, work: str) -> AbstractContextManager[None]:
+        """Where memory runs out inside, the error says at which ``work``."""
+        rank = self.guard.agreement.rank
+        return naming_work(f"step {step} on rank {rank}", work, self.settings, self.engine.device)
 
     def _boundary(self, step: int, *, best: bool, begun: bool = True) -> None:
         """Between two steps: what all ranks decide together, and the save that is due.
@@ -283,7 +290,8 @@ class Trainer:
         self.throughput.pause()
         self.engine.model.eval()
         try:
-            values = self.evaluate(self.engine.model, self._between_batches)
+            with self._naming(step, "the evaluation on dev"):
+                values = self.evaluate(self.engine.model, self._between_batches)
         except Interrupted:
             return False
         finally:
