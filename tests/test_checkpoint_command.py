@@ -295,7 +295,7 @@ def test_prune_leaves_a_running_phase_alone(
     with open(run.path / ".lock", "w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         assert main(["checkpoint", "prune", str(run.path), "--yes"]) == 2
-    assert "a command is running this phase" in capsys.readouterr().err
+    assert "another command is running this phase" in capsys.readouterr().err
     assert names(folder) == before
     assert main(["checkpoint", "ls", str(run.path)]) == 0
     assert main(["checkpoint", "prune", str(run.path), "--yes"]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from rich.prompt import Confirm
 from xtrain.checkpoint_tables import as_json, disk_bytes, say, show_run, size
 from xtrain.checkpoints import CheckpointFolder, Commit, Entry, damage
 from xtrain.errors import Problem, UserError, listed
-from xtrain.files import writing
 from xtrain.run_directory import RunDirectory
 
 EXIT_DAMAGED = 1  # nobody's mistake, but a script must notice: as cmp and diff have it
@@ -90,7 +88,7 @@ def run_prune(path: Path, *, keep: int, yes: bool, machine: bool, console: Conso
         raise UserError(Problem(f"--keep {keep}", "is not allowed", "a whole number >= 1"))
     run = one_run(path)
     folder = CheckpointFolder(run.checkpoints)
-    with _held(run):
+    with run.held():  # so that nothing is deleted under a training that is going on
         doomed = _doomed(folder, keep, None if machine else console)
         freed = disk_bytes(list(doomed), [entry.path for entry in folder.entries() if entry.path not in doomed])
         if not machine:
@@ -220,20 +218,6 @@ def _agreed(count: int, console: Console | None) -> bool:
             Problem("checkpoint prune", "nothing was deleted: there is nobody to ask", remedy="add --yes in a script")
         )
     return Confirm.ask(f"Delete {'it' if count == 1 else f'these {count}'}?", console=console, default=False)
-
-
-@contextlib.contextmanager
-def _held(run: RunDirectory) -> Iterator[None]:
-    """Hold the run as `xtrain run` does, so that nothing is deleted under a training that is going on."""
-    path = run.path / ".lock"
-    with writing(path), open(path, "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                Problem(str(run.path), "a command is running this phase", remedy="wait for it, or stop it first")
-            ) from None
-        yield
 
 
 def _no_checkpoints(path: Path) -> Problem:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtrain.files import make_folder, read_json, write_json, write_text
+from xtrain.errors import Problem, UserError
+from xtrain.files import make_folder, read_json, write_json, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,15 @@ class RunDirectory:
         probe = self.path / f".probe-{os.getpid()}"
         write_text(probe, "probe")
         probe.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run, so that two commands never write into one; raises a :class:`xtrain.errors.UserError`."""
+        path = self.path / ".lock"
+        with writing(path), open(path, "w", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                what = "another command is running this phase"
+                raise UserError(Problem(str(self.path), what, remedy="wait for it, or stop it first")) from None
+            yield

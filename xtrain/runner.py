@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from xtrain.data import prepare
 from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
 from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
 from xtrain.errors import EXIT_FAILED, Problem, UserError, listed, raise_if_any
-from xtrain.files import make_folder, read_json, write_json, writing
+from xtrain.files import make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.loading import resolve
 from xtrain.phase import PhaseFile, ShardEntry
@@ -127,7 +126,7 @@ def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) 
     """Run one phase; False where its training failed as an experiment."""
     run = phase.run_directory(job.out)
     console.print(f"{head}  {run.path}", highlight=False, markup=False, style="bold")
-    with _locked(run.create()):
+    with run.create().held():
         started = time.monotonic()
         write_phase(job, phase, console)
         command = python(str(PROJECT / "train.py"), str(run.path))
@@ -224,21 +223,3 @@ def _check_ranks(job: Job, ranks: int) -> None:
         )
         for size, name in sizes.items()
     )
-
-
-@contextlib.contextmanager
-def _locked(run: RunDirectory) -> Iterator[None]:
-    """Hold the run directory, so that two commands never write into one run."""
-    path = run.path / ".lock"
-    with writing(path), open(path, "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                Problem(
-                    str(run.path),
-                    "another command is running this phase",
-                    remedy="wait for it, or use another --out",
-                )
-            ) from None
-        yield

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import Nursery, make_run, settings
@@ -20,16 +22,17 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture(scope="session")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, nursery: Nursery, tiny_model: Path, toy_data: Path
-) -> Callable[[int], Path]:
-    """By ZeRO stage: the run directory of two ranks that nothing happened to. Each is run once."""
-    done: dict[int, Path] = {}
+) -> Callable[..., Path]:
+    """By ZeRO stage and what else settings() takes: two ranks' run that nothing happened to. Each is run once."""
+    done: dict[str, Path] = {}
 
-    def of(stage: int) -> Path:
-        if stage not in done:
+    def of(stage: int, **changes: Any) -> Path:
+        key = json.dumps([stage, changes], sort_keys=True)
+        if key not in done:
             root = tmp_path_factory.mktemp(f"undisturbed-{stage}")
-            done[stage] = make_run(root / "run", tiny_model, toy_data, settings(stage))
-            ended = nursery.run(done[stage])
+            done[key] = make_run(root / "run", tiny_model, toy_data, settings(stage, **changes))
+            ended = nursery.run(done[key])
             assert ended.codes == [0, 0], ended
-        return done[stage]
+        return done[key]
 
     return of

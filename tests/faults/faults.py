@@ -214,6 +214,23 @@ def kill_in_resume(rank: int, place: str, who: str) -> None:
     restore.damage, loop.fill = damaged, filled
 
 
+def kill_in_evaluation(rank: int, step: int, who: str) -> None:
+    """SIGKILL in the middle of the evaluation after ``step`` steps."""
+    select, between = Trainer._select, Trainer._between_batches
+    evaluating: list[int] = []
+
+    def selected(self: Trainer, after: int) -> bool:
+        evaluating[:] = [after]
+        return select(self, after)
+
+    def between_batches(self: Trainer, tokens: int) -> None:
+        if evaluating == [step]:
+            kill(who, rank)
+        between(self, tokens)
+
+    Trainer._select, Trainer._between_batches = selected, between_batches  # type: ignore[method-assign]
+
+
 def hang_at_step(rank: int, step: int, who: int) -> None:
     """One rank sleeps for ever at the beginning of a step."""
 
@@ -233,6 +250,7 @@ def signal_at_step(rank: int, step: int, who: int, name: str) -> None:
 BUILDERS: dict[str, Callable[..., None]] = {
     "kill in save": kill_in_save,
     "kill at step": kill_at_step,
+    "kill in evaluation": kill_in_evaluation,
     "kill in copy": kill_in_copy,
     "kill after publishing": kill_after_publishing,
     "kill in deletion": kill_in_deletion,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import deepspeed  # imported here so that the forked ranks need not, as all that is marked "noqa: F401"
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - it compiles functions: two seconds
+import deepspeed.runtime.zero.muon.muon_optimizer  # it compiles functions: two seconds
 import faults
 import rank_faults  # noqa: F401 - it adds to the faults
 import torch

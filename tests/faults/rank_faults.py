@@ -1,4 +1,4 @@
-"""Faults of ranks rather than of saves: signals anywhere, hangs, errors, data workers, gradients that are not numbers."""
+"""Faults of ranks, not of saves: signals anywhere, hangs, errors, data workers, gradients that are not numbers."""
 
 from __future__ import annotations
 

@@ -155,14 +155,14 @@ def same_weights(one: Path, other: Path) -> bool:
     return all((one / f / name).read_bytes() == (other / f / name).read_bytes() for f in folders for name in names)
 
 
-def reached(run: Path) -> int:
-    """The last step of which ``metrics.jsonl`` has the loss; ask before the run goes on, which takes lines back."""
-    return max(steps(run), default=0)
-
-
-def steps(run: Path) -> list[int]:
+def steps_recorded(run: Path) -> list[int]:
     """The steps of which ``metrics.jsonl`` has the loss, in its order."""
     return [line["step"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+def reached(run: Path) -> int:
+    """The last step of which ``metrics.jsonl`` has the loss; ask before the run goes on, which takes lines back."""
+    return max(steps_recorded(run), default=0)
 
 
 def left_over(run: Path) -> list[str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from runs import SAVE_EVERY, STEPS, Ended, Nursery, events, left_over, make_run, note_case, reached, same_weights
-from runs import settings as settings_of
-from runs import steps as steps_recorded
+from runs import settings, steps_recorded
 
 from xtrain.cli import main
 
@@ -56,7 +56,7 @@ def verified(run: Path) -> bool:
     return main(["checkpoint", "verify", str(run)]) == 0
 
 
-def went_on(nursery: Nursery, run: Path, case: str, expected: int, other: Path, lost_before: int = 0) -> Ended:
+def went_on(nursery: Nursery, run: Path, case: str, expected: int, other: Path) -> Ended:
     """Run again what was killed; it goes on from step ``expected`` and ends as ``other``, whom nothing disturbed."""
     last = reached(run)
     again = nursery.run(run)
@@ -69,7 +69,7 @@ def went_on(nursery: Nursery, run: Path, case: str, expected: int, other: Path, 
     assert left_over(run) == []
     assert not (run / "checkpoints").exists()
     assert same_weights(run, other)
-    note_case(case, run, max(0, last - expected) + lost_before, again.seconds_to_recover)
+    note_case(case, run, max(0, last - expected), again.seconds_to_recover)
     return again
 
 
@@ -77,14 +77,14 @@ def went_on(nursery: Nursery, run: Path, case: str, expected: int, other: Path, 
 def test_killed_while_saving(
     tmp_path: Path,
     nursery: Nursery,
-    undisturbed: Callable[[int], Path],
+    undisturbed: Callable[..., Path],
     tiny_model: Path,
     toy_data: Path,
     stage: int,
     place: str,
     who: str,
 ) -> None:
-    run = make_run(tmp_path / "run", tiny_model, toy_data, settings_of(stage))
+    run = make_run(tmp_path / "run", tiny_model, toy_data, settings(stage))
     killed = nursery.run(run, fault={"kind": "kill in save", "step": SAVED, "place": place, "who": who})
     died_alone(killed, who)
     assert verified(run)
@@ -92,3 +92,102 @@ def test_killed_while_saving(
     # what is saved beside training is not there yet while the next steps are trained
     assert reached(run) - expected <= SAVE_EVERY + max(0, reached(run) - SAVED)
     went_on(nursery, run, f"SIGKILL of rank {who}, save of a step: {place}", expected, undisturbed(stage))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A place to be killed at that is not in the save of a step of an ordinary run."""
+
+    name: str
+    who: str
+    stage: int
+    expected: int
+    """The step that the next start goes on from; 0 is the beginning, DONE that there is nothing to go on with."""
+    fault: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.who}".replace(" ", "_")
+
+
+DONE = -1
+BOTH = {"recipe": {"eval_every": SAVED}}  # one save of two folders: the best weights so far, and the step
+ELSEWHERE = [
+    Elsewhere("a step", "0", 1, 3, {"kind": "kill at step", "step": 5}),
+    Elsewhere("a step", "1", 2, 3, {"kind": "kill at step", "step": 5}),
+    Elsewhere("a step", "all", 3, 3, {"kind": "kill at step", "step": 5}),
+    Elsewhere("a step before the first save", "all", 2, 0, {"kind": "kill at step", "step": 2}),
+    Elsewhere("an evaluation", "1", 3, 6, {"kind": "kill in evaluation", "step": 8}),
+    Elsewhere("the copy for a save", "0", 1, 3, {"kind": "kill in copy", "step": SAVED}),
+    Elsewhere("the copy for a save", "1", 2, 3, {"kind": "kill in copy", "step": SAVED}),
+    Elsewhere("the copy for a save", "all", 3, 3, {"kind": "kill in copy", "step": SAVED}),
+    Elsewhere("the first save", "1", 3, 0, {"kind": "kill in save", "step": 3, "place": "exp_avg"}),
+    Elsewhere("the first save, before the rename", "all", 1, 0,
+              {"kind": "kill in save", "step": 3, "place": "before the rename"}),
+    Elsewhere("between the best weights and the step", "0", 2, 3,
+              {"kind": "kill after publishing", "name": f"best-step-{SAVED}"}, BOTH),
+    Elsewhere("between the best weights and the step", "all", 3, 3,
+              {"kind": "kill after publishing", "name": f"best-step-{SAVED}"}, BOTH),
+    Elsewhere("retention: the name is gone", "0", 2, 9, {"kind": "kill in deletion", "name": "step-3", "place": ""}),
+    Elsewhere("retention: half is gone", "all", 1, 9, {"kind": "kill in deletion", "name": "step-3", "place": "half"}),
+    Elsewhere("a save that training waits for", "0", 1, 3,
+              {"kind": "kill in save", "step": SAVED, "place": "exp_avg"}, {"background_save": False}),
+    Elsewhere("a save that training waits for, before the rename", "all", 2, 3,
+              {"kind": "kill in save", "step": SAVED, "place": "before the rename"}, {"background_save": False}),
+    Elsewhere("the last save", "1", 2, 9, {"kind": "kill in save", "step": STEPS, "place": "weights"}),
+    Elsewhere("the last save, before the rename", "0", 3, 9,
+              {"kind": "kill in save", "step": STEPS, "place": "before the rename"}),
+    Elsewhere("the last save, after", "all", 1, 12, {"kind": "kill in save", "step": STEPS, "place": "after"}),
+    Elsewhere("the export of encoder-last", "0", 1, 12,
+              {"kind": "kill in export", "folder": "encoder-last", "name": "model.safetensors"}),
+    Elsewhere("the export of encoder", "all", 2, 12,
+              {"kind": "kill in export", "folder": "encoder", "name": "model.safetensors"}),
+    Elsewhere("before DONE", "0", 3, 12, {"kind": "kill at done", "place": "before"}),
+    Elsewhere("DONE is written", "all", 1, 12, {"kind": "kill at done", "place": "half"}),
+    Elsewhere("after DONE", "0", 2, DONE, {"kind": "kill at done", "place": "after"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ELSEWHERE, ids=str)
+def test_killed_elsewhere(
+    tmp_path: Path,
+    nursery: Nursery,
+    undisturbed: Callable[..., Path],
+    tiny_model: Path,
+    toy_data: Path,
+    case: Elsewhere,
+) -> None:
+    run = make_run(tmp_path / "run", tiny_model, toy_data, settings(case.stage, **case.settings))
+    killed = nursery.run(run, fault={**case.fault, "who": case.who})
+    died_alone(killed, case.who)
+    other = undisturbed(case.stage, **case.settings)
+    if case.expected == DONE:
+        assert nursery.run(run).codes == [0, 0]
+        assert not events(run, "resume")
+        assert left_over(run) == []
+        assert not (run / "checkpoints").exists()
+        assert same_weights(run, other)
+        return
+    if case.expected:
+        assert verified(run)
+    went_on(nursery, run, f"SIGKILL of rank {case.who}: {case.name}", case.expected, other)
+
+
+@pytest.mark.parametrize(("place", "who", "stage"), [("verify", "0", 2), ("fill", "1", 3), ("fill", "all", 1)])
+def test_killed_while_resuming(
+    tmp_path: Path,
+    nursery: Nursery,
+    undisturbed: Callable[..., Path],
+    tiny_model: Path,
+    toy_data: Path,
+    place: str,
+    who: str,
+    stage: int,
+) -> None:
+    """A restart changes nothing that the next restart needs."""
+    run = make_run(tmp_path / "run", tiny_model, toy_data, settings(stage))
+    died_alone(nursery.run(run, fault={"kind": "kill at step", "step": 8, "who": "all"}), "all")
+    before = {path: path.read_bytes() for path in run.glob("checkpoints/step-*/*")}
+    died_alone(nursery.run(run, fault={"kind": "kill in resume", "place": place, "who": who}), who)
+    assert {path: path.read_bytes() for path in run.glob("checkpoints/step-*/*")} == before
+    went_on(nursery, run, f"SIGKILL of rank {who} in the restart after one: {place}", 6, undisturbed(stage))

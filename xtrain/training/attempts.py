@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch.distributed as dist
@@ -13,15 +13,9 @@ from xtrain.files import read_json, write_json
 from xtrain.run_directory import RunDirectory
 from xtrain.study import Recipe
 from xtrain.training.collapse import Collapse
+from xtrain.training.observer import Events
 
 STOP, RESEED, CONTINUE = "stop", "reseed", "continue"  # recipe.*.on_collapse
-
-
-class Events(Protocol):
-    """Where what happened is recorded; only rank 0's does anything."""
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Something that happened once."""
 
 
 class Collapsed(Exception):

@@ -33,5 +33,5 @@ class Guard:
 
     def preempted(self, step: int) -> Preempted:
         """What to raise, on all ranks, once everything up to ``step`` is saved; collective."""
-        name = signal_name(self.signalled())
-        return Preempted(step, name, max(self.agreement.gather(self.signals.seconds)))
+        seconds, number = max(self.agreement.gather((self.signals.seconds, self.signals.number)))  # the first one
+        return Preempted(step, signal_name(number), seconds)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from xtrain.training.engine import StepResult, TrainEngine
 from xtrain.training.feeding import Feeder, StepWork
 from xtrain.training.guard import Guard
 from xtrain.training.health import Health
+from xtrain.training.observer import Observer
 from xtrain.training.out_of_memory import MicroBatch, naming_batch, naming_work
 from xtrain.training.plan import Plan
 from xtrain.training.restore import fill, newest, trainer_state
@@ -30,22 +31,6 @@ from xtrain.training.saver import Saver
 from xtrain.training.schedule import LinearSchedule
 from xtrain.training.selection import Selection
 from xtrain.training.throughput import Throughput, training_flops
-
-
-class Observer(Protocol):
-    """Who is told what happens; only rank 0's does anything."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Values after ``step`` optimizer steps."""
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Something that happened once."""
-
-    def advanced(self, step: int, values: Mapping[str, float]) -> None:
-        """``step`` steps are done (for a progress bar)."""
-
-    def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
-        """The examples of a global batch, where asked for."""
 
 
 @dataclass

@@ -11,8 +11,8 @@ from xtrain.errors import Problem, UserError
 from xtrain.files import read_json
 from xtrain.model.sharded_weights import ShardedWeights
 from xtrain.training.agreement import Agreement
+from xtrain.training.observer import Events
 from xtrain.training.pieces import STATE_KINDS, WEIGHTS, ZeroState
-from xtrain.training.saver import Events
 
 
 def newest(folder: CheckpointFolder, phase: str, seed: int, agreement: Agreement, observer: Events) -> Commit | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +23,11 @@ from xtrain.model.sharded_weights import FILE_NAME
 from xtrain.model.tensor_files import TensorFileWriter
 from xtrain.training.agreement import Agreement
 from xtrain.training.budget import describe_write_failure, disk_shortage
+from xtrain.training.observer import Events
 from xtrain.training.pieces import STATE_KINDS, WEIGHTS, ZeroState
 
 _PAGE = 4096 // 4  # fp32 numbers in the smallest page of memory
 _PAGES_AT_ONCE = 2**14  # touched in one call
-
-
-class Events(Protocol):
-    """Who is told of saves; only rank 0's does anything."""
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """Something that happened once."""
 
 
 class NoRoom(OSError):
