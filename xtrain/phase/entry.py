@@ -24,6 +24,7 @@ from xtrain.model import keep_freed_memory
 from xtrain.phase.evaluating import evaluate_phase
 from xtrain.phase.file import PhaseFile
 from xtrain.phase.observer import PhaseObserver
+from xtrain.phase.rank import PhaseRank
 from xtrain.phase.shared_folder import check_present, check_shared
 from xtrain.phase.training import train_phase
 from xtrain.run_directory import RunDirectory
@@ -107,7 +108,7 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
         environment = describe_environment(ranks, device)
         observer.event("start", **environment)
         work = evaluate_phase if phase.kind == EVALUATE else train_phase
-        summary = work(run, phase, ranks, device, observer, environment, guard)
+        summary = work(PhaseRank(run, phase, ranks, device, observer, guard, environment))
         if ranks.is_first:
             summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
             observer.event("done", **summary)

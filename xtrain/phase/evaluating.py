@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import xtrain.starter
 from xtrain.data import Shard
-from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import Problem, UserError, listed
 from xtrain.evaluation import evaluators, scores
 from xtrain.evaluation.benchmark import layout
@@ -21,9 +18,9 @@ from xtrain.evaluation.retrieval import embedding_layer
 from xtrain.files import make_folder, read_json, write_json, write_text
 from xtrain.graph import EVALUATE
 from xtrain.model import Encoder, PhaseModel, load_encoder, load_heads
-from xtrain.phase.file import PhaseFile
 from xtrain.phase.heads import new_head
 from xtrain.phase.observer import PhaseObserver
+from xtrain.phase.rank import PhaseRank
 from xtrain.run_directory import RunDirectory
 from xtrain.tasks import TaskSpec, formats
 from xtrain.training.engine import DTYPES
@@ -32,22 +29,15 @@ from xtrain.training.guard import Guard
 LAST = "last"
 
 
-def evaluate_phase(
-    run: RunDirectory,
-    phase: PhaseFile,
-    ranks: Ranks,
-    device: torch.device,
-    observer: PhaseObserver,
-    environment: dict[str, Any],
-    guard: Guard,
-) -> dict[str, Any]:
+def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
     """Write ``predictions/`` and ``scores.json``; returns the summary for ``DONE``."""
+    run, phase, ranks, observer = rank.run, rank.phase, rank.ranks, rank.observer
     if ranks.is_first:
-        write_json(run.environment, environment)
+        write_json(run.environment, rank.environment)
     observer.start_wandb({"phase": phase.name, "kind": phase.kind, "study": phase.study, "base": phase.base,
-                          "seed": phase.seed, **environment})  # fmt: skip
+                          "seed": phase.seed, **rank.environment})  # fmt: skip
     observer.use_encoder(phase.start_folder(run), phase.parent)
-    evaluator = PhaseEvaluator(run, phase, ranks, device, observer, guard)
+    evaluator = PhaseEvaluator(rank)
     result = evaluator.score(phase.start_folder(run), "selected")
     parent = RunDirectory(phase.out(run) / phase.parent) if phase.parent else None
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():
@@ -66,17 +56,9 @@ def evaluate_phase(
 class PhaseEvaluator:
     """Scores one task in all languages with the weights of one folder."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        phase: PhaseFile,
-        ranks: Ranks,
-        device: torch.device,
-        observer: PhaseObserver,
-        guard: Guard,
-    ) -> None:
-        self.run, self.phase, self.ranks, self.device, self.observer = run, phase, ranks, device, observer
-        self.guard = guard
+    def __init__(self, rank: PhaseRank) -> None:
+        self.run, self.phase, self.ranks, self.device = rank.run, rank.phase, rank.ranks, rank.device
+        self.observer, self.guard, phase, run = rank.observer, rank.guard, rank.phase, rank.run
         self.spec: TaskSpec = phase.task[phase.tasks[0]]
         self.shards: dict[str, dict[str, Shard]] = {}  # role -> language -> shard
         for role in dict.fromkeys(entry.role for entry in phase.shards):

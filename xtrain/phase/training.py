@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from xtrain.checkpoints import CheckpointFolder, commit_name
 from xtrain.data import JoinedShard, Shard
 from xtrain.data.masking import Masking
-from xtrain.dispatch.rendezvous import Ranks
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
 from xtrain.evaluation.predict import GroupRanks
@@ -25,14 +24,12 @@ from xtrain.model.heads.mlm import lm_head_weights
 from xtrain.phase.exporting import export_checkpoint, used_rows
 from xtrain.phase.file import PhaseFile, ShardEntry
 from xtrain.phase.heads import MASKED, new_head, shared_heads
-from xtrain.phase.observer import PhaseObserver
+from xtrain.phase.rank import PhaseRank
 from xtrain.run_directory import RunDirectory
-from xtrain.training.agreement import Agreement
 from xtrain.training.attempts import Attempts, Collapsed
 from xtrain.training.budget import RankMemory, snapshot_budget
 from xtrain.training.engine import TrainEngine, is_offloaded
 from xtrain.training.feeding import Feeder, num_workers
-from xtrain.training.guard import Guard
 from xtrain.training.health import Health
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.optimizer import missing_build_tools, op_is_built
@@ -41,31 +38,24 @@ from xtrain.training.plan import Plan
 from xtrain.training.saver import Saver
 
 
-def train_phase(
-    run: RunDirectory,
-    phase: PhaseFile,
-    ranks: Ranks,
-    device: torch.device,
-    observer: PhaseObserver,
-    environment: dict[str, Any],
-    guard: Guard,
-) -> dict[str, Any]:
+def train_phase(rank: PhaseRank) -> dict[str, Any]:
     """Train, and write ``encoder/`` (and ``encoder-last/``); returns the summary for ``DONE``.
 
     A training that collapses begins anew with another seed where the recipe says so.
     """
+    run, phase, observer, guard = rank.run, rank.phase, rank.observer, rank.guard
     attempts = Attempts.of(run, phase.seed, phase.recipe)
     while True:
         try:
-            trainer = _trainer(run, phase, ranks, device, observer, environment, guard, attempts.seed)
+            trainer = _trainer(rank, attempts.seed)
             observer.start_progress(f"train {phase.name}", trainer.plan.num_steps, "step")
             outcome = trainer.run()
             break
         except Collapsed as collapsed:
-            _begin_anew(attempts, collapsed, run, observer, guard)
+            _begin_anew(rank, attempts, collapsed)
         finally:
             observer.end_progress()
-    if ranks.is_first:
+    if rank.ranks.is_first:
         with guard.allow("writing the encoder", minutes=60):
             _export(run, outcome)
             observer.log_encoder(run.encoder)
@@ -85,17 +75,9 @@ def train_phase(
     }
 
 
-def _trainer(
-    run: RunDirectory,
-    phase: PhaseFile,
-    ranks: Ranks,
-    device: torch.device,
-    observer: PhaseObserver,
-    environment: dict[str, Any],
-    guard: Guard,
-    seed: int,
-) -> Trainer:
+def _trainer(rank: PhaseRank, seed: int) -> Trainer:
     """Everything that one training from ``seed`` needs, put together."""
+    run, phase, ranks, observer, device = rank.run, rank.phase, rank.ranks, rank.observer, rank.device
     start = phase.start_folder(run)
     dev = {task: phase.open_shards(run, "dev", task) for task in phase.tasks if phase.recipe.eval_examples}
     plan = _plan(run, phase, start, seed)
@@ -107,12 +89,12 @@ def _trainer(
     ds_config = read_json(run.ds_config)
     if not missing_build_tools() and not op_is_built(is_offloaded(ds_config)):
         observer.say("      building DeepSpeed's Adam (once on this machine; a minute or two)")
-    with guard.allow("building the engine", minutes=30):  # its op, on the first rank of a machine
+    with rank.guard.allow("building the engine", minutes=30):  # its op, on the first rank of a machine
         engine = TrainEngine(model, phase.recipe, ds_config, device)
-    environment |= engine.choices
+    rank.environment.update(engine.choices)
     if ranks.is_first:
-        write_json(run.environment, environment)
-    observer.start_wandb(_resolved_configuration(phase, run, environment))
+        write_json(run.environment, rank.environment)
+    observer.start_wandb(_resolved_configuration(phase, run, rank.environment))
     observer.use_encoder(start, phase.parent)
     encoder = model.encoder
     feeder = Feeder(
@@ -127,19 +109,18 @@ def _trainer(
         settings=phase.engine,
         seed=seed,
         observer=observer,
-        saver=_saver(run, phase, engine, guard.agreement, observer),
+        saver=_saver(rank, engine),
         feeder=feeder,
-        guard=guard,
+        guard=rank.guard,
         health=Health.of(phase.recipe, phase.engine, plan, ds_config, device, model),
         evaluate=DevEvaluation(phase, dev, device) if dev else None,
         encoder_shape=(_matrix_parameters(encoder), encoder.num_layers, encoder.hidden_size),
     )
 
 
-def _saver(
-    run: RunDirectory, phase: PhaseFile, engine: TrainEngine, agreement: Agreement, observer: PhaseObserver
-) -> Saver:
+def _saver(rank: PhaseRank, engine: TrainEngine) -> Saver:
     """The run's checkpoints; whether there is memory to write them beside training is decided here, for all ranks."""
+    phase, agreement, observer = rank.phase, rank.guard.agreement, rank.observer
     settings = phase.engine
     copy = 4 * len(STATE_KINDS) * sum(piece.count for piece in engine.state.owned())
     budget = snapshot_budget(settings.snapshot_memory_gib, agreement.gather(RankMemory.of(copy)))
@@ -150,7 +131,7 @@ def _saver(
         observer.say(f"      {why}")
     return Saver(
         state=engine.state,
-        folder=CheckpointFolder(run.checkpoints),
+        folder=CheckpointFolder(rank.run.checkpoints),
         agreement=agreement,
         observer=observer,
         phase=phase.hash,
@@ -161,18 +142,15 @@ def _saver(
     )
 
 
-def _begin_anew(
-    attempts: Attempts, collapsed: Collapsed, run: RunDirectory, observer: PhaseObserver, guard: Guard
-) -> None:
+def _begin_anew(rank: PhaseRank, attempts: Attempts, collapsed: Collapsed) -> None:
     """Record a collapse, and clear the way for the next seed; raises where the recipe allows no other."""
     try:
-        attempts.collapsed(collapsed, observer)
+        attempts.collapsed(collapsed, rank.observer)
     finally:
-        if guard.agreement.rank == 0:
-            CheckpointFolder(run.checkpoints).clear()
-    if guard.agreement.rank == 0:
-        observer.begin_anew(attempts.number)
-    guard.agreement.barrier()
+        if rank.ranks.is_first:
+            CheckpointFolder(rank.run.checkpoints).clear()
+    rank.observer.begin_anew(attempts.number)
+    rank.guard.agreement.barrier()
 
 
 def _export(run: RunDirectory, outcome: Outcome) -> None:
