@@ -39,6 +39,7 @@ from xtrain.phase.file import PhaseFile, ShardEntry  # noqa: E402
 from xtrain.run_directory import RunDirectory  # noqa: E402
 from xtrain.study import Engine, Recipe  # noqa: E402
 from xtrain.tasks import TaskSpec  # noqa: E402
+from xtrain.training.budget import available_memory  # noqa: E402
 
 SIZES = {  # layers, hidden, heads, intermediate, vocabulary
     "tiny": (2, 32, 4, 64, 1000),
@@ -81,6 +82,19 @@ def make_run(out: Path, size: str, steps: int, every: int) -> RunDirectory:
     return run
 
 
+def memory_needed(size: str, ranks: int) -> int:
+    """Bytes that the ranks take together when a save is under way.
+
+    Of each parameter a rank has the weight in bf16 (2 bytes), and for its share of them the fp32 weight, two moments
+    and a copy of these three (24), the gradient (2) and, in the update, that again flat (2) and in fp32 (4); and half
+    a GiB for itself.
+    """
+    layers, hidden, _, intermediate, vocabulary = SIZES[size]
+    block = 4 * hidden**2 + 2 * hidden * intermediate + 9 * hidden + intermediate
+    parameters = (vocabulary + 516) * hidden + layers * block
+    return ranks * (2 * parameters + GIB // 2) + 32 * parameters
+
+
 def ranks_of(run: RunDirectory, mode: str, ranks: int, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Run the ranks, and return what each has measured."""
     script = str(Path(__file__).with_name("checkpoint_large_rank.py"))
@@ -107,15 +121,16 @@ def in_process(command: Sequence[str]) -> tuple[float, str]:
     return time.monotonic() - began, done.stdout
 
 
-def of_saves(rank: Mapping[str, Any], every: int) -> dict[str, Any]:
+def of_saves(rank: Mapping[str, Any]) -> dict[str, Any]:
     """Stall and duration of each save in both ways, and how long steps took beside one and without."""
     seconds = {entry["step"]: entry["seconds"] for entry in rank["steps"]}
     saves = [event for event in rank["events"] if event["event"] == "save" and event["step"] < max(seconds)]
     beside = {event["step"]: event for event in saves if event["beside_training"]}
     alone = {event["step"]: event for event in saves if not event["beside_training"]}
     busy = {step: range(step + 1, event["after_steps"] + 1) for step, event in beside.items()}
-    # the first steps are slower: memory is taken beside them
-    quiet = [s for n, s in seconds.items() if n > every // 2 and not any(n in steps for steps in busy.values())]
+    # the first step allocates, and beside some more the saver takes its memory
+    early = {entry["step"] for entry in rank["steps"] if entry["step"] == 1 or entry["beside_taking_memory"]}
+    quiet = [s for n, s in seconds.items() if n not in early and not any(n in steps for steps in busy.values())]
     usual = statistics.fmean(quiet)
     result = []
     for step, event in beside.items():
@@ -128,7 +143,7 @@ def of_saves(rank: Mapping[str, Any], every: int) -> dict[str, Any]:
             "seconds_a_step_beside_it": statistics.fmean(steps), "steps_beside_it": steps,
             "longer_in_all": longer, "longer_of_synchronous": longer / waited,
         })  # fmt: skip
-    return {"seconds_a_step": usual, "first_steps": [seconds[n] for n in range(1, every // 2 + 1)],
+    return {"seconds_a_step": usual, "first_steps": [seconds[n] for n in sorted(early)],
             "steps_without_save": quiet, "saves": result}  # fmt: skip
 
 
@@ -178,7 +193,7 @@ def measure(out: Path, size: str, steps: int, every: int, ranks: int) -> dict[st
         "ranks": ranks,
         **{key: first[key] for key in ("parameters", "tokens_a_step", "micro_batches_a_step", "threads", "optimizer")},
         "checkpoint_bytes": sum(path.stat().st_size for path in checkpoint.iterdir()),
-        **of_saves(first, every),
+        **of_saves(first),
         "same_bytes_both_ways": all(all(rank["same_bytes"]) for rank in trained[:1]),
         "by_default": first["by_default"],
         "engine_seconds": max(rank["costs"]["engine"]["seconds"] for rank in trained),
@@ -247,6 +262,9 @@ def main() -> None:
     arguments = parser.parse_args()
     results = []
     for ranks in arguments.ranks:
+        needed, free = memory_needed(arguments.size, ranks) / GIB, available_memory() / GIB
+        if free < needed + 1.5:
+            sys.exit(f"{ranks} ranks need {needed:.1f} GiB of memory, with 1.5 GiB in reserve, and {free:.1f} are free")
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-large-", dir=arguments.out))
         try:
             described = machine()

@@ -96,11 +96,12 @@ class Listener:
         self.events: list[dict[str, Any]] = []
         self.hashes: dict[int, dict[str, str]] = {}
         self.same_bytes: list[bool] = []
-        self._began = time.monotonic()
+        self._began, self._taking = time.monotonic(), False
 
     def begin(self) -> None:
         """The next step's time and memory count from here."""
         Memory.restart_peak()
+        self._taking = any(thread.name == "memory for saves" for thread in threading.enumerate())
         self._began = time.monotonic()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -111,7 +112,8 @@ class Listener:
     def advanced(self, step: int, values: Mapping[str, float]) -> None:
         """A step is done; its boundary, where a save begins, counts for the next one."""
         seconds = time.monotonic() - self._began
-        entry = {"step": step, "seconds": seconds, "resident": Memory.resident(), "peak": Memory.peak()}
+        entry = {"step": step, "seconds": seconds, "resident": Memory.resident(), "peak": Memory.peak(),
+                 "beside_taking_memory": self._taking}  # fmt: skip
         self.steps.append(entry)
         if torch.distributed.get_rank() == 0:
             print(f"step {step}: {seconds:.1f} s, {self.losses.get(step)}, {entry['peak'] / 2**30:.2f} GiB", flush=True)
@@ -172,11 +174,16 @@ def random_model(folder: Path, phase: PhaseFile) -> PhaseModel:
 
 @contextmanager
 def measured(name: str, into: dict[str, Any]) -> Iterator[None]:
-    """Note the seconds inside, and the most memory above what there was before."""
+    """Note the seconds inside, and the most memory above what there was before or, if that is more, stays after it.
+
+    Adam's moments are zeros that no page was touched of until they are loaded: they are no extra.
+    """
     before, began = Memory.resident(), time.monotonic()
     Memory.restart_peak()
     yield
-    into[name] = {"seconds": time.monotonic() - began, "peak_above": Memory.peak() - before}
+    after = Memory.resident()
+    into[name] = {"seconds": time.monotonic() - began, "peak_above": Memory.peak() - max(before, after)}
+    into[name] |= {"before": before, "after": after}
 
 
 def noted(name: str, function: Callable[..., Any], into: dict[str, Any]) -> Callable[..., Any]:

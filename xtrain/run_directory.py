@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,17 @@ class RunDirectory:
     def mark_done(self, summary: dict[str, Any]) -> None:
         """Write ``DONE`` with a small JSON summary: the phase is finished."""
         write_json(self.done_marker, summary)
+
+    def drop_checkpoints(self) -> None:
+        """Delete ``checkpoints/`` of a finished phase; until it is marked as done, they are all it has."""
+        assert self.done, f"{self.path} is not finished"
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def drop_unfinished_files(self) -> None:
+        """Delete what a process that was killed while it wrote a file here has left. Only while nobody else writes."""
+        for path in self.path.glob(".*.tmp"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def mark_failed(self, reason: str, step: int) -> None:
         """Write ``FAILED``: the phase was given up after ``step`` optimizer steps."""

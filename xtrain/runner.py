@@ -107,6 +107,7 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
 def _not_to_run(phase: Phase, run: RunDirectory, failed: dict[str, str]) -> str:
     """Why the phase is not run, or an empty string; notes in ``failed`` what has no result."""
     if run.done:
+        run.drop_checkpoints()  # of a start that was killed when it was done
         return f"done before, kept: {run.path}"
     if phase.parent in failed:
         failed[phase.hash] = failed[phase.parent]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +36,9 @@ def undisturbed(
         return done[key]
 
     return of
+
+
+@pytest.fixture
+def new_run(tmp_path: Path, tiny_model: Path, toy_data: Path) -> Callable[[Mapping[str, Any]], Path]:
+    """Of a study of ``settings``: a run directory of the test's own."""
+    return lambda changes: make_run(tmp_path / "run", tiny_model, toy_data, changes)

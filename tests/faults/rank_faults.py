@@ -176,27 +176,27 @@ def not_finite(rank: int, steps: Mapping[str, Sequence[Any]], digest: str = "") 
     def spoil(gradient: Tensor) -> Tensor:
         return gradient * float("nan") if struck("element") else gradient
 
-    def stepped(self: Trainer, number: int, learning_rate: float) -> Any:
-        now[0] = number
+    def stepped(self: Trainer, step: int, learning_rate: float) -> Any:
+        now[0] = step
         if not head:
             last = [p for name, p in self.engine.model.named_parameters() if name.endswith("out_proj.bias")]
             head.extend(last)
-            last[-1].register_hook(spoil)
-        return whole_step(self, number, learning_rate)
+            last[-1].register_hook(spoil)  # type: ignore[no-untyped-call]
+        return whole_step(self, step, learning_rate)
 
     def forwarded(self: PhaseModel, *arguments: Any, **named: Any) -> Any:
         loss, *rest = forward(self, *arguments, **named)
         if struck("loss"):
             loss = loss * float("nan")
         if struck("gradient") and loss.requires_grad:
-            loss.register_hook(lambda gradient: gradient * float("inf"))
+            loss.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[no-untyped-call]
         return (loss, *rest)
 
-    def ended(self: Trainer, number: int) -> Outcome:
+    def ended(self: Trainer, step: int) -> Outcome:
         if digest:
             with open(f"{digest}-{rank}.json", "w", encoding="utf-8") as file:
                 json.dump(digests(self), file)
-        return end(self, number)
+        return end(self, step)
 
     Trainer._global_step = stepped  # type: ignore[method-assign]
     Trainer._end = ended  # type: ignore[method-assign]

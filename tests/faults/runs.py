@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from xtrain.runner import open_study, write_phase
 from xtrain.tracking.record import read_events, read_metrics
 
 STEPS, SAVE_EVERY, EVAL_EVERY = 12, 3, 4
+ALL_FAULTS = bool(os.environ.get("XTRAIN_ALL_FAULTS"))  # whether to try every combination, and not every part of one
 
 
 def settings(stage: int, *, recipe: Mapping[str, Any] | None = None, **engine: Any) -> dict[str, Any]:
@@ -168,6 +169,14 @@ def reached(run: Path) -> int:
 def left_over(run: Path) -> list[str]:
     """What was begun below ``run`` and not ended: temporary files and folders."""
     return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".tmp", ".old"))
+
+
+def wait_until(there: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Return once it is so."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 TABLE = "XTRAIN_FAULT_TABLE"  # the file that gets a line for each case, if this names one

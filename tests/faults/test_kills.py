@@ -6,7 +6,6 @@ save is tried with each rank and in each ZeRO stage, but not each rank in each s
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import SAVE_EVERY, STEPS, Ended, Nursery, events, left_over, make_run, note_case, reached, same_weights
-from runs import settings, steps_recorded
+from runs import (
+    ALL_FAULTS,
+    SAVE_EVERY,
+    STEPS,
+    Ended,
+    Nursery,
+    events,
+    left_over,
+    make_run,
+    note_case,
+    reached,
+    same_weights,
+    settings,
+    steps_recorded,
+)
 
 from xtrain.cli import main
 
@@ -27,7 +39,6 @@ SAME = {  # the same thing under another name
     ("before the rename", "1"): ("before the rename", "all"),  # rank 0 renames, while rank 1 waits for it
     ("before the barrier", "1"): ("after exp_avg_sq", "1"),  # that is the last thing that rank 1 writes
 }
-ALL_FAULTS = bool(os.environ.get("XTRAIN_ALL_FAULTS"))
 
 
 def cases_of_a_save() -> list[tuple[int, str, str]]:

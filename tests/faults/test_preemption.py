@@ -20,11 +20,12 @@ from runs import (
     Ended,
     Nursery,
     events,
-    make_run,
+    left_over,
     note_case,
     reached,
     same_weights,
     settings,
+    wait_until,
     write_runs,
 )
 from toy import PROJECT, read_jsonl, study, write_study
@@ -34,12 +35,6 @@ from xtrain.errors import EXIT_PREEMPTED
 
 LEFT = [EXIT_PREEMPTED, EXIT_PREEMPTED]
 TIMES = ("tokens_per_second", "examples_per_second", "seconds", "save_stall_seconds", "mfu", "tflops")
-
-
-@pytest.fixture
-def new_run(tmp_path: Path, tiny_model: Path, toy_data: Path) -> Callable[[Mapping[str, Any]], Path]:
-    """A run directory of the test's own, for a study of ``settings``."""
-    return lambda changes: make_run(tmp_path / "run", tiny_model, toy_data, changes)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -59,6 +54,7 @@ def left_after(run: Path, ended: Ended, name: str) -> dict[str, Any]:
     for rank in (0, 1):
         assert f"{name}: saved at step {event['step']}, " in ended.log(rank), ended
         assert "Traceback" not in ended.log(rank), ended
+    assert not left_over(run)
     folder = CheckpointFolder(run / "checkpoints")
     found = [entry for entry in folder.entries() if entry.series == "step" and entry.step == event["step"]]
     assert [entry.state for entry in found] == ["finished"] * bool(event["step"])
@@ -87,7 +83,7 @@ def disturb(nursery: Nursery, run: Path, other: Path, case: str, name: str, faul
     return event
 
 
-Undisturbed = Callable[[int], Path]
+Undisturbed = Callable[..., Path]
 NewRun = Callable[[Mapping[str, Any]], Path]
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2")
 RANKS = ((0,), (1,), (0, 1))
@@ -131,8 +127,8 @@ def test_again_while_it_saves_or_leaves(
 ) -> None:
     """Impatient schedulers send it again: to a rank that saves already, and to one that has saved."""
     first = {"kind": "signal at", "place": "step", "step": 6, "who": [0], "names": ["SIGUSR1"]}
-    again = {"kind": "signal at", "place": place, "who": [0, 1], "names": ["SIGTERM", "SIGUSR2", "SIGUSR1"]}
-    again |= {} if place == "leaving" else {"step": 7}
+    names, step = ["SIGTERM", "SIGUSR2", "SIGUSR1"], None if place == "leaving" else 7
+    again = {"kind": "signal at", "place": place, "who": [0, 1], "names": names, "step": step}
     fault = {"kind": "several", "faults": [first, again]}
     event = disturb(nursery, new_run(settings(3)), undisturbed(3), f"SIGUSR1, others at: {place}", "SIGUSR1", fault)
     assert event["step"] == 7
@@ -196,12 +192,10 @@ def test_where_training_waits_for_each_save(nursery: Nursery, undisturbed: Undis
     assert not any(event["beside_training"] for event in events(run, "save"))
 
 
-def test_without_zero(nursery: Nursery, new_run: NewRun, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
-    plain = settings(0, precision="fp32")
-    other = make_run(tmp_path / "other", tiny_model, toy_data, plain)
-    assert nursery.run(other).codes == [0, 0]
+def test_without_zero(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
     fault = {"kind": "signal at", "place": "step", "step": 6, "who": [1], "names": ["SIGTERM"]}
-    disturb(nursery, new_run(plain), other, "SIGTERM to rank 1 in step 7, fp32", "SIGTERM", fault)
+    run, other = new_run(settings(0, precision="fp32")), undisturbed(0, precision="fp32")
+    disturb(nursery, run, other, "SIGTERM to rank 1 in step 7, fp32", "SIGTERM", fault)
 
 
 def test_signals_that_are_not_asked_for(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
@@ -249,15 +243,12 @@ def results(phase: Path) -> list[Path]:
     return sorted([*phase.glob("scores.json"), *phase.glob("predictions/*/*.jsonl")])
 
 
-def test_25_random_preemptions_in_one_run(
-    nursery: Nursery, new_run: NewRun, tmp_path: Path, tiny_model: Path, toy_data: Path
-) -> None:
+def test_25_random_preemptions_in_one_run(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
     """At random moments, random signals to random ranks: the weights of a run without any, and no step is lost."""
     preemptions, steps = 25, 75
-    changes = settings(2, recipe={"max_steps": steps})
-    other = make_run(tmp_path / "other", tiny_model, toy_data, changes)
-    assert nursery.run(other).codes == [0, 0]
-    run, rng, left, commits = new_run(changes), np.random.default_rng(4), [], []
+    recipe = {"max_steps": steps}
+    other, run = undisturbed(2, recipe=recipe), new_run(settings(2, recipe=recipe))
+    rng, left, commits = np.random.default_rng(4), [], []
     for number in range(preemptions):
         ahead = int(rng.integers(0, 2 * (steps - reached(run)) // (preemptions - number + 1) + 1))
         who, delay = RANKS[rng.integers(3)], float(rng.uniform(0.0, 0.05))
@@ -280,14 +271,6 @@ def test_25_random_preemptions_in_one_run(
     is_as_undisturbed(run, other, [step for step in left if step])
     note_case(f"{preemptions} random preemptions in one run", run, 0, again.seconds_to_recover,
               signal_to_commit=max(commits))  # fmt: skip
-
-
-def wait_until(there: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Return once it is so."""
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_the_command(

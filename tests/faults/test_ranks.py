@@ -14,9 +14,11 @@ from xtrain.errors import EXIT_PREEMPTED
 
 Lines = list[dict[str, Any]]
 CHAIN = (4, 2, 3, 1)  # ranks, one job after the other; a batch is 12 examples
-LEAVE = ((2, "signal"), (4, "kill"), (9, "signal"))  # at the beginning of which step (from 0) each job but the last ends
+# At the beginning of which step (from 0) each job but the last ends.
+LEAVE = ((2, "signal"), (4, "kill"), (9, "signal"))
 RESUMED = [3, 3, 10]  # a signal's step is finished; a kill goes back to the save of step 3
 FP32 = 1e-5  # the sums of a batch are made in another order, no more
+BF16 = 2e-3  # half of its last place in losses between 1 and 2, as those of an untrained choice of three
 
 
 def steady(stage: int, precision: str) -> dict[str, Any]:
@@ -66,14 +68,14 @@ def same_run(run: Path, other: Path, tolerance: float) -> float:
     found, expected = losses(run), losses(other)
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
     assert [line["learning_rate"] for line in found] == [line["learning_rate"] for line in expected]
-    apart = max(abs(one["loss"] - two["loss"]) for one, two in zip(found, expected, strict=True))
+    apart: float = max(abs(one["loss"] - two["loss"]) for one, two in zip(found, expected, strict=True))
     assert apart <= tolerance, (run, other)
     return apart
 
 
 @pytest.mark.parametrize(
     ("stage", "precision", "tolerance"),
-    [(0, "fp32", FP32), (1, "fp32", FP32), (2, "fp32", FP32), (3, "fp32", FP32), (2, "bf16", 1e-2), (3, "bf16", 1e-2)],
+    [(0, "fp32", FP32), (1, "fp32", FP32), (2, "fp32", FP32), (3, "fp32", FP32), (2, "bf16", BF16), (3, "bf16", BF16)],
 )
 def test_four_two_three_one(
     nursery: Nursery,
@@ -86,15 +88,16 @@ def test_four_two_three_one(
     tolerance: float,
 ) -> None:
     run = make_run(tmp_path / "run", tiny_model, toy_data, steady(stage, precision))
-    for ranks, (step, how) in zip(CHAIN[:-1], LEAVE, strict=True):
+    lost = 0
+    for ranks, (step, how), resumed in zip(CHAIN[:-1], LEAVE, RESUMED, strict=True):
         end_early(nursery, run, ranks, step, how)
-    before = reached(run)
+        lost += reached(run) - resumed
     last = nursery.run(run, CHAIN[-1])
     assert last.codes == [0], last
-    resumed = [(event["step"], event["ranks"]) for event in events(run, "resume")]
-    assert resumed == list(zip(RESUMED, CHAIN[1:], strict=True))
+    found = [(event["step"], event["ranks"]) for event in events(run, "resume")]
+    assert found == list(zip(RESUMED, CHAIN[1:], strict=True))
     apart = same_run(run, unchanged(stage, precision), tolerance)
-    note_case(f"4 -> 2 -> 3 -> 1 ranks, {precision}: losses differ by {apart:.1e}", run, before - RESUMED[-1],
+    note_case(f"4 -> 2 -> 3 -> 1 ranks, {precision}: losses differ by {apart:.1e}", run, lost,
               last.seconds_to_recover)  # fmt: skip
 
 

@@ -81,6 +81,8 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
     check_present(run, ranks)
     phase = PhaseFile.read(run)
     if run.done:
+        if ranks.is_first:
+            run.drop_checkpoints()  # of a start that was killed when it was done
         print(f"{run.path}: done before")
         return
     run.create().writable()
@@ -101,6 +103,8 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
         keep_freed_memory()
     agreement = Agreement()
     check_shared(run, ranks, agreement.gather)
+    if ranks.is_first:
+        run.drop_unfinished_files()
     with PhaseObserver(run, phase, ranks) as observer:
         watchdog = _watchdog(run, phase, ranks, observer)
         watch.append(watchdog)
@@ -113,6 +117,7 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
             summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
             observer.event("done", **summary)
             run.mark_done(summary)
+            run.drop_checkpoints()
     watchdog.tick("the end")
     agreement.barrier()
     watchdog.stop()

@@ -24,6 +24,7 @@ BATCH_IDS = "batches.jsonl"  # the example ids of every global batch, where engi
 SPOKEN = {
     "resume": "goes on from step {step} ({checkpoint}, written by {written_by} ranks)",
     "checkpoint_broken": "warning: {checkpoint} is damaged and was set aside as {moved_to}: {reason}",
+    "passed_over": "warning: {checkpoint} is passed over: the best weights that it needs ({missing}) are lost",
     "best_lost": "warning: the best weights so far ({missing}) are lost; going on from {checkpoint} without them",
     "save_failed": "warning: the save of step {step} failed: {reason}; training goes on, next try at step {next_try}",
     "not_deleted": "warning: an old checkpoint could not be deleted: {reason}",
@@ -111,8 +112,10 @@ class PhaseObserver:
             self.record.event(kind, **fields)
             if kind in SPOKEN:
                 self.say(f"      {SPOKEN[kind].format(**fields)}")
-            if kind == "resume":
-                self._resumed(int(fields["step"]))
+            if kind in ("begin", "resume"):
+                dropped = self._resumed(int(fields["step"]))
+                if kind == "begin" and dropped:
+                    self.say("      warning: no checkpoint is left to go on from: training begins again")
 
     def begin_anew(self, attempt: int) -> None:
         """Training begins anew: the metrics so far are those of attempt ``attempt``, and are put beside."""
@@ -122,15 +125,19 @@ class PhaseObserver:
                 write_text(path.with_name(f"{path.stem}-attempt-{attempt}.jsonl"), path.read_text("utf-8"))
             self._resumed(0)
 
-    def _resumed(self, step: int) -> None:
-        """What an attempt that died recorded beyond its last checkpoint is about to be recorded again."""
-        self.record.resume_at(step)
+    def _resumed(self, step: int) -> int:
+        """What an attempt that died recorded beyond its last checkpoint is about to be recorded again.
+
+        Returns how many lines of metrics that were.
+        """
+        dropped = self.record.resume_at(step)
         path = self._run.path / BATCH_IDS
         if path.is_file():
             lines = path.read_text("utf-8").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step))
         if self._progress is not None:
             self.start_progress(*self._shown, done=step)
+        return dropped
 
     def advanced(self, step: int, values: Mapping[str, float]) -> None:
         """``step`` units of the progress bar are done."""

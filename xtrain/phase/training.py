@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +58,6 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
         with guard.allow("writing the encoder", minutes=60):
             _export(run, outcome)
             observer.log_encoder(run.encoder)
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # the phase is finished: nothing resumes from them
     return {
         "steps": outcome.step,
         "planned_steps": trainer.plan.num_steps,

@@ -118,9 +118,11 @@ class Trainer:
 
     def _resume(self) -> int:
         saver = self.saver
-        commit = newest(saver.folder, saver.phase, self.seed, self.guard.agreement, self.observer)
-        if commit is None:
+        found = newest(saver.folder, saver.phase, self.seed, self.guard.agreement, self.observer)
+        if found is None:
+            self.observer.event("begin", step=0)  # after a restart: nothing was left to go on from
             return 0
+        commit = found.commit
         state = trainer_state(commit.path)
         self.selection.restore(state["selection"])
         self.health.restore(state["health"])
@@ -128,6 +130,9 @@ class Trainer:
         self.evaluated = int(state["evaluated"])
         self.num_tokens, self.training_seconds = int(state["num_tokens"]), float(state["training_seconds"])
         step = saver.saved_step = int(state["step"])
+        if not found.has_best:
+            self.selection.forget_best()
+            self.evaluated = min(self.evaluated, step - 1)  # so that this step may be the best
         fill(self.engine.state, commit, step - self.num_skipped)
         self.engine.restore(state["engine"])
         self.observer.event("resume", step=step, checkpoint=commit.name, written_by=commit.manifest.world_size,
@@ -176,9 +181,9 @@ class Trainer:
         self.saver.copied()  # what is being saved must not change under the copy
         with self._naming(step + 1, "the optimizer's update"):
             result = self.engine.step(learning_rate)
+        if result.skipped:  # told first: it may be one too many
+            self.observer.event("step_skipped", step=step + 1, task=work.task, in_all=self.num_skipped + 1)
         self.health.after_step(step + 1, work.task, result.skipped, self.engine.loss_scale)
-        if result.skipped:
-            self.observer.event("step_skipped", step=step + 1, task=work.task, in_all=self.num_skipped)
         return result
 
     def _contrast(self, work: StepWork) -> GlobalContrast | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ from xtrain.training.observer import Events
 from xtrain.training.pieces import STATE_KINDS, WEIGHTS, ZeroState
 
 
-def newest(folder: CheckpointFolder, phase: str, seed: int, agreement: Agreement, observer: Events) -> Commit | None:
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint to go on from."""
+
+    commit: Commit
+    has_best: bool = True
+    """Whether the best weights that its selection speaks of are there, if it speaks of any."""
+
+
+def newest(folder: CheckpointFolder, phase: str, seed: int, agreement: Agreement, observer: Events) -> Found | None:
     """The newest checkpoint of ``phase`` from ``seed`` that all ranks together find whole; collective.
 
     A broken one is set aside, and said so. A checkpoint needs the best weights that its selection speaks of; where
@@ -27,7 +38,7 @@ def newest(folder: CheckpointFolder, phase: str, seed: int, agreement: Agreement
         for entry in folder.damaged():
             _set_aside(folder, entry.path.name, "; ".join(entry.damage), observer)
     names = agreement.first([commit.name for commit in reversed(folder.commits())])
-    without_best: list[tuple[str, str]] = []
+    without_best: list[tuple[Commit, str]] = []
     for name in names:
         commit = _verified(folder, name, phase, agreement, observer)
         if commit is None:
@@ -41,13 +52,14 @@ def newest(folder: CheckpointFolder, phase: str, seed: int, agreement: Agreement
             continue
         best = int(state["selection"]["best_step"])
         if best < 0 or _verified(folder, commit_name("best", best), phase, agreement, observer) is not None:
-            return commit
-        without_best.append((name, commit_name("best", best)))
+            return Found(commit)
+        without_best.append((commit, commit_name("best", best)))
+        observer.event("passed_over", checkpoint=name, missing=without_best[-1][1])
     if not without_best:
         return None
-    name, best_folder = without_best[0]
-    observer.event("best_lost", checkpoint=name, missing=best_folder)
-    return folder.find(name)
+    commit, best_folder = without_best[0]
+    observer.event("best_lost", checkpoint=commit.name, missing=best_folder)
+    return Found(commit, has_best=False)
 
 
 def _verified(folder: CheckpointFolder, name: str, phase: str, agreement: Agreement, observer: Events) -> Commit | None:
@@ -71,8 +83,9 @@ def _verified(folder: CheckpointFolder, name: str, phase: str, agreement: Agreem
 
 
 def _set_aside(folder: CheckpointFolder, name: str, reason: str, observer: Events) -> None:
-    moved = folder.set_aside(name, reason).name if (folder.path / name).exists() else ""
-    observer.event("checkpoint_broken", checkpoint=name, reason=reason, moved_to=moved)
+    if os.path.lexists(folder.path / name):
+        moved = folder.set_aside(name, reason).name
+        observer.event("checkpoint_broken", checkpoint=name, reason=reason, moved_to=moved)
 
 
 def fill(state: ZeroState, commit: Commit, num_updates: int) -> None:

@@ -23,6 +23,10 @@ class Selection:
         self.num_without_best += 1
         return False
 
+    def forget_best(self) -> None:
+        """The weights of the best step are lost: the next that is evaluated takes its place."""
+        self.best_score, self.best_step, self.num_without_best = float("-inf"), -1, 0
+
     @property
     def exhausted(self) -> bool:
         """Whether training should stop."""
