@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -22,9 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,13 +34,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from xtrain.checkpoints import CheckpointFolder, commit_name, damage  # noqa: E402
-from xtrain.data.shards import write_shard  # noqa: E402
 from xtrain.dispatch.local import python, run_ranks  # noqa: E402
 from xtrain.files import write_json  # noqa: E402
-from xtrain.phase.file import PhaseFile, ShardEntry  # noqa: E402
 from xtrain.run_directory import RunDirectory  # noqa: E402
-from xtrain.study import Engine, Recipe  # noqa: E402
-from xtrain.tasks import TaskSpec  # noqa: E402
 from xtrain.training.budget import available_memory  # noqa: E402
 
 SIZES = {  # layers, hidden, heads, intermediate, vocabulary
@@ -46,12 +44,18 @@ SIZES = {  # layers, hidden, heads, intermediate, vocabulary
     "base": (12, 768, 12, 3072, 250_002),
     "large": (24, 1024, 16, 4096, 250_002),
 }
-EXAMPLE, BATCH, MICRO_BATCH = 128, 8, 256  # tokens of an example, examples of a step, tokens of a micro-batch
+EXAMPLE, BATCH, MICRO_BATCH = 128, 4, 128  # tokens of an example, examples of a step, tokens of a micro-batch
 GIB = 2**30
+T = TypeVar("T")
 
 
 def make_run(out: Path, size: str, steps: int, every: int) -> RunDirectory:
     """The run directory of a phase that starts from a configuration without weights, and trains on random tokens."""
+    from xtrain.data.shards import write_shard
+    from xtrain.phase.file import PhaseFile, ShardEntry
+    from xtrain.study import Engine, Recipe
+    from xtrain.tasks import TaskSpec
+
     layers, hidden, heads, intermediate, vocabulary = SIZES[size]
     base = out / "base"
     base.mkdir()
@@ -95,6 +99,12 @@ def memory_needed(size: str, ranks: int) -> int:
     return ranks * (2 * parameters + GIB // 2) + 32 * parameters
 
 
+def apart(function: Callable[..., T], *arguments: Any) -> T:
+    """``function`` in a process of its own: this one shall not keep the memory that importing torch takes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def ranks_of(run: RunDirectory, mode: str, ranks: int, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Run the ranks, and return what each has measured."""
     script = str(Path(__file__).with_name("checkpoint_large_rank.py"))
@@ -117,7 +127,9 @@ def in_process(command: Sequence[str]) -> tuple[float, str]:
     began = time.monotonic()
     path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return time.monotonic() - began, done.stdout
 
 
@@ -167,7 +179,7 @@ def of_memory(trained: Mapping[str, Any], resumed: Mapping[str, Any], every: int
 
 def measure(out: Path, size: str, steps: int, every: int, ranks: int) -> dict[str, Any]:
     """Train, verify, resume and export with so many ranks."""
-    run = make_run(out, size, steps, every)
+    run = apart(make_run, out, size, steps, every)
     last = every * ((steps - 1) // every)
     trained = ranks_of(run, "train", ranks, {"synchronous": list(range(every, steps, every))})
     folder = CheckpointFolder(run.checkpoints)
@@ -263,11 +275,11 @@ def main() -> None:
     results = []
     for ranks in arguments.ranks:
         needed, free = memory_needed(arguments.size, ranks) / GIB, available_memory() / GIB
-        if free < needed + 1.5:
-            sys.exit(f"{ranks} ranks need {needed:.1f} GiB of memory, with 1.5 GiB in reserve, and {free:.1f} are free")
+        if free < needed + 2.0:
+            sys.exit(f"{ranks} ranks need {needed:.1f} GiB of memory, with 2 GiB in reserve, and {free:.1f} are free")
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-large-", dir=arguments.out))
         try:
-            described = machine()
+            described = apart(machine)
             results.append(measure(folder, arguments.size, arguments.steps, arguments.every, ranks))
             results[-1]["machine"] = described
         finally:

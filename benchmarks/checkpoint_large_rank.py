@@ -39,7 +39,7 @@ from xtrain.training.saver import Saver
 from xtrain.training.watchdog import Watchdog
 
 PROJECT = Path(__file__).resolve().parent.parent
-LEAST_MEMORY = 1.5 * 2**30  # the benchmark ends rather than have the machine run out
+LEAST_MEMORY = 1.5e9  # the benchmark ends rather than have the machine run out
 
 
 class Memory:

@@ -30,6 +30,19 @@ def fill(folder: Path) -> None:
     os.close(handle)
 
 
+PAGE = 4096  # bytes: what a file on a tmpfs takes at once
+
+
+def fill_with_pages(run: Path) -> None:
+    """As :func:`fill`; the last pages of the files that the run appends to are full as well."""
+    for path in (run / "metrics.jsonl", run / "events.jsonl", *(run / "logs").resolve().glob("rank-*.log")):
+        head, tail = '{"event": "padding", "step": 0, "text": "', '"}\n'
+        missing = -path.stat().st_size % PAGE - len(head) - len(tail)
+        with open(path, "a", encoding="utf-8") as handle:
+            handle.write(head + "x" * (missing % PAGE) + tail)
+    fill(run / "checkpoints")
+
+
 def free(folder: Path) -> None:
     """Give back what :func:`fill` took."""
     (folder / BALLAST).unlink(missing_ok=True)
@@ -44,6 +57,7 @@ def remount(folder: Path, how: str) -> None:
 
 TROUBLE: Mapping[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "full": (fill, free),
+    "full to the last page": (lambda folder: fill_with_pages(folder.parent), free),
     "read-only": (lambda folder: remount(folder, "ro"), lambda folder: remount(folder, "rw")),
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 import deepspeed  # imported here so that the forked ranks need not, as all that is marked "noqa: F401"
 import deepspeed.runtime.zero.muon.muon_optimizer  # it compiles functions: two seconds
+import disk_faults  # noqa: F401 - it adds to the faults
 import faults
 import rank_faults  # noqa: F401 - it adds to the faults
 import torch
@@ -27,6 +29,7 @@ import transformers.models.xlm_roberta.modeling_xlm_roberta  # noqa: F401
 from xtrain.phase import entry
 
 LEFT_SECONDS = 60.0  # a rank that is still there so long after the first has failed is killed, and shows as such
+JOB_SECONDS = 200.0  # and so does a job that takes longer
 
 
 def main() -> None:
@@ -50,7 +53,7 @@ def main() -> None:
 def wait_for(pids: list[int]) -> list[int]:
     """The exit codes of all, in order."""
     codes: dict[int, int] = {}
-    failed = 0.0
+    began, failed = time.monotonic(), 0.0
     while len(codes) < len(pids):
         for pid in pids:
             if pid not in codes:
@@ -58,7 +61,7 @@ def wait_for(pids: list[int]) -> list[int]:
                 if found:
                     codes[pid] = os.waitstatus_to_exitcode(status)
                     failed = failed or (time.monotonic() if codes[pid] else 0.0)
-                elif failed and time.monotonic() - failed > LEFT_SECONDS:
+                elif time.monotonic() > min(began + JOB_SECONDS, failed + LEFT_SECONDS if failed else math.inf):
                     os.kill(pid, 9)
         time.sleep(0.01)
     return [codes[pid] for pid in pids]

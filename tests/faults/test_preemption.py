@@ -31,7 +31,7 @@ from runs import (
 from toy import PROJECT, read_jsonl, study, write_study
 
 from xtrain.checkpoints import CheckpointFolder
-from xtrain.errors import EXIT_PREEMPTED
+from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED
 
 LEFT = [EXIT_PREEMPTED, EXIT_PREEMPTED]
 TIMES = ("tokens_per_second", "examples_per_second", "seconds", "save_stall_seconds", "mfu", "tflops")
@@ -174,6 +174,7 @@ def test_before_any_new_step_where_an_evaluation_was_due(
     for _ in range(2):
         event = left_after(run, nursery.run(run, fault=fault), "SIGUSR2")
         assert event["step"] == EVAL_EVERY
+        assert not events(run, "best"), "the evaluation was not ended"
     again = nursery.run(run)
     assert again.codes == [0, 0], again
     is_as_undisturbed(run, undisturbed(3), [EVAL_EVERY, EVAL_EVERY])
@@ -201,14 +202,15 @@ def test_without_zero(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRu
 def test_signals_that_are_not_asked_for(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
     """Only those of ``engine.preemption_signals`` preempt; the others do what they do to any process."""
     run = new_run(settings(2, preemption_signals=["SIGUSR1"]))
-    killed = nursery.run(run, fault={"kind": "signal at", "place": "step", "step": 7, "who": [1], "names": ["SIGTERM"]})
-    assert killed.codes == [1, -signal.SIGTERM], killed
+    killed = nursery.run(run, fault={"kind": "signal at", "place": "step", "step": 8, "who": [1], "names": ["SIGTERM"]})
+    assert killed.codes == [EXIT_OURS, -signal.SIGTERM], killed
     assert not events(run, "preempted")
-    fault = {"kind": "signal at", "place": "step", "step": 8, "who": [1], "names": ["SIGUSR1"]}
+    saved = CheckpointFolder(run / "checkpoints").commits()[-1].step
+    fault = {"kind": "signal at", "place": "step", "step": 9, "who": [1], "names": ["SIGUSR1"]}
     event = left_after(run, nursery.run(run, fault=fault), "SIGUSR1")
     again = nursery.run(run)
     assert again.codes == [0, 0], again
-    is_as_undisturbed(run, undisturbed(2), [6, 9])
+    is_as_undisturbed(run, undisturbed(2), [saved, 10])
     note_case("SIGUSR1, the only one asked for", run, 0, again.seconds_to_recover, signal_to_commit=event["seconds"])
 
 

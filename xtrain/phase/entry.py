@@ -24,6 +24,7 @@ from xtrain.model import keep_freed_memory
 from xtrain.phase.evaluating import evaluate_phase
 from xtrain.phase.file import PhaseFile
 from xtrain.phase.observer import PhaseObserver
+from xtrain.phase.printing import forgive_failed_prints
 from xtrain.phase.rank import PhaseRank
 from xtrain.phase.shared_folder import check_present, check_shared
 from xtrain.phase.training import train_phase
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: python train.py RUN_DIR (got: {' '.join(arguments) or 'nothing'})", file=sys.stderr)
         return EXIT_USER
+    forgive_failed_prints()
     watch: list[Watchdog] = []
     try:
         run_phase(RunDirectory(Path(arguments[0])), watch)

@@ -52,6 +52,7 @@ class Job:
     """Folder -> the files that this rank has written."""
     error: str = ""
     no_room: bool = False
+    tried_again: bool = False
     copied: threading.Event = field(default_factory=threading.Event)
     written: threading.Event = field(default_factory=threading.Event)
 
@@ -123,6 +124,7 @@ class Saver:
         began = time.monotonic()
         self.finish()  # at most one save is under way
         if self._failed is not None and self._failed.keeps_best and not best:
+            self._due = True  # soon, with the state of then
             self._start(self._failed)  # the only copy of those weights: it comes first
             return
         folders = {commit_name("best", step): [WEIGHTS]} if best else {}
@@ -135,9 +137,12 @@ class Saver:
     def save_now(self, step: int, state: Mapping[str, Any], *, best: bool = False, last: bool = False) -> bool:
         """Save and wait until it is committed; whether it was. Of the ``last`` step the weights are enough."""
         self.finish()
-        if self._failed is not None and self._failed.keeps_best:
-            self._start(self._failed)
-            self.finish()
+        for _ in range(2):  # the first try, if there is no room, makes some
+            if self._failed is not None and self._failed.keeps_best:
+                self._start(self._failed)
+                self.finish()
+        if last and self._failed is not None and self._failed.keeps_best:
+            return False  # without the weights that were selected the phase is not finished
         if self.saved_step == step and not best:
             return True
         folders = {commit_name("best", step): [WEIGHTS]} if best else {}
@@ -335,6 +340,8 @@ class Saver:
         gathered = self.agreement.gather((job.error, job.no_room))
         reason = self.failure = next(error for error, _ in gathered if error)
         self._retry_at = step + self.retry_after
+        again = not job.copies and not job.tried_again and any(no_room for _, no_room in gathered)
+        self._retry_at = job.step if again else self._retry_at
         if self.agreement.rank == 0:
             for name in job.folders:
                 shutil.rmtree(self.folder.temporary(name), ignore_errors=True)
@@ -342,7 +349,10 @@ class Saver:
                 self._retain(1, job.best_step)  # make room with all but the newest that verifies
             self.observer.event("save_failed", step=job.step, folders=list(job.folders), reason=reason,
                                 next_try=self._retry_at)  # fmt: skip
-        if job.copies:
+        if again:  # at once: training waits for it, and its state is still there
+            job.tried_again = True
+            self._start(job)
+        elif job.copies:
             self._failed = job
         elif job.keeps_best:
             raise UserError(

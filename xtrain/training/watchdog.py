@@ -153,6 +153,9 @@ class Watchdog:
         finally:
             self._allowed = before
             self.tick(f"after {what}")
+            self._beats_due.set()  # told at once: a rank that is stopped now must not have all that time
+            if self._running():
+                self._peers.wake()
 
     def failed(self, error: BaseException, code: int = EXIT_OURS) -> None:
         """Tell all others that this rank ends of ``error``, and with which exit code.
