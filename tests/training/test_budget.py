@@ -273,3 +273,11 @@ def test_in_a_container(tmp_path: Path, path: str) -> None:
 
 def test_this_machine() -> None:
     assert 0 < available_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_what_is_to_come_is_not_free() -> None:
+    """Adam's moments, made in the first step, are set apart before the rest is halved."""
+    fits = snapshot_budget(None, [RankMemory("node1", 30, 100, 40)] * 1)
+    tight = snapshot_budget(None, [RankMemory("node1", 15, 100, 25), RankMemory("node1", 16, 100, 20)])
+    assert (fits.fits, fits.allowed) == (True, 30)
+    assert (tight.fits, tight.allowed, tight.needed) == (False, 27, 31)

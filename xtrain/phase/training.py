@@ -32,7 +32,7 @@ from xtrain.training.feeding import Feeder, num_workers
 from xtrain.training.health import Health
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.optimizer import missing_build_tools, op_is_built
-from xtrain.training.pieces import STATE_KINDS
+from xtrain.training.pieces import MOMENTS, STATE_KINDS
 from xtrain.training.plan import Plan
 from xtrain.training.saver import Saver
 
@@ -120,8 +120,11 @@ def _saver(rank: PhaseRank, engine: TrainEngine) -> Saver:
     """The run's checkpoints; whether there is memory to write them beside training is decided here, for all ranks."""
     phase, agreement, observer = rank.phase, rank.guard.agreement, rank.observer
     settings = phase.engine
-    copy = 4 * len(STATE_KINDS) * sum(piece.count for piece in engine.state.owned())
-    budget = snapshot_budget(settings.snapshot_memory_gib, agreement.gather(RankMemory.of(copy)))
+    pieces = engine.state.owned()
+    copy = 4 * len(STATE_KINDS) * sum(piece.count for piece in pieces)
+    # Adam makes its moments in the first step
+    to_come = 4 * len(MOMENTS) * sum(piece.count for piece in pieces if not piece.flat.is_cuda)
+    budget = snapshot_budget(settings.snapshot_memory_gib, agreement.gather(RankMemory.of(copy, to_come)))
     beside = settings.background_save and budget.fits
     why = budget.why if settings.background_save else "engine.background_save is off: training stops for each save"
     observer.event("save_mode", beside_training=beside, reason=why)

@@ -89,11 +89,13 @@ class RankMemory:
     """Bytes of its copy of the state."""
     available: int
     """Bytes that its node can still give, as it sees it; shared by the ranks of the node."""
+    to_come: int = 0
+    """Bytes that it will take all the same: the optimizer's moments, where they are the host's and not made yet."""
 
     @classmethod
-    def of(cls, needed: int) -> RankMemory:
-        """This rank, now; call it once the model and the optimizer's state exist."""
-        return cls(platform.node(), needed, available_memory())
+    def of(cls, needed: int, to_come: int = 0) -> RankMemory:
+        """This rank, now; call it once the model exists."""
+        return cls(platform.node(), needed, available_memory(), to_come)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _room_left(budget: SnapshotBudget) -> int:
 
 
 def _node_budget(host: str, setting_gib: float | None, ranks: Sequence[RankMemory]) -> SnapshotBudget:
-    needed, available = sum(rank.needed for rank in ranks), min(rank.available for rank in ranks)
+    needed, to_come = sum(rank.needed for rank in ranks), sum(rank.to_come for rank in ranks)
+    available = max(0, min(rank.available for rank in ranks) - to_come)
     if setting_gib is None:
         allowed = int(available * _DEFAULT_SHARE)
         limit = f"half of the {size_in_words(available)} that is free there is {size_in_words(allowed)}"
