@@ -15,6 +15,19 @@ SLOW = (
     "test_hub_clients",
     "test_bad_input",
     "test_wandb",
+    "test_preemption",
+    "test_kills",
+    "test_damage",
+    "test_disk",
+    "test_hangs",
+    "test_ranks",
+    "test_watchdog",
+    "test_local",
+    "test_feeding",
+    "test_ahead",
+    "test_collapse",
+    "test_exporting",
+    "test_checkpoint_command",
 )  # files of tests that start processes
 
 
