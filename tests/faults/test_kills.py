@@ -44,7 +44,7 @@ SAME = {  # the same thing under another name
 
 def cases_of_a_save() -> list[tuple[int, str, str]]:
     """Stage, place and rank. The default: for each place a Latin square of stages and ranks, one line of it."""
-    cases = {}
+    cases: dict[tuple[int, str, str], None] = {}
     for number, place in enumerate(PLACES):
         for shift, who in enumerate(RANKS):
             for stage in (1, 2, 3):
