@@ -15,7 +15,7 @@ SLOW = (
     "test_hub_clients",
     "test_bad_input",
     "test_wandb",
-    "test_preemption",
+    "test_preempt",
     "test_kills",
     "test_damage",
     "test_disk",
