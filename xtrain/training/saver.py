@@ -349,6 +349,7 @@ class Saver:
                 self._retain(1, job.best_step)  # make room with all but the newest that verifies
             self.observer.event("save_failed", step=job.step, folders=list(job.folders), reason=reason,
                                 next_try=self._retry_at)  # fmt: skip
+        self.agreement.barrier()  # no rank writes again into what rank 0 is about to clear away
         if again:  # at once: training waits for it, and its state is still there
             job.tried_again = True
             self._start(job)
