@@ -102,6 +102,23 @@ def kill_in_save(rank: int, step: int, place: str, who: str) -> None:
     commit.sync_folder = synced
 
 
+def refuse_copy(rank: int, step: int, who: int) -> None:
+    """The copy of the state after ``step`` steps finds no memory on one rank, when half of it is made."""
+    copy = Saver._copy
+
+    def refused(self: Saver, job: Job) -> None:
+        if (job.step, rank) == (step, who):
+            self._pieces = self._pieces[: len(self._pieces) // 2]
+            try:
+                copy(self, job)
+            finally:
+                self._pieces = self.state.owned()
+            raise MemoryError("no memory for the rest of the copy")
+        copy(self, job)
+
+    Saver._copy = refused  # type: ignore[method-assign]
+
+
 def at_step(rank: int, step: int, action: Callable[[], None]) -> None:
     """Do ``action`` on the rank when it begins global step ``step`` (from 0)."""
     whole = Trainer._global_step
@@ -262,6 +279,7 @@ def signal_at_step(rank: int, step: int, who: int, name: str) -> None:
 BUILDERS: dict[str, Callable[..., None]] = {
     "kill in save": kill_in_save,
     "kill at step": kill_at_step,
+    "refuse copy": refuse_copy,
     "watch what is opened": watch_what_is_opened,
     "kill in evaluation": kill_in_evaluation,
     "kill in copy": kill_in_copy,

@@ -53,6 +53,8 @@ class Job:
     error: str = ""
     no_room: bool = False
     tried_again: bool = False
+    has_copy: bool = False
+    """Whether all of this rank's state is in the copy: only then it can be written again later."""
     copied: threading.Event = field(default_factory=threading.Event)
     written: threading.Event = field(default_factory=threading.Event)
 
@@ -121,8 +123,8 @@ class Saver:
 
         Returns while it is copied and written; where there is no memory for a copy, when it is committed.
         """
-        began = time.monotonic()
         self.finish()  # at most one save is under way
+        began = time.monotonic()
         if self._failed is not None and self._failed.keeps_best and not best:
             self._due = True  # soon, with the state of then
             self._start(self._failed)  # the only copy of those weights: it comes first
@@ -202,8 +204,14 @@ class Saver:
 
     def _take_memory_early(self) -> None:
         """Beside the first steps, as a thread: left to the first save, the update after that would wait."""
+        self._use_device()
         with contextlib.suppress(RuntimeError, MemoryError):  # the save will try again, and say what is wrong
             self._take_memory()
+
+    def _use_device(self) -> None:
+        """In a new thread, which begins on the first GPU, whichever this rank's is."""
+        if self._stream is not None:
+            torch.cuda.set_device(self._stream.device)
 
     def _take_memory(self) -> None:
         """Host memory for the copies, kept from save to save.
@@ -223,8 +231,10 @@ class Saver:
     def _work(self, job: Job) -> None:
         """Copy and write, as a thread where there are copies. What goes wrong is kept, for the ranks to compare."""
         try:
-            if not job.copied.is_set():
+            self._use_device()
+            if job.copies and not job.has_copy:
                 self._copy(job)
+                job.has_copy = True
                 job.copied.set()
             self._write(job)
         except Exception as error:
@@ -337,15 +347,16 @@ class Saver:
 
     def _give_up(self, job: Job, step: int) -> None:
         """A rank could not write: say so, clear away what is there, and try again soon."""
-        gathered = self.agreement.gather((job.error, job.no_room))
-        reason = self.failure = next(error for error, _ in gathered if error)
+        gathered = self.agreement.gather((job.error, job.no_room, job.has_copy))
+        reason = self.failure = next(error for error, *_ in gathered if error)
+        no_room, copied = any(one for _, one, _ in gathered), all(one for *_, one in gathered)
         self._retry_at = step + self.retry_after
-        again = not job.copies and not job.tried_again and any(no_room for _, no_room in gathered)
+        again = not job.copies and not job.tried_again and no_room
         self._retry_at = job.step if again else self._retry_at
         if self.agreement.rank == 0:
             for name in job.folders:
                 shutil.rmtree(self.folder.temporary(name), ignore_errors=True)
-            if any(no_room for _, no_room in gathered):
+            if no_room:
                 self._retain(1, job.best_step)  # make room with all but the newest that verifies
             self.observer.event("save_failed", step=job.step, folders=list(job.folders), reason=reason,
                                 next_try=self._retry_at)  # fmt: skip
@@ -353,7 +364,7 @@ class Saver:
         if again:  # at once: training waits for it, and its state is still there
             job.tried_again = True
             self._start(job)
-        elif job.copies:
+        elif copied:
             self._failed = job
         elif job.keeps_best:
             raise UserError(
