@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from export_memory import status_bytes
 from torch import nn
 
 from xtrain.checkpoints import CheckpointFolder, commit_name, read_manifest
@@ -60,7 +61,7 @@ class Memory:
     @staticmethod
     def resident() -> int:
         """Bytes now."""
-        return _status("VmRSS")
+        return status_bytes("VmRSS")
 
     @staticmethod
     def restart_peak() -> None:
@@ -70,15 +71,7 @@ class Memory:
     @staticmethod
     def peak() -> int:
         """The most bytes since :meth:`restart_peak`."""
-        return _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise KeyError(field)
+        return status_bytes("VmHWM")
 
 
 class Listener:

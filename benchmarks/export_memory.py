@@ -43,7 +43,7 @@ def measured(work: Callable[[], object]) -> dict[str, Any]:
     The kernel notes the most that a process ever held (VmHWM); writing 5 to ``clear_refs`` begins that anew. Where
     that is not allowed the peak may be an older one, so that the result is too high rather than too low.
     """
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -53,11 +53,11 @@ def measured(work: Callable[[], object]) -> dict[str, Any]:
     return {
         "seconds": round(time.monotonic() - began, 2),
         "before": before,
-        "peak_above": _status("VmHWM") - before,
+        "peak_above": status_bytes("VmHWM") - before,
     }
 
 
-def _status(field: str) -> int:
+def status_bytes(field: str) -> int:
     """A field of ``/proc/self/status`` in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")

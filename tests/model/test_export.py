@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import make_tiny_model
 from transformers import AutoModel, AutoTokenizer
+from whole import split_weights
 
 from xtrain.errors import UserError
-from xtrain.model import PhaseModel, SavedHead, export, load_encoder, load_heads, save_encoder, split_weights
+from xtrain.model import PhaseModel, SavedHead, export, load_encoder, load_heads, save_encoder
 from xtrain.model.heads import build
 
 

@@ -8,8 +8,9 @@ from packs import make_batch, make_encoder, make_reference
 from torch.nn import functional as F
 from transformers import XLMRobertaConfig
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaClassificationHead
+from whole import split_weights
 
-from xtrain.model import PhaseModel, layer_for_retrieval, sentence_vectors, split_weights
+from xtrain.model import PhaseModel, layer_for_retrieval, sentence_vectors
 from xtrain.model.heads import build
 
 

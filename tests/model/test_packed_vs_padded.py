@@ -10,9 +10,10 @@ from packs import make_batch, make_encoder, make_reference, padded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import XLMRobertaModel
+from whole import split_weights
 
 from xtrain.data.batches import PackedBatch
-from xtrain.model import PhaseModel, sentence_vectors, split_weights
+from xtrain.model import PhaseModel, sentence_vectors
 from xtrain.model.heads import build
 
 TOLERANCE = 1e-5

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from packs import make_batch, make_encoder, make_reference, padded
 from torch.nn import functional as F
 from transformers import XLMRobertaForTokenClassification
+from whole import split_weights
 
 from xtrain.data.batches import PackedBatch
-from xtrain.model import PhaseModel, split_weights
+from xtrain.model import PhaseModel
 from xtrain.model.heads import build
 from xtrain.tasks.formats import IGNORED
 

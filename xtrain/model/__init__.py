@@ -10,7 +10,7 @@ from xtrain.model.heads import Head
 from xtrain.model.heads import build as build_head
 from xtrain.model.loading import LoadReport, base_fingerprint, load_encoder, resolve
 from xtrain.model.memory import keep_freed_memory
-from xtrain.model.phase_model import PhaseModel, split_weights
+from xtrain.model.phase_model import PhaseModel
 from xtrain.model.vocabulary import UsedVocabulary, untouched_decay
 
 __all__ = [
@@ -30,6 +30,5 @@ __all__ = [
     "resolve",
     "save_encoder",
     "sentence_vectors",
-    "split_weights",
     "untouched_decay",
 ]

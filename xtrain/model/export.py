@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import XLMRobertaConfig
 
-from xtrain.checkpoints.commit import sync_folder
+from xtrain.checkpoints import sync_folder
 from xtrain.files import make_folder, read_json, write_json, writing
 from xtrain.model.loading import ARCHITECTURES, TOKENIZER_FILES, WORD_EMBEDDINGS
 from xtrain.model.tensor_files import TensorFileWriter

@@ -50,21 +50,3 @@ class PhaseModel(nn.Module):
                 # ZeRO-3 steps a parameter without a gradient with the one of the step before; so give it zeros
                 loss = loss + cast(Head, other).idle(hidden.detach()) if other is not head else loss
         return loss, logits
-
-
-def split_weights(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Weights by the names of a :class:`PhaseModel`, as the encoder's by checkpoint name and each head's.
-
-    Where the encoder holds a part of the vocabulary, so does its table: see
-    :meth:`xtrain.model.vocabulary.UsedVocabulary.expand`.
-    """
-    encoder: dict[str, Tensor] = {}
-    heads: dict[str, dict[str, Tensor]] = {}
-    for name, value in weights.items():
-        if name.startswith(ENCODER_PREFIX):
-            encoder[name.removeprefix(ENCODER_PREFIX)] = value
-        else:
-            assert name.startswith(HEADS_PREFIX), name
-            task, _, parameter = name.removeprefix(HEADS_PREFIX).partition(".")
-            heads.setdefault(task, {})[parameter] = value
-    return encoder, heads
