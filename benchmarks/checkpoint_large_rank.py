@@ -22,6 +22,7 @@ from torch import nn
 
 from xtrain.checkpoints import CheckpointFolder, commit_name, read_manifest
 from xtrain.dispatch.rendezvous import from_environment
+from xtrain.dispatch.signals import Signals
 from xtrain.model import Encoder, PhaseModel, build_head, keep_freed_memory
 from xtrain.model.loading import read_config
 from xtrain.phase.file import PhaseFile
@@ -35,7 +36,6 @@ from xtrain.training.guard import Guard
 from xtrain.training.health import Health
 from xtrain.training.pieces import STATE_KINDS
 from xtrain.training.plan import Plan
-from xtrain.training.preemption import Signals
 from xtrain.training.saver import Saver
 from xtrain.training.watchdog import Watchdog
 

@@ -20,6 +20,7 @@ from whole import whole_weights
 from xtrain.checkpoints import CheckpointFolder
 from xtrain.data import PackedBatch, Shard
 from xtrain.dispatch.rendezvous import from_environment
+from xtrain.dispatch.signals import Signals
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.study import Engine, Recipe
 from xtrain.training.agreement import Agreement
@@ -29,7 +30,6 @@ from xtrain.training.guard import Guard
 from xtrain.training.health import Health
 from xtrain.training.loop import Trainer
 from xtrain.training.plan import Plan
-from xtrain.training.preemption import Signals
 from xtrain.training.saver import Saver
 from xtrain.training.watchdog import Watchdog
 

@@ -15,9 +15,10 @@ import pytest
 from toy import PROJECT
 
 from xtrain.dispatch.local import python, run_ranks
+from xtrain.dispatch.signals import Signals, signal_numbers
 from xtrain.errors import UserError
 from xtrain.training.agreement import Agreement
-from xtrain.training.preemption import Preempted, Signals, signal_numbers
+from xtrain.training.preemption import Preempted
 
 WORKER = Path(__file__).with_name("agreement_worker.py")
 NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2")

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xtrain.dispatch.signals import blocked, ignore_in_worker
 from xtrain.errors import UserError
-from xtrain.training.preemption import blocked, ignore_in_worker
 
 # Why this is not torch's DataLoader:
 #   - What a worker sends there goes through a pipe whose writing end the reader holds open too. A worker killed with

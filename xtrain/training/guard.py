@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+from xtrain.dispatch.signals import Signals, signal_name
 from xtrain.training.agreement import Agreement
-from xtrain.training.preemption import Preempted, Signals, signal_name
+from xtrain.training.preemption import Preempted
 from xtrain.training.watchdog import Watchdog
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from xtrain.dispatch.signals import Signals, blocked, ignore_in_worker, signal_name, signal_numbers
-
-__all__ = ["Preempted", "Signals", "blocked", "ignore_in_worker", "signal_name", "signal_numbers"]
-
 
 class Preempted(Exception):
     """Raised on every rank once the state is committed after a signal; the same command goes on from there.
