@@ -11,6 +11,7 @@ EXIT_OURS = 1  # ours: a traceback
 EXIT_FAILED = 3  # nobody's: the experiment itself failed (training collapsed), and is recorded as such
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells have it: 128 + SIGINT
 EXIT_PREEMPTED = 75  # stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)
+EXIT_FENCED = 76  # a newer attempt at the phase has begun; nobody is to do anything
 
 
 @dataclass(frozen=True)

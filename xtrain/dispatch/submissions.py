@@ -1,0 +1,105 @@
+"""The jobs that were submitted for a run directory, and the end of a phase that left no result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtrain.files import make_folder, read_json, write_json, write_text
+from xtrain.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job in the queue, or one that was there; a line of ``job/submissions.jsonl``."""
+
+    job: str
+    """SLURM's job id, or ``local-PID``."""
+    name: str
+    submitted: float
+    """Seconds since 1970."""
+    cluster: str
+    """The profile's name."""
+    lane: int = 0
+    """Which of the study's lanes it runs in: one job at a time a lane."""
+    after: tuple[str, ...] = ()
+    """Jobs that it waits for."""
+    chained: bool = False
+    """Submitted by the job before it, to go on where that one had to leave."""
+    first_attempt: int = 1
+    """The number of its first attempt, if none came between: earlier ones do not count against it."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The phase ended without a result and is not tried again by itself; ``job/ended.json``."""
+
+    how: str
+    """As :mod:`xtrain.dispatch.attempts` has it: ``failed``, ``user error``, ``given up``, ``cancelled``..."""
+    code: int
+    reason: str
+    """For people, several lines perhaps."""
+    time: float
+    """Seconds since 1970."""
+    attempt: int = 0
+    node: str = ""
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """``job/`` of a run directory, but for the attempts in it."""
+
+    run: RunDirectory
+
+    @property
+    def path(self) -> Path:
+        """``job/``."""
+        return self.run.path / "job"
+
+    @property
+    def submitit(self) -> Path:
+        """``job/submitit/``: batch scripts, what they unpickle (this run directory's path), their output."""
+        return self.path / "submitit"
+
+    def submissions(self) -> list[Submission]:
+        """All submissions, the oldest first."""
+        path = self.path / "submissions.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        values = [json.loads(line) for line in lines]
+        return [Submission(**{**value, "after": tuple(value["after"])}) for value in values]
+
+    def add(self, submission: Submission) -> None:
+        """Write down a submission: by one append, so that none is lost."""
+        make_folder(self.path)
+        with open(self.path / "submissions.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(dataclasses.asdict(submission)) + "\n")
+
+    def ended(self) -> Ended | None:
+        """How the phase ended without a result, if it did."""
+        path = self.path / "ended.json"
+        return Ended(**read_json(path)) if path.is_file() else None
+
+    def end(self, how: str, code: int, reason: str, *, attempt: int = 0, node: str = "", job: str = "") -> None:
+        """Write down that the phase has ended without a result."""
+        make_folder(self.path)
+        write_json(
+            self.path / "ended.json", dataclasses.asdict(Ended(how, code, reason, time.time(), attempt, node, job))
+        )
+
+    def reopen(self) -> None:
+        """Forget an end: the phase is submitted again."""
+        for name in ("ended.json", "cancelled"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def ask_to_stop(self) -> None:
+        """Note that the user cancels the phase: whatever job of it still runs does not put itself back in the queue."""
+        make_folder(self.path)
+        write_text(self.path / "cancelled", "")
+
+    def asked_to_stop(self) -> bool:
+        """Whether the user has cancelled the phase."""
+        return (self.path / "cancelled").is_file()
