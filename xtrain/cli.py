@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from xtrain.dispatch.signals import Stopped
-from xtrain.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, UserError
+from xtrain.console import new_console, run_command
+from xtrain.errors import UserError
 
 if TYPE_CHECKING:
-    from xtrain.runner import Job, PhaseFailed
+    from xtrain.runner import Job
 
 app = tyro.extras.SubcommandApp()
 checkpoint = tyro.extras.SubcommandApp()
@@ -68,7 +66,7 @@ def run(study: Options, ranks: int = 1) -> None:
     from xtrain.runner import run_study
 
     _check_positive(ranks)
-    run_study(study.open(), ranks=ranks, console=_console())
+    run_study(study.open(), ranks=ranks, console=new_console())
 
 
 @app.command(name="plan")
@@ -83,7 +81,7 @@ def plan(study: Options, write: bool = False) -> None:
 
     job = study.open()
     table = Table("state", "kind", "phase", "starts from", "run directory", title=f"plan of {job.study.name}")
-    console = _console()
+    console = new_console()
     for phase in job.graph.phases.values():
         directory = phase.run_directory(job.out)
         state = "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
@@ -104,7 +102,7 @@ def report(study: Options) -> None:
     from xtrain.report.study_report import report_study
 
     job = study.open()
-    report_study(job.graph, job.out, _console())
+    report_study(job.graph, job.out, new_console())
 
 
 @app.command(name="demo")
@@ -120,7 +118,7 @@ def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, overrides: Overrides
     from xtrain.starter import DISCLAIMER
 
     _check_positive(ranks)
-    console = _console()
+    console = new_console()
     console.print(DISCLAIMER, style="italic")
     job = open_study(PROJECT / "studies" / "starter.toml", data_root=None, out=out, overrides=overrides)
     run_study(job, ranks=ranks, console=console)
@@ -138,7 +136,7 @@ def score(benchmark: Benchmark, predictions: InFolder, labels: InFolder, output:
     """
     from xtrain.evaluation.benchmark.scoring import run_score
 
-    return run_score(benchmark, predictions, labels, output, _console())
+    return run_score(benchmark, predictions, labels, output, new_console())
 
 
 @app.command(name="submission")
@@ -162,7 +160,7 @@ def submission(
     """
     from xtrain.evaluation.benchmark.submission import run_submission
 
-    return run_submission(out, benchmark, folder, row=row or None, seed=seed, labels=labels, console=_console())
+    return run_submission(out, benchmark, folder, row=row or None, seed=seed, labels=labels, console=new_console())
 
 
 @checkpoint.command(name="ls")
@@ -175,7 +173,7 @@ def checkpoint_ls(run: Run, machine: Machine = False) -> int:
     """
     from xtrain.checkpoint_commands import run_list
 
-    return run_list(run, machine=machine, console=_console())
+    return run_list(run, machine=machine, console=new_console())
 
 
 @checkpoint.command(name="verify")
@@ -188,7 +186,7 @@ def checkpoint_verify(run: Run, machine: Machine = False) -> int:
     """
     from xtrain.checkpoint_commands import run_verify
 
-    return run_verify(run, machine=machine, console=_console())
+    return run_verify(run, machine=machine, console=new_console())
 
 
 @checkpoint.command(name="export")
@@ -203,7 +201,7 @@ def checkpoint_export(run: Run, to: OutFolder, step: int | None = None, best: Fl
     """
     from xtrain.checkpoint_commands import run_export
 
-    return run_export(run, to, step=step, best=best, console=_console())
+    return run_export(run, to, step=step, best=best, console=new_console())
 
 
 @checkpoint.command(name="prune")
@@ -218,7 +216,7 @@ def checkpoint_prune(run: Run, keep: int = 1, yes: Flag = False, machine: Machin
     """
     from xtrain.checkpoint_commands import run_prune
 
-    return run_prune(run, keep=keep, yes=yes, machine=machine, console=_console())
+    return run_prune(run, keep=keep, yes=yes, machine=machine, console=new_console())
 
 
 def _check_positive(ranks: int) -> None:
@@ -228,41 +226,7 @@ def _check_positive(ranks: int) -> None:
         raise UserError(Problem(f"--ranks {ranks}", "is not allowed", "a whole number >= 1"))
 
 
-def _console() -> Console:
-    """Rich on a terminal; plain lines of up to 160 columns in a log."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160, force_terminal=False)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for the user's mistakes, 1 for ours, 3 and 75 as in errors.py."""
-    try:
-        code = app.cli(args=None if arguments is None else list(arguments), prog="python -m xtrain")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return EXIT_PREEMPTED
-    except Exception as error:
-        # Not above: `score` starts without the seconds of importing torch.
-        from xtrain.runner import PhaseFailed, StudyFailed
-
-        if isinstance(error, StudyFailed):
-            print(error, file=sys.stderr)
-            return EXIT_FAILED
-        if not isinstance(error, PhaseFailed):
-            raise
-        return _phase_failed(error)
-    return int(code or 0)
-
-
-def _phase_failed(error: PhaseFailed) -> int:
-    if error.failure.code == EXIT_USER and error.failure.log is None:  # rank 0 has said what to do
-        print(f"stopped in phase {error.phase.name}; what was finished is kept", file=sys.stderr)
-        return EXIT_USER
-    print(f"error: {error}", file=sys.stderr)
-    return EXIT_USER if error.failure.code == EXIT_USER else EXIT_OURS
+    """Run a command; returns the exit code."""
+    given = None if arguments is None else list(arguments)
+    return run_command(lambda: app.cli(args=given, prog="python -m xtrain"))

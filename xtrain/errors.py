@@ -52,6 +52,10 @@ class UserError(ValueError):
         return "\n".join([head, *body])
 
 
+class Fenced(Exception):
+    """A newer attempt at this phase has begun: this one can commit nothing more, and leaves with ``EXIT_FENCED``."""
+
+
 def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raise one :class:`UserError` with all ``problems``, or return if there are none."""
     found = tuple(problems)

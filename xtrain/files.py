@@ -7,12 +7,14 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Fenced, Problem, UserError
 
 
 @contextlib.contextmanager
@@ -20,7 +22,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing below ``path`` into a clear error."""
     try:
         yield
-    except UserError:
+    except (UserError, Fenced):
         raise
     except Exception as error:
         problem = write_problem(path, error)
@@ -86,15 +88,81 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def write_text(path: Path, text: str) -> None:
+@dataclass(frozen=True)
+class Staging:
+    """A folder in which files are made before they get their names elsewhere, by a rename within its file system.
+
+    Who takes it away (:func:`take_away`) thereby ends, at one instant, all that is done by way of it, whatever those
+    who do it still believe. So it is made once, by whoever hands it out, and by nobody again.
+    """
+
+    path: Path
+
+    @property
+    def taken(self) -> bool:
+        """Whether it was taken away."""
+        try:  # not a look at the folder itself: NFS may answer that from what it remembers
+            return self.path.name not in os.listdir(self.path.parent)
+        except OSError:
+            return True
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Whatever fails inside since the folder was taken away raises :class:`xtrain.errors.Fenced`."""
+        try:
+            yield
+        except Fenced:
+            raise
+        except Exception as error:
+            if self.taken:
+                raise Fenced(f"{self.path} was taken away by a newer attempt") from error
+            raise
+
+
+def through(staging: Staging | None) -> contextlib.AbstractContextManager[None]:
+    """``staging.used()``, or nothing where there is none."""
+    return contextlib.nullcontext() if staging is None else staging.used()
+
+
+def take_away(folder: Path) -> None:
+    """End everything that is done by way of the :class:`Staging` ``folder``; what is in it goes to ``NAME.dropped``.
+
+    To rename it away is not enough: another node's NFS client goes on by the folder's handle, which a rename does not
+    change. So it is emptied and removed as well: then no file is left that could be renamed out of it, and none can
+    be made. A few renames, whatever the size; several processes may do it at once, and again after one was killed.
+    """
+    away, dropped = (folder.with_name(f"{folder.name}.{word}") for word in ("away", "dropped"))
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, away)
+    while True:
+        try:
+            os.rmdir(away)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        dropped.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(away):
+                there = os.path.lexists(dropped / name)
+                os.rename(away / name, dropped / (f"{name}.{secrets.token_hex(4)}" if there else name))
+
+
+def write_text(path: Path, text: str, staging: Staging | None = None) -> None:
     """Replace ``path`` by ``text``, whole or not at all, synced to disk."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), staging)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``, whole or not at all, synced to disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+def write_bytes(path: Path, data: bytes, staging: Staging | None = None) -> None:
+    """Replace ``path`` by ``data``, whole or not at all, synced to disk; by way of ``staging`` if there is one.
+
+    Raises :class:`xtrain.errors.Fenced` if that was taken away.
+    """
+    folder = path.parent if staging is None else staging.path
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    with through(staging), writing(path):
         try:
             with open(temporary, "wb") as handle:
                 handle.write(data)
@@ -102,13 +170,14 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, staging: Staging | None = None) -> None:
+    """Replace ``path`` by ``value`` as indented JSON, whole or not at all; by way of ``staging`` if there is one."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", staging)
 
 
 def read_text(path: Path) -> str:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xtrain.dispatch.job_graph import EVALUATE as EVALUATE
+from xtrain.dispatch.job_graph import INTERMEDIATE as INTERMEDIATE
+from xtrain.dispatch.job_graph import TARGET as TARGET
 from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.files import content_hash
 from xtrain.model.loading import base_fingerprint
@@ -21,7 +24,6 @@ from xtrain.tasks.sources import fingerprint, languages_of
 from xtrain.tasks.spec import EVERY
 
 HASH_VERSION = 2  # raised when the same study would now give other numbers
-INTERMEDIATE, TARGET, EVALUATE = "intermediate", "target", "evaluate"
 
 
 @dataclass(frozen=True)

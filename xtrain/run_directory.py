@@ -7,12 +7,12 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError
-from xtrain.files import make_folder, read_json, write_json, write_text, writing
+from xtrain.files import Staging, make_folder, read_json, write_json, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,10 @@ class RunDirectory:
     """Names the files of a phase's run directory, and reads the small ones."""
 
     path: Path
+    staging: Staging | None = field(default=None, compare=False, repr=False)
+    """Where what is written here gets its names from; None: beside them. An attempt at the phase has its own."""
+    checkpoint_staging: Staging | None = field(default=None, compare=False, repr=False)
+    """The same for ``checkpoints/``, which may lie on another file system."""
 
     @property
     def phase_file(self) -> Path:
@@ -45,6 +49,11 @@ class RunDirectory:
     def events(self) -> Path:
         """``events.jsonl``: start, restart, save, best, stop, warnings."""
         return self.path / "events.jsonl"
+
+    @property
+    def batches(self) -> Path:
+        """``batches.jsonl``: the example ids of every global batch, where ``engine.log_example_ids`` asks for them."""
+        return self.path / "batches.jsonl"
 
     @property
     def logs(self) -> Path:
@@ -111,9 +120,17 @@ class RunDirectory:
         make_folder(self.logs)
         return self
 
+    def write_json(self, path: Path, value: Any) -> None:
+        """Replace a file in here by ``value`` as JSON; raises :class:`xtrain.errors.Fenced` in an older attempt."""
+        write_json(path, value, self.staging)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Replace a file in here by ``text``; raises :class:`xtrain.errors.Fenced` in an older attempt."""
+        write_text(path, text, self.staging)
+
     def mark_done(self, summary: dict[str, Any]) -> None:
         """Write ``DONE`` with a small JSON summary: the phase is finished."""
-        write_json(self.done_marker, summary)
+        self.write_json(self.done_marker, summary)
 
     def drop_checkpoints(self) -> None:
         """Delete ``checkpoints/`` of a finished phase; until it is marked as done, they are all it has."""
@@ -128,7 +145,7 @@ class RunDirectory:
 
     def mark_failed(self, reason: str, step: int) -> None:
         """Write ``FAILED``: the phase was given up after ``step`` optimizer steps."""
-        write_json(self.failed_marker, {"reason": reason, "step": step})
+        self.write_json(self.failed_marker, {"reason": reason, "step": step})
 
     def read_scores(self) -> dict[str, Any]:
         """``scores.json`` as written by the evaluation."""

@@ -81,7 +81,7 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     finished before stays finished. A phase whose training collapsed does not end the study: what starts from it is
     left out, and :class:`StudyFailed` is raised at the end.
     """
-    _check_ranks(job, ranks)
+    check_ranks(job.graph, ranks, f"--ranks {ranks}")
     names = job.study.engine.preemption_signals
     signal_numbers(names)  # a wrong one is found now, not by the ranks
     make_folder(job.out)
@@ -209,15 +209,16 @@ def _prepared(job: Job, phase: Phase, console: Console) -> Iterator[ShardEntry]:
             yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path)
 
 
-def _check_ranks(job: Job, ranks: int) -> None:
+def check_ranks(graph: Graph, ranks: int, where: str, kind: str = "") -> None:
+    """Raise a :class:`UserError` unless ``ranks`` divides the batch of every training phase (of ``kind``)."""
     sizes = {
         phase.recipe.batch_size: phase.name
-        for phase in job.graph.phases.values()
-        if phase.kind != EVALUATE and phase.recipe.batch_size % ranks
+        for phase in graph.phases.values()
+        if phase.kind != EVALUATE and kind in ("", phase.kind) and phase.recipe.batch_size % ranks
     }
     raise_if_any(
         Problem(
-            f"--ranks {ranks}",
+            where,
             f"cannot divide the batch of {size} examples of phase {name}",
             allowed=", ".join(str(n) for n in range(1, size + 1) if size % n == 0),
             remedy="choose one of these, or set recipe.*.batch_size to a multiple",

@@ -178,16 +178,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_
     ``known_tasks`` the catalogue's tasks. Raises one :class:`UserError` that lists every mistake.
     """
     where = str(path)
-    mapping = read_toml(path)
-    if variant:
-        variants = mapping.get("variants", {})
-        if variant not in variants:
-            remedy = nearest(variant, variants)
-            raise UserError(Problem(f"--variant {variant}", f"{where} has no such variant", listed(variants), remedy))
-        mapping = merged(mapping, variants[variant])
-    for text in overrides:
-        keys, value = parse_override(text)
-        mapping = merged(mapping, nested(keys, value))
+    mapping = resolved(path, overrides=overrides, variant=variant)
     problems: list[Problem] = []
     study = build(Study, mapping, where, problems)
     _check_recipes(mapping.get("recipe", {}), where, problems)
@@ -196,6 +187,21 @@ def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_
     raise_if_any(problems)
     assert study is not None
     return study
+
+
+def resolved(path: Path, *, overrides: Sequence[str] = (), variant: str = "") -> dict[str, Any]:
+    """The study's mapping with a variant and the ``KEY=VALUE`` of ``--set`` laid on it; not checked yet."""
+    mapping = read_toml(path)
+    if variant:
+        variants = mapping.get("variants", {})
+        if variant not in variants:
+            remedy = nearest(variant, variants)
+            raise UserError(Problem(f"--variant {variant}", f"{path} has no such variant", listed(variants), remedy))
+        mapping = merged(mapping, variants[variant])
+    for text in overrides:
+        keys, value = parse_override(text)
+        mapping = merged(mapping, nested(keys, value))
+    return mapping
 
 
 def _check_recipes(table: Any, where: str, problems: list[Problem]) -> None:

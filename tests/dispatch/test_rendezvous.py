@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import ExitStack
+from unittest import mock
+
 import pytest
 
-from xtrain.dispatch.rendezvous import Ranks, first_host, from_environment, slurm_port
+from xtrain.dispatch.rendezvous import Ranks, device_index, first_host, from_environment, probed_port, slurm_port
 from xtrain.errors import UserError
 
 SRUN = {
@@ -72,3 +77,62 @@ def test_incomplete_and_contradictory_sets_are_named() -> None:
     env = {"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
     with pytest.raises(UserError, match="4 of a world of 4"):
         from_environment(env)
+
+
+def listening(stack: ExitStack, address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    taken = stack.enter_context(socket.socket(family))
+    taken.bind((address, port))
+    taken.listen()
+
+
+def test_a_port_that_another_job_holds_is_passed_over() -> None:
+    first = probed_port(77, 0, 0)
+    with ExitStack() as stack:
+        listening(stack, "127.0.0.1", first)  # on one interface only
+        second = probed_port(77, 0, 0)
+        assert second != first
+        listening(stack, "0.0.0.0", second)
+        third = probed_port(77, 0, 0)
+        assert third not in (first, second)
+        with socket.socket() as mine:
+            mine.bind(("0.0.0.0", third))
+    assert probed_port(77, 0, 0) == first
+
+
+def test_a_port_that_is_taken_in_ipv6_alone_is_passed_over() -> None:
+    first = probed_port(78, 0, 0)
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::1", first))
+        taken.listen()
+        assert probed_port(78, 0, 0) != first
+
+
+def test_ephemeral_ports_are_for_others() -> None:
+    first = slurm_port(77, 0, 0)
+    assert probed_port(77, 0, 0, ephemeral=range(15000, 30000)) not in range(15000, 30000)
+    assert probed_port(77, 0, 0, ephemeral=range(first, first + 100)) >= first + 100
+    assert probed_port(77, 0, 0, ephemeral=range(1024, 65536)) >= first, "where there are no others"
+
+
+def test_both_layouts_of_devices() -> None:
+    assert [device_index(local, 4) for local in range(4)] == [0, 1, 2, 3], "each rank sees all"
+    assert [device_index(local, 1) for local in range(4)] == [0, 0, 0, 0], "each rank sees its own"
+
+
+def test_more_ranks_than_devices() -> None:
+    with pytest.raises(UserError) as caught:
+        device_index(2, 2, "0,1")
+    text = str(caught.value)
+    assert "CUDA_VISIBLE_DEVICES: is '0,1': 2 GPUs, none of them for local rank 2" in text
+    assert "start at most 2 ranks on the node" in text
+
+
+@pytest.mark.parametrize(("device", "local"), [(None, "3"), (0, "0")])
+def test_deepspeed_is_told_the_device(device: int | None, local: str) -> None:
+    """It takes LOCAL_RANK for the device's number, and wants Open MPI's to be the same."""
+    with mock.patch.dict(os.environ, {"OMPI_COMM_WORLD_LOCAL_RANK": "3"}):
+        Ranks(3, 4, 3, 4, "n1", 1234, "mpirun").export(device)
+        assert (os.environ["RANK"], os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]) == ("3", local, "4")
+        assert os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] == local

@@ -4,12 +4,13 @@ Knows files and names, not tensors: nothing here imports torch, so that the comm
 """
 
 from xtrain.checkpoints.commit import damage, publish, sync_folder
-from xtrain.checkpoints.folder import TRAINER, CheckpointFolder, Commit, Entry, State
+from xtrain.checkpoints.folder import TRAINER, WORK, CheckpointFolder, Commit, Entry, State
 from xtrain.checkpoints.manifest import MANIFEST, FileEntry, Kind, Manifest, Series, commit_name, read_manifest
 
 __all__ = [
     "MANIFEST",
     "TRAINER",
+    "WORK",
     "CheckpointFolder",
     "Commit",
     "Entry",

@@ -14,7 +14,7 @@ from pathlib import Path
 from xtrain.checkpoints.manifest import MANIFEST, REASON, SET_ASIDE, FileEntry, Manifest, decode, read_manifest
 from xtrain.checkpoints.manifest import commit_name as commit_name
 from xtrain.errors import Problem, UserError
-from xtrain.files import write_bytes, writing
+from xtrain.files import Staging, through, write_bytes, writing
 
 _CHUNK = 4 * 2**20  # bytes hashed at once; hashlib lets other threads run meanwhile
 
@@ -55,7 +55,7 @@ def damage(
     return found
 
 
-def publish(temporary: Path, final: Path, manifest: Manifest) -> bool:
+def publish(temporary: Path, final: Path, manifest: Manifest, staging: Staging | None = None) -> bool:
     """Make ``temporary``, in which every file is written and synced, the commit ``final``.
 
     Called by one process, when all others are done. At every instant ``final`` is a whole commit or none: a crash
@@ -66,14 +66,15 @@ def publish(temporary: Path, final: Path, manifest: Manifest) -> bool:
     it is whole, of the same phase and kind, and ``temporary`` is dropped; any other is set aside first. Returns
     whether ``temporary`` became the commit.
 
-    Raises :class:`UserError` if a file of the manifest is not there in full (the ranks do not write into the same
+    ``temporary`` is on the file system of ``final``: in ``staging`` if there is one, else beside it. Raises
+    :class:`xtrain.errors.Fenced` if that was taken away, :class:`UserError` if a file of the manifest is not there in full (the ranks do not write into the same
     folder), or the operating system refuses.
     """
-    assert temporary.parent == final.parent, f"{temporary} and {final} are not neighbours"
+    assert temporary.parent == (staging.path if staging else final.parent), f"{temporary} is not the place for it"
     assert final.name == manifest.name, f"{final} is not {manifest.name}"
     decode(manifest.encode())  # what could not be read again must not be written
-    _check_whole(temporary, manifest)
-    with writing(final):
+    with through(staging), writing(final):
+        _check_whole(temporary, manifest)
         write_bytes(temporary / MANIFEST, manifest.encode())
         sync_folder(temporary)
         if os.path.lexists(final):
@@ -81,20 +82,26 @@ def publish(temporary: Path, final: Path, manifest: Manifest) -> bool:
             if not reason:
                 shutil.rmtree(temporary)
                 return False
-            move_aside(final, reason)
+            move_aside(final, reason, staging)
         os.rename(temporary, final)
         sync_folder(final.parent)
     return True
 
 
-def move_aside(path: Path, reason: str) -> Path:
+def move_aside(path: Path, reason: str, staging: Staging | None = None) -> Path:
     """Rename ``path`` to ``NAME.broken`` (``NAME-2.broken``, ... where that is taken); returns the new path.
 
-    The reason is written beside its files, if that is possible.
+    The reason is written beside its files, if that is possible. By way of ``staging`` if there is one: an attempt
+    that was fenced off, and cannot read a disk any more, sets nothing aside that a newer one goes on from.
     """
-    with writing(path):
+    with through(staging), writing(path):
         target = free_path(path, SET_ASIDE)
-        os.rename(path, target)
+        if staging is None:
+            os.rename(path, target)
+        else:
+            between = free_path(staging.path / path.name, SET_ASIDE)
+            os.rename(path, between)
+            os.rename(between, target)
         sync_folder(path.parent)
     with contextlib.suppress(OSError):
         (target / REASON).write_text(reason + "\n", "utf-8")

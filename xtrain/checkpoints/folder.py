@@ -22,8 +22,9 @@ from xtrain.checkpoints.manifest import (
     parse_other_name,
     read_manifest,
 )
-from xtrain.files import writing
+from xtrain.files import Staging, through, writing
 
+WORK = ".work-"  # an attempt's staging folder in here: this and the name of its claim
 TRAINER = "trainer.json"  # the state of the loop; its "selection" names the best step
 State = Literal["finished", "damaged", "unfinished", "set aside"]
 
@@ -70,16 +71,30 @@ class CheckpointFolder:
     """The checkpoints of one run."""
 
     path: Path
+    staging: Staging | None = None
+    """Where commits are put together, and what is deleted loses its name; None: in :attr:`path` itself."""
     _verified: set[str] = field(default_factory=set)
     """Names of the commits whose bytes this process has hashed, as it wrote them or later."""
 
+    @property
+    def _workplace(self) -> Path:
+        return self.staging.path if self.staging else self.path
+
+    @property
+    def taken(self) -> bool:
+        """Whether a newer attempt has taken :attr:`staging` away, so that nothing can be changed in here any more."""
+        return self.staging is not None and self.staging.taken
+
     def entries(self) -> list[Entry]:
-        """Every checkpoint folder, in the order of steps; cheap: reads manifests and sizes alone."""
-        try:
-            names = os.listdir(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        """Every checkpoint folder, in the order of steps; cheap: reads manifests and sizes alone.
+
+        Those that attempts have begun and not finished are among them, but for other attempts' where this folder is
+        an attempt's own.
+        """
+        names = _names(self.path)
         found = [entry for name in names if (entry := self._entry(name)) is not None]
+        own = [name for name in names if name.startswith(WORK)] if self.staging is None else [self.staging.path.name]
+        found += [entry for work in own for name in _names(self.path / work) if (entry := self._unfinished(work, name))]
         return sorted(found, key=lambda entry: (entry.step, entry.series != "best", entry.path.name))
 
     def commits(self, series: Series = "step") -> list[Commit]:
@@ -97,11 +112,17 @@ class CheckpointFolder:
 
     def temporary(self, name: str) -> Path:
         """Where the commit ``name`` is put together."""
-        return self.path / f"{name}{UNFINISHED}"
+        return self._workplace / f"{name}{UNFINISHED}"
+
+    def make_temporary(self, name: str) -> Path:
+        """The folder :meth:`temporary`, made if it is not there. A staging folder itself is never made again."""
+        path = self.temporary(name)
+        path.mkdir(parents=self.staging is None, exist_ok=True)
+        return path
 
     def publish(self, manifest: Manifest) -> bool:
         """Make the commit of ``manifest`` from its temporary folder; see :func:`xtrain.checkpoints.publish`."""
-        published = publish(self.temporary(manifest.name), self.path / manifest.name, manifest)
+        published = publish(self.temporary(manifest.name), self.path / manifest.name, manifest, self.staging)
         self.vouch(manifest.name)
         return published
 
@@ -131,7 +152,7 @@ class CheckpointFolder:
         """Rename a broken commit to ``NAME.broken``, where it is never read again and can be examined."""
         name = commit if isinstance(commit, str) else commit.name
         self._verified.discard(name)
-        return move_aside(self.path / name, reason)
+        return move_aside(self.path / name, reason, self.staging)
 
     def retain(self, keep: int, *, best_step: int = -1, protect: Container[str] = ()) -> list[str]:
         """Delete all but the newest ``keep`` full commits; returns the names that are gone.
@@ -164,11 +185,11 @@ class CheckpointFolder:
 
     def delete(self, path: Path) -> None:
         """Delete a folder in here: first its name, so that a crash in the middle leaves nothing that looks whole."""
-        assert path.parent == self.path, path
+        assert path.parent == self.path or path.parent.name.startswith(WORK), path
         self._verified.discard(path.name)
         if path.suffix != UNFINISHED:
-            with writing(path):
-                unnamed = free_path(path, UNFINISHED)
+            with through(self.staging), writing(path):
+                unnamed = free_path(self._workplace / path.name, UNFINISHED)
                 os.rename(path, unnamed)
                 sync_folder(self.path)
             path = unnamed
@@ -189,6 +210,11 @@ class CheckpointFolder:
         for entry in self.entries():
             self.delete(entry.path)
 
+    def _unfinished(self, work: str, name: str) -> Entry | None:
+        """What lies in a folder of an attempt's."""
+        other = parse_other_name(name)
+        return None if other is None else Entry(self.path / work / name, "unfinished", *other[:2])
+
     def _entry(self, name: str) -> Entry | None:
         """What the folder ``name`` is, or None if it is nothing of ours."""
         path, named = self.path / name, parse_name(name)
@@ -208,6 +234,14 @@ class CheckpointFolder:
         return (
             Entry(path, "damaged", *named, damage=tuple(wrong)) if wrong else Entry(path, "finished", *named, manifest)
         )
+
+
+def _names(folder: Path) -> list[str]:
+    """The names in a folder that may not be there, or no longer."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _best_step(commit: Commit) -> int | None:

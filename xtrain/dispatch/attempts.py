@@ -1,10 +1,15 @@
 """Attempts at a phase: each start of its ranks, numbered, and fenced so that an older one can write no more.
 
-A start claims the next number by giving a folder the name ``job/attempt-N``, which only one can. Whatever it commits (checkpoints,
-encoders, scores, DONE) it writes below ``attempt-N/work/`` and renames from there. A newer attempt first renames the
-``work`` of every older one: from then on, no rename of an older one finds its source, whatever it still believes,
-on a node that has lost the network or whose SLURM daemon has died. Each of these steps is atomic, on NFS too.
+A start claims the next number by giving a folder the name ``job/attempt-N``, which only one can. Whatever the attempt
+commits (checkpoints, encoders, scores, DONE) gets its name by a rename out of one of two folders of its own,
+``job/attempt-N/work`` and ``checkpoints/.work-CLAIM``. A newer attempt first takes these away from every older one: no
+rename of that one finds its source any more, whatever it still believes, on a node that has lost the network or whose
+SLURM daemon has died. Then it puts copies in the place of the files that are only appended to: what the older one has
+open has no name from then on, and before it opens one again it looks whether its folder is there.
+
+Nothing here asks first and acts then: each step is one rename or one removal, which happens or does not, on NFS too.
 """
+
 
 from __future__ import annotations
 
@@ -15,17 +20,23 @@ import json
 import os
 import platform
 import re
+import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtrain.files import make_folder, write_json, writing
+from xtrain.checkpoints import WORK
+from xtrain.checkpoints.commit import free_path
+from xtrain.checkpoints.manifest import SET_ASIDE
+from xtrain.errors import Fenced, Problem, UserError
+from xtrain.files import Staging, make_folder, take_away, write_json, writing
 from xtrain.run_directory import RunDirectory
 
 VARIABLE = "XTRAIN_ATTEMPT"  # the number that the launcher of the ranks has claimed for them
-_WORK, _FENCED = "work", "fenced"
+_WORK, _DROPPED = "work", ".dropped"
 _NAME = re.compile(r"attempt-(\d+)")
 
 # How an attempt ended.
@@ -38,10 +49,6 @@ COLLAPSED = "collapsed"  # training failed as an experiment: not tried again
 FENCED = "fenced"  # a newer attempt had begun
 GIVEN_UP = "given up"  # too many attempts without a new step
 CANCELLED = "cancelled"  # by the user
-
-
-class Fenced(Exception):
-    """A newer attempt at this phase has begun: this one may write nothing more, and leaves."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Attempt:
     restart: int = 0
     """How often SLURM had requeued that job."""
     nodes: tuple[str, ...] = ()
+    claim: str = ""
+    """The name of its claim, which is in that of its folder in ``checkpoints/``; empty for a phase without any."""
 
 
 @dataclass(frozen=True)
@@ -100,35 +109,85 @@ class Attempts:
         return max(self.numbers(), default=0)
 
     def claim(self, *, job: str = "", restart: int = 0, nodes: tuple[str, ...] = ()) -> Fence:
-        """Begin an attempt, and fence off all older ones."""
-        make_folder(self.folder)
-        with writing(self.folder):
-            number = self._take_number()
-            for older in range(1, number):
-                self._fence(older)
-        attempt = Attempt(number, time.time(), newest_step(self.run), platform.node(), job, restart, nodes)
-        write_json(self.path(number) / "attempt.json", dataclasses.asdict(attempt))
-        return Fence(self, number)
+        """Begin an attempt, and fence off all older ones; for a phase that is not done.
 
-    def _take_number(self) -> int:
-        """Make ``attempt-N/`` with its ``work`` in it, at once: half a claim could not be fenced off."""
-        claim = self.folder / f".claim-{platform.node()}-{os.getpid()}"
-        shutil.rmtree(claim, ignore_errors=True)
-        (claim / _WORK).mkdir(parents=True)
+        What older ones have committed until then is there, and nothing is added to it. A still newer attempt may have
+        begun meanwhile: then :meth:`Fence.holds` says no. Raises :class:`xtrain.errors.UserError` where the run
+        directory cannot be written.
+        """
+        make_folder(self.folder)
+        claim = secrets.token_hex(6) if self.run.phase_file.is_file() else ""
+        with writing(self.folder):
+            if claim:
+                make_folder(self.run.checkpoints)
+                self._checkpoint_work(claim).mkdir()
+            began = Attempt(0, time.time(), newest_step(self.run), platform.node(), job, restart, nodes, claim)
+            attempt = self._take_number(began)
+            for older in self.numbers():
+                if older < attempt.number:
+                    self._fence(older)
+            if newest_step(self.run) != attempt.from_step:  # committed while this was claimed
+                _write(self.path(attempt.number), dataclasses.replace(attempt, from_step=newest_step(self.run)))
+            fence = Fence(self, attempt.number, claim)
+            with contextlib.suppress(Fenced):
+                for path in (self.run.metrics, self.run.events, self.run.batches):
+                    _replace_by_copy(path, fence.staging)
+        return fence
+
+    def launched(self, environment: Mapping[str, str]) -> Fence | None:
+        """The attempt that the launcher of these ranks has claimed for them; None if they have to claim one.
+
+        Raises :class:`xtrain.errors.UserError` where there is no such attempt.
+        """
+        text = environment.get(VARIABLE, "")
+        if not text:
+            return None
+        if not text.isascii() or not text.isdigit() or not self.path(int(text)).is_dir():
+            remedy = f"unset {VARIABLE}: it is for launchers, which claim an attempt before they start ranks"
+            raise UserError(Problem(f"{VARIABLE}={text}", f"is no attempt in {self.folder}", remedy=remedy))
+        return self.fence(int(text))
+
+    def fence(self, number: int) -> Fence:
+        """What attempt ``number`` holds, or held until a newer one began."""
+        attempt = self.read(number)
+        return Fence(self, number, attempt.claim if attempt is not None else "")
+
+    def _take_number(self, began: Attempt) -> Attempt:
+        """Make ``attempt-N/`` with all that is in it, at once: half a claim could not be fenced off.
+
+        It is never empty, fenced off or not, so that no folder can be renamed into its place.
+        """
+        folder = self.folder / f".claim-{secrets.token_hex(6)}"
+        (folder / _WORK).mkdir(parents=True)
         while True:
-            number = self.newest() + 1
+            attempt = dataclasses.replace(began, number=self.newest() + 1)
+            _write(folder, attempt)
             try:
-                os.rename(claim, self.path(number))
-                return number
+                os.rename(folder, self.path(attempt.number))
+                return attempt
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another start was quicker
                     raise
 
+    def _checkpoint_work(self, claim: str) -> Path:
+        return self.run.checkpoints / f"{WORK}{claim}"
+
     def _fence(self, number: int) -> None:
-        work, fenced = self.path(number) / _WORK, self.path(number) / _FENCED
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(work, fenced)
-        shutil.rmtree(fenced, ignore_errors=True)
+        """Take away what an older attempt renames from."""
+        take_away(self.path(number) / _WORK)
+        known = json.loads((self.path(number) / "attempt.json").read_bytes())  # it was there before the number was
+        if known["claim"]:
+            work = self._checkpoint_work(known["claim"])
+            take_away(work)
+            for broken in work.with_name(work.name + _DROPPED).glob(f"*{SET_ASIDE}"):  # on its way from name to name
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(broken, free_path(self.run.checkpoints / broken.stem, SET_ASIDE))
+
+    def sweep(self) -> None:
+        """Delete what was taken away from older attempts: gigabytes perhaps, so that this is for a thread."""
+        names = f"{WORK}*{_DROPPED}"
+        for dropped in (*self.folder.glob(f"attempt-*/{_WORK}{_DROPPED}"), *self.run.checkpoints.glob(names)):
+            shutil.rmtree(dropped, ignore_errors=True)
 
     def path(self, number: int) -> Path:
         """``job/attempt-N/``."""
@@ -157,29 +216,63 @@ class Fence:
 
     attempts: Attempts
     number: int
+    claim: str = ""
 
     @property
     def work(self) -> Path:
-        """The folder that everything it commits is renamed from."""
+        """The folder that all it commits is renamed from, but for checkpoints."""
         return self.attempts.path(self.number) / _WORK
 
+    @property
+    def staging(self) -> Staging:
+        """The same, for those who write."""
+        return Staging(self.work)
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory, as this attempt may write into it."""
+        run = self.attempts.run
+        work = Staging(run.checkpoints / f"{WORK}{self.claim}") if self.claim else None
+        return dataclasses.replace(run, staging=self.staging, checkpoint_staging=work)
+
     def holds(self) -> bool:
-        """Whether no newer attempt has begun."""
-        return not self.attempts.path(self.number + 1).exists()
+        """Whether no newer attempt has begun, as far as can be seen from here; costs a look at the disk.
+
+        Nothing is safe because of it: it tells an attempt in good time that its work is of no use any more.
+        """
+        return self.attempts.newest() <= self.number
 
     def check(self) -> None:
-        """Raise :class:`Fenced` if a newer attempt has begun."""
+        """Raise :class:`xtrain.errors.Fenced` if a newer attempt has begun."""
         if not self.holds():
-            newest = self.attempts.newest()
-            where = self.attempts.read(newest)
-            began = f" on {where.host}" if where else ""
-            raise Fenced(f"attempt {newest} at this phase has begun{began}: attempt {self.number} ends here")
+            raise Fenced(self.why())
+
+    def why(self) -> str:
+        """One line: which attempt has begun, and where."""
+        newest = self.attempts.newest()
+        where = self.attempts.read(newest)
+        began = f" on {where.host}" if where else ""
+        return f"attempt {newest} at this phase has begun{began}: attempt {self.number} ends here"
 
 
 def newest_step(run: RunDirectory) -> int:
     """The step of the newest checkpoint by its name; 0 for none."""
     names = os.listdir(run.checkpoints) if run.checkpoints.is_dir() else []
     return max((int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name))), default=0)
+
+
+def _replace_by_copy(path: Path, staging: Staging) -> None:
+    """Put a copy in the place of a file that is only appended to: who has it open writes into nothing from then on."""
+    copy = staging.path / path.name
+    with staging.used(), contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(path, copy)
+        with open(copy, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(copy, path)
+
+
+def _write(folder: Path, attempt: Attempt) -> None:
+    write_json(folder / "attempt.json", dataclasses.asdict(attempt))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

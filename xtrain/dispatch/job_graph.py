@@ -14,6 +14,7 @@ from xtrain.files import make_folder, read_json, write_json
 from xtrain.run_directory import RunDirectory
 
 PREPARE, REPORT = "prepare", "report"  # the two jobs that are no phases: before the first and after the last of them
+INTERMEDIATE, TARGET, EVALUATE = "intermediate", "target", "evaluate"
 JOBS = "jobs"  # the output folder's folder of job graphs
 _FORMAT = 1
 
@@ -106,3 +107,8 @@ def graphs(out: Path) -> Iterator[JobGraph]:
     """The job graphs of all studies that were run or submitted into ``out``, by name."""
     for path in sorted((out / JOBS).glob("*.json")):
         yield JobGraph.read(path)
+
+
+def study_file(out: Path, study: str) -> Path:
+    """Where a submitted study is kept, with its variant and ``--set`` laid on it: what its jobs read."""
+    return out / JOBS / f"{study}.toml"

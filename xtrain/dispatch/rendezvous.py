@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from xtrain.errors import Problem, UserError
+
+_FIRST_PORT, _NUM_PORTS = 15000, 15000  # where the ports of SLURM jobs begin, and how many there are
+_OPEN_MPI_LOCAL = "OMPI_COMM_WORLD_LOCAL_RANK"
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of these the kernel gives one to whoever asks for any
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,23 @@ class Ranks:
         """Whether this is rank 0, the only one that talks."""
         return self.rank == 0
 
-    def export(self) -> None:
-        """Set the five variables that torch.distributed and DeepSpeed read."""
+    def export(self, device: int | None = None) -> None:
+        """Set the variables that torch.distributed and DeepSpeed read.
+
+        To DeepSpeed, ``LOCAL_RANK`` is the number of the device to use; nothing else of it or of torch's process group
+        reads it. ``device`` is that number, None where there is no choice of devices.
+        """
+        local = str(self.local_rank if device is None else device)
         os.environ.update(
             RANK=str(self.rank),
             WORLD_SIZE=str(self.world_size),
-            LOCAL_RANK=str(self.local_rank),
+            LOCAL_RANK=local,
             LOCAL_WORLD_SIZE=str(self.local_world_size),
             MASTER_ADDR=self.master_address,
             MASTER_PORT=str(self.master_port),
         )
+        if _OPEN_MPI_LOCAL in os.environ:  # DeepSpeed refuses to start where the two differ
+            os.environ[_OPEN_MPI_LOCAL] = local
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Ranks:
@@ -105,9 +118,82 @@ def _mpirun(env: Mapping[str, str], prefix: str) -> Ranks:
     )
 
 
+def device_index(local_rank: int, num_visible: int, visible: str | None = None) -> int:
+    """The number of this rank's GPU among the ``num_visible`` (at least one) that it sees.
+
+    Clusters come in two layouts: every rank of a node sees all its GPUs, and takes the one of its local rank; or each
+    sees its own alone, as number 0 whatever its local rank. ``visible`` is the value of ``CUDA_VISIBLE_DEVICES``, for
+    the message. Raises a :class:`UserError` where a rank sees several GPUs, but none of its own.
+    """
+    assert num_visible > 0, num_visible
+    if num_visible == 1:
+        return 0
+    if local_rank < num_visible:
+        return local_rank
+    is_set = "is not set" if visible is None else f"is {visible!r}"
+    raise UserError(
+        Problem(
+            "environment: CUDA_VISIBLE_DEVICES",
+            f"{is_set}: {num_visible} GPUs, none of them for local rank {local_rank} on {socket.gethostname()}",
+            "as many GPUs as ranks on the node, all visible to each of them; or one for each rank, its own",
+            f"start at most {num_visible} ranks on the node, or ask for a GPU for each",
+        )
+    )
+
+
 def slurm_port(job: int, restarts: int, step: int) -> int:
     """A port that all ranks compute alike, and that neighbouring jobs and restarts do not share."""
-    return 15000 + (job * 61 + restarts * 13 + step * 7) % 15000
+    return _FIRST_PORT + (job * 61 + restarts * 13 + step * 7) % _NUM_PORTS
+
+
+def probed_port(job: int, restarts: int, step: int, ephemeral: range | None = None) -> int:
+    """The first port from :func:`slurm_port` on that is free on all of this machine's interfaces now.
+
+    None of the ``ephemeral`` ones, which any process may be given at any time, unless there is no other (those of
+    this machine where None). Raises :class:`UserError` where no port is free at all.
+    """
+    avoided = _ephemeral_ports() if ephemeral is None else ephemeral
+    ports = list(_ports_from(slurm_port(job, restarts, step)))
+    for port in [*(port for port in ports if port not in avoided), *(port for port in ports if port in avoided)]:
+        if _can_bind(port):
+            return port
+    remedy = "see which process holds them with: ss -tlnp"
+    raise UserError(Problem("ports", f"none of 1024 to 65535 is free on {socket.gethostname()}", "", remedy))
+
+
+def _ports_from(first: int) -> Iterator[int]:
+    """The ports of SLURM jobs, beginning with ``first``; then the others that need no privilege, as a last resort."""
+    window = range(_FIRST_PORT, _FIRST_PORT + _NUM_PORTS)
+    yield from range(first, window.stop)
+    yield from range(window.start, first)
+    yield from range(window.stop, 65536)
+    yield from range(1024, window.start)
+
+
+def _ephemeral_ports() -> range:
+    try:
+        first, last = _EPHEMERAL.read_text("ascii").split()
+        return range(int(first), int(last) + 1)
+    except (OSError, ValueError):  # not Linux: the range that the internet's authority recommends
+        return range(49152, 65536)
+
+
+def _can_bind(port: int) -> bool:
+    """Whether ``port`` is free for IPv4 and IPv6: the ranks' store listens on both."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(("::", port))
+            return True
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            return False
+    with socket.socket() as probe:  # a machine without IPv6
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
 
 
 def first_host(nodelist: str) -> str:

@@ -25,8 +25,10 @@ class Submission:
     """The profile's name."""
     lane: int = 0
     """Which of the study's lanes it runs in: one job at a time a lane."""
-    after: tuple[str, ...] = ()
-    """Jobs that it waits for."""
+    succeeded: tuple[str, ...] = ()
+    """Jobs whose success it waits for."""
+    ended: tuple[str, ...] = ()
+    """Jobs whose end it waits for, however that is."""
     chained: bool = False
     """Submitted by the job before it, to go on where that one had to leave."""
     first_attempt: int = 1
@@ -70,7 +72,10 @@ class JobFolder:
         path = self.path / "submissions.jsonl"
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         values = [json.loads(line) for line in lines]
-        return [Submission(**{**value, "after": tuple(value["after"])}) for value in values]
+        return [
+            Submission(**{**value, "succeeded": tuple(value["succeeded"]), "ended": tuple(value["ended"])})
+            for value in values
+        ]
 
     def add(self, submission: Submission) -> None:
         """Write down a submission: by one append, so that none is lost."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import XLMRobertaConfig
 
 from xtrain.checkpoints import sync_folder
-from xtrain.files import make_folder, read_json, write_json, writing
+from xtrain.files import Staging, make_folder, read_json, through, write_json, writing
 from xtrain.model.loading import ARCHITECTURES, TOKENIZER_FILES, WORD_EMBEDDINGS
 from xtrain.model.tensor_files import TensorFileWriter
 from xtrain.model.weight_sources import InMemory, WeightSource
@@ -47,6 +47,7 @@ def save_encoder(
     tokenizer_folder: Path,
     out: Path,
     notes: Mapping[str, Any] | None = None,
+    staging: Staging | None = None,
 ) -> None:
     """Write ``out``: config.json, model.safetensors, the tokenizer's files, heads.safetensors and heads.json.
 
@@ -54,15 +55,17 @@ def save_encoder(
     whole vocabulary (see :class:`~xtrain.model.weight_sources.Expanded`); they are written as float32, in pieces
     of :data:`BLOCK` bytes, so that memory depends on what a source needs to read that much and not on the model.
     ``notes`` go to xtrain.json. The directory appears whole, and replaces an older one; one process at a time
-    may write it. Raises :class:`~xtrain.errors.UserError` where it cannot be written.
+    may write it. It is made in ``staging`` if there is one, else beside its place. Raises
+    :class:`~xtrain.errors.UserError` where it cannot be written, :class:`~xtrain.errors.Fenced` where ``staging`` was
+    taken away.
     """
     source = InMemory(weights) if isinstance(weights, Mapping) else weights
     rows = source.shapes[WORD_EMBEDDINGS][0]
     assert rows == config.vocab_size, f"{rows} of {config.vocab_size} word embeddings: expand the vocabulary first"
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = (staging.path if staging else out.parent) / f".{out.name}.{os.getpid()}.tmp"
     make_folder(out.parent)
     try:
-        with writing(out):
+        with through(staging), writing(out):
             _remove_left_over(out)
             temporary.mkdir()
             _write_config(config, temporary)

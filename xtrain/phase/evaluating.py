@@ -15,7 +15,7 @@ from xtrain.evaluation.benchmark import layout
 from xtrain.evaluation.evaluators import Evaluation, LanguageResult, Setting
 from xtrain.evaluation.predict import GroupRanks
 from xtrain.evaluation.retrieval import embedding_layer
-from xtrain.files import make_folder, read_json, write_json, write_text
+from xtrain.files import make_folder, read_json
 from xtrain.graph import EVALUATE
 from xtrain.model import Encoder, PhaseModel, load_encoder, load_heads
 from xtrain.phase.heads import new_head
@@ -33,7 +33,7 @@ def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
     """Write ``predictions/`` and ``scores.json``; returns the summary for ``DONE``."""
     run, phase, ranks, observer = rank.run, rank.phase, rank.ranks, rank.observer
     if ranks.is_first:
-        write_json(run.environment, rank.environment)
+        run.write_json(run.environment, rank.environment)
     observer.start_wandb({"phase": phase.name, "kind": phase.kind, "study": phase.study, "base": phase.base,
                           "seed": phase.seed, **rank.environment})  # fmt: skip
     observer.use_encoder(phase.start_folder(run), phase.parent)
@@ -43,7 +43,7 @@ def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():
         result[LAST] = evaluator.score(parent.encoder_last, LAST)
     if ranks.is_first:
-        write_json(run.scores, result)
+        run.write_json(run.scores, result)
         observer.log_scores(result)
     task = phase.tasks[0]
     return {
@@ -99,7 +99,7 @@ class PhaseEvaluator:
     def _write(self, language: LanguageResult) -> None:
         """``predictions/{task}/{language}.jsonl``: an object a line."""
         path = make_folder(self.run.predictions / self.spec.name) / f"{language.language}.jsonl"
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in language.rows))
+        self.run.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in language.rows))
 
     def _scores(self, folder: Path, which: str, found: Evaluation, definitions: Mapping[str, str]) -> dict[str, Any]:
         phase, spec = self.phase, self.spec
@@ -157,7 +157,10 @@ def _benchmark(spec: TaskSpec, wanted: str) -> str | None:
 
 
 class _Counted:
-    """Tokens done in one micro-step after the other, to the progress bar; a signal to any rank ends the evaluation."""
+    """Tokens done in one micro-step after the other, to the progress bar.
+
+    A signal to any rank ends the evaluation, and so does a newer attempt.
+    """
 
     def __init__(self, observer: PhaseObserver, guard: Guard) -> None:
         self.observer, self.guard, self.done = observer, guard, 0

@@ -59,7 +59,7 @@ def export_checkpoint(run: RunDirectory, checkpoint: Path, out: Path) -> Export:
         raise UserError(Problem(str(checkpoint), what, remedy="name the run directory that it was written in"))
     encoder = _whole_vocabulary(Part(weights, ENCODER_PREFIX), run, phase, checkpoint, config)
     notes = {"phase": phase.name, "hash": phase.hash, "step": manifest.step}
-    save_encoder(encoder, _heads(weights, phase), config, start, out, notes)
+    save_encoder(encoder, _heads(weights, phase), config, start, out, notes, run.staging)
     size = sum(path.stat().st_size for path in out.iterdir())
     return Export(out, manifest.step, size, time.monotonic() - began)
 

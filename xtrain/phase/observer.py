@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import UserError
-from xtrain.files import write_text, writing
 from xtrain.phase.file import PhaseFile
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking import Progress, Recorder, WandbRun
 from xtrain.training.preemption import Preempted
-
-BATCH_IDS = "batches.jsonl"  # the example ids of every global batch, where engine.log_example_ids asks for them
 
 # Events that whoever watches should not have to look up. What is not here is in events.jsonl alone.
 SPOKEN = {
@@ -36,10 +32,12 @@ SPOKEN = {
 
 
 class PhaseObserver:
-    """Told by the loop and the evaluation; silent on every rank but the first."""
+    """Told by the loop and the evaluation; silent on every rank but the first, and once a newer attempt has begun."""
 
-    def __init__(self, run: RunDirectory, phase: PhaseFile, ranks: Ranks) -> None:
+    def __init__(self, run: RunDirectory, phase: PhaseFile, ranks: Ranks, holds: Callable[[], bool]) -> None:
+        """``holds`` says whether no newer attempt has begun."""
         self._run, self._phase, self._first = run, phase, ranks.is_first
+        self._holds = holds
         self.record = Recorder(run, ranks.rank, on_trouble=self._trouble)
         self.wandb: WandbRun | None = None
         self._progress: Progress | None = None
@@ -52,10 +50,13 @@ class PhaseObserver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, Preempted):  # that has its own event
+        fenced = self._first and error is not None and not self._holds()
+        if error is not None and not fenced and not isinstance(error, Preempted):  # that has its own event
             self.event("failed", error=f"{type(error).__name__}: {error}"[:2000])
         self.end_progress()
-        if self.wandb is not None:
+        if self.wandb is not None and fenced:
+            self.wandb.abandon()
+        elif self.wandb is not None:
             self.wandb.finish(failed=error is not None)
         with contextlib.suppress(UserError):  # lines that could not be written either are lost with this process
             self.record.close()
@@ -103,8 +104,10 @@ class PhaseObserver:
         """Values after ``step`` steps: into ``metrics.jsonl``, then to W&B."""
         if self._first:
             self.record.metrics(step, values)
-            if self.wandb is not None:
+            if self.wandb is not None and self._holds():
                 self.wandb.log_metrics(step, values)
+            elif self.wandb is not None:  # the newer attempt goes on with the run
+                self.wandb.abandon()
 
     def event(self, kind: str, **fields: Any) -> None:
         """Something that happened once: into ``events.jsonl``."""
@@ -122,7 +125,8 @@ class PhaseObserver:
         if self._first:
             path = self._run.metrics
             if path.is_file():
-                write_text(path.with_name(f"{path.stem}-attempt-{attempt}.jsonl"), path.read_text("utf-8"))
+                beside = path.with_name(f"{path.stem}-attempt-{attempt}.jsonl")
+                self._run.write_text(beside, path.read_text("utf-8"))
             self._resumed(0)
 
     def _resumed(self, step: int) -> int:
@@ -131,10 +135,6 @@ class PhaseObserver:
         Returns how many lines of metrics that were.
         """
         dropped = self.record.resume_at(step)
-        path = self._run.path / BATCH_IDS
-        if path.is_file():
-            lines = path.read_text("utf-8").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step))
         if self._progress is not None:
             self.start_progress(*self._shown, done=step)
         return dropped
@@ -149,9 +149,7 @@ class PhaseObserver:
     def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
         """The example ids of a global batch: into ``batches.jsonl``."""
         if self._first:
-            path = self._run.path / BATCH_IDS
-            with writing(path), open(path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps({"step": step, "task": task, "ids": list(ids)}) + "\n")
+            self.record.batch_ids(step, task, ids)
 
     def _trouble(self, text: str) -> None:
         """The record cannot be written at the moment: training goes on, loudly."""

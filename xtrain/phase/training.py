@@ -17,7 +17,7 @@ from xtrain.data.masking import Masking
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
 from xtrain.evaluation.predict import GroupRanks
-from xtrain.files import read_json, write_json
+from xtrain.files import read_json
 from xtrain.model import Encoder, Head, PhaseModel, load_encoder, load_heads
 from xtrain.model.heads.mlm import lm_head_weights
 from xtrain.phase.exporting import export_checkpoint, used_rows
@@ -91,7 +91,7 @@ def _trainer(rank: PhaseRank, seed: int) -> Trainer:
         engine = TrainEngine(model, phase.recipe, ds_config, device)
     rank.environment.update(engine.choices)
     if ranks.is_first:
-        write_json(run.environment, rank.environment)
+        run.write_json(run.environment, rank.environment)
     observer.start_wandb(_resolved_configuration(phase, run, rank.environment))
     observer.use_encoder(start, phase.parent)
     encoder = model.encoder
@@ -132,7 +132,7 @@ def _saver(rank: PhaseRank, engine: TrainEngine) -> Saver:
         observer.say(f"      {why}")
     return Saver(
         state=engine.state,
-        folder=CheckpointFolder(rank.run.checkpoints),
+        folder=CheckpointFolder(rank.run.checkpoints, rank.run.checkpoint_staging),
         agreement=agreement,
         observer=observer,
         phase=phase.hash,
@@ -149,7 +149,7 @@ def _begin_anew(rank: PhaseRank, attempts: Attempts, collapsed: Collapsed) -> No
         attempts.collapsed(collapsed, rank.observer)
     finally:
         if rank.ranks.is_first:
-            CheckpointFolder(rank.run.checkpoints).clear()
+            CheckpointFolder(rank.run.checkpoints, rank.run.checkpoint_staging).clear()
     rank.observer.begin_anew(attempts.number)
     rank.guard.agreement.barrier()
 

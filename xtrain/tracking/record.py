@@ -6,6 +6,9 @@ Each line is one JSON object with ``time`` (UTC, ISO 8601, whole seconds); a met
 one write and taken back if that fails half-way; a torn last line, left by a killed process, is passed over
 when reading and removed when the next process opens the file. While the disk is full, lines wait in memory, in
 order: a record that cannot be written now is no reason to stop training.
+
+An attempt at the phase that a newer one has fenced off loses its lines without a word. What it has open has no name any
+more, for the newer one began by putting copies in place; and what it opens after that it does not write into.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Problem, UserError
-from xtrain.files import make_folder, write_bytes, writing
+from xtrain.errors import Fenced, Problem, UserError
+from xtrain.files import Staging, make_folder, through, write_bytes, writing
 from xtrain.run_directory import RunDirectory
 
 SAY_EVERY_SECONDS = 60.0  # that lines cannot be written
@@ -30,13 +33,14 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Recorder:
-    """Appends to the two files of a run directory. On ranks other than 0 every call does nothing."""
+    """Appends to the files of a run directory. On ranks other than 0 every call does nothing."""
 
     def __init__(self, run_dir: RunDirectory, rank: int = 0, on_trouble: Callable[[str], None] | None = None) -> None:
         """``on_trouble`` is told, not too often, why lines cannot be written at the moment."""
         self._active = rank == 0
-        self._metrics = _Lines(run_dir.metrics, on_trouble)
-        self._events = _Lines(run_dir.events, on_trouble)
+        self._metrics = _Lines(run_dir.metrics, on_trouble, run_dir.staging)
+        self._events = _Lines(run_dir.events, on_trouble, run_dir.staging)
+        self._batches = _Lines(run_dir.batches, on_trouble, run_dir.staging)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Append ``values`` (numbers, or anything JSON can hold) as one line of ``metrics.jsonl``."""
@@ -50,21 +54,28 @@ class Recorder:
         if self._active:
             self._events.append({"time": _now(), "event": kind, **plain(fields)})
 
+    def batch_ids(self, step: int, task: str, ids: Sequence[str]) -> None:
+        """Append the example ids of the global batch of ``step`` (from 0) to ``batches.jsonl``."""
+        if self._active:
+            self._batches.append({"step": step, "task": task, "ids": list(ids)})
+
     def resume_at(self, step: int) -> int:
-        """Drop the metrics lines of steps after ``step``, whole or not at all; returns how many.
+        """Drop the lines of steps after ``step``, whole or not at all; returns how many of metrics.
 
         What a crashed run had recorded beyond its last checkpoint is about to be recorded again.
         """
         if not self._active:
             return 0
+        self._batches.keep(lambda line: int(line["step"]) < step)
         return self._metrics.keep(lambda line: int(line["step"]) <= step)
 
     def close(self) -> None:
-        """Close both files; a later call opens them again.
+        """Close the files; a later call opens them again.
 
         Raises :class:`xtrain.errors.UserError` if lines still wait, and cannot be written now either.
         """
         self._metrics.close()
+        self._batches.close()
         self._events.close()
 
     def __enter__(self) -> Recorder:
@@ -121,8 +132,12 @@ def _now() -> str:
 class _Lines:
     """One append-only file of JSON lines, opened at the first append."""
 
-    def __init__(self, path: Path, on_trouble: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, path: Path, on_trouble: Callable[[str], None] | None = None, staging: Staging | None = None
+    ) -> None:
         self._path = path
+        self._staging = staging
+        self._fenced = False
         self._descriptor: int | None = None
         self._lock = threading.Lock()
         self._waiting: list[bytes] = []
@@ -132,9 +147,13 @@ class _Lines:
     def append(self, line: dict[str, Any]) -> None:
         data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with self._lock:
+            if self._fenced:
+                return
             self._waiting.append(data)
             try:
                 self._flush()
+            except Fenced:
+                self._fence()
             except UserError as error:
                 if self._on_trouble is None:
                     self._waiting.pop()
@@ -145,7 +164,7 @@ class _Lines:
 
     def _flush(self) -> None:
         """Write what waits, line by line."""
-        with writing(self._path):
+        with through(self._staging), writing(self._path):
             if self._descriptor is None:
                 self._descriptor = self._open()
             while self._waiting:
@@ -162,7 +181,10 @@ class _Lines:
                 self._waiting.pop(0)
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Rewrite the file with only the lines that are ``wanted``; returns how many others there were."""
+        """Rewrite the file with only the lines that are ``wanted``; returns how many others there were.
+
+        Raises :class:`xtrain.errors.Fenced` if a newer attempt has begun.
+        """
         with self._lock:
             if self._waiting:
                 self._flush()
@@ -170,14 +192,23 @@ class _Lines:
             lines = list(_read_lines(self._path))
             kept = [raw for raw, line in lines if wanted(line)]
             if len(kept) < len(lines):
-                write_bytes(self._path, b"".join(kept))
+                write_bytes(self._path, b"".join(kept), self._staging)
             return len(lines) - len(kept)
 
     def close(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._flush()
+            try:
+                if self._waiting:
+                    self._flush()
+            except Fenced:
+                self._fence()
             self._close()
+
+    def _fence(self) -> None:
+        """A newer attempt has begun: what waits here is of no use, and nor is what comes."""
+        self._fenced = True
+        self._waiting.clear()
+        self._close()
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -186,12 +217,23 @@ class _Lines:
 
     def _open(self) -> int:
         make_folder(self._path.parent)
+        self._check()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            self._check()  # after it was opened: a newer attempt from now on puts a copy in its place
+        except Fenced:
+            os.close(descriptor)
+            raise
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             whole = _last_newline(descriptor, size)
             os.ftruncate(descriptor, whole)
         return descriptor
+
+
+    def _check(self) -> None:
+        if self._staging is not None and self._staging.taken:
+            raise Fenced(f"{self._path}: a newer attempt has begun")
 
 
 def _last_newline(descriptor: int, size: int, block: int = 65536) -> int:

@@ -94,6 +94,7 @@ class WandbRun:
         self._encoder_bytes = 0
         self._step = 0
         self._open = False  # messages are taken
+        self._abandoned = False
         self._ended = threading.Event()  # the worker is gone, or never was
         self._ended.set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -159,6 +160,14 @@ class WandbRun:
         self._event("tracking_finished", uploaded=self._uploaded, dropped=dropped)
         return complete
 
+    def abandon(self) -> None:
+        """Let go of the run at once, neither finished nor uploaded: another process goes on with it. Safe to repeat."""
+        with self._changed:
+            again, self._open, self._abandoned = self._abandoned, False, True
+            self._messages.clear()
+        if not again:
+            self._kill()
+
     def __enter__(self) -> WandbRun:
         return self
 
@@ -204,6 +213,8 @@ class WandbRun:
         """Start the worker and pass it one message after the other; runs in the daemon thread."""
         try:
             process = self._process = self._spawn()
+            if self._abandoned:  # meanwhile
+                self._kill()
             threading.Thread(target=self._listen, args=(process,), name="wandb-listener", daemon=True).start()
             assert process.stdin is not None
             while True:
@@ -260,7 +271,7 @@ class WandbRun:
                 os.killpg(self._process.pid, signal.SIGKILL)  # its session; W&B's service follows it
 
     def _problem(self, what: str, to_do: str = "") -> None:
-        if what not in self._problems and len(self._problems) < MOST_PROBLEMS:
+        if not self._abandoned and what not in self._problems and len(self._problems) < MOST_PROBLEMS:
             self._problems.add(what)
             self._event("tracking_problem", what=what, to_do=to_do or sync_command(self._run_dir))
 

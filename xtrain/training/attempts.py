@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from xtrain.files import read_json, write_json
+from xtrain.files import read_json
 from xtrain.run_directory import RunDirectory
 from xtrain.study import Recipe
 from xtrain.training.collapse import Collapse
@@ -101,7 +101,7 @@ class Attempts:
         if first and not self.another:
             self.run.mark_failed(reason, collapse.step)  # first: a phase with this marker is not begun again
         if first:
-            write_json(self.run.attempts, [asdict(attempt) for attempt in self.gone])
+            self.run.write_json(self.run.attempts, [asdict(attempt) for attempt in self.gone])
         if not self.another:
             raise TrainingFailed(reason, collapse.step)
         observer.event("reseed", attempt=self.number, seed=self.seed, max_reseeds=self.recipe.max_reseeds)

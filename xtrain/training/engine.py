@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xtrain.data.batches import PackedBatch
-from xtrain.dispatch.rendezvous import Ranks
+from xtrain.dispatch.rendezvous import Ranks, device_index
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.model import PhaseModel
@@ -108,11 +108,13 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
 
     Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
     """
-    ranks.export()
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count()) if cuda else torch.device("cpu")
+    device = torch.device("cpu")
     if cuda:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        device = torch.device("cuda", device_index(ranks.local_rank, torch.cuda.device_count(), visible))
         torch.cuda.set_device(device)
+    ranks.export(device.index)
     backend = "nccl" if cuda else "gloo"
     if not training:
         torch.distributed.init_process_group(backend)

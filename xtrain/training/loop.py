@@ -90,7 +90,8 @@ class Trainer:
         """Train from the newest checkpoint, or from the start, to the last step or until patience ends.
 
         At the end the last weights are committed, and the best. Raises
-        :class:`~xtrain.training.preemption.Preempted` once the state is saved after a signal.
+        :class:`~xtrain.training.preemption.Preempted` once the state is saved after a signal, and
+        :class:`~xtrain.errors.Fenced` where a newer attempt has begun.
         """
         step = self._resume()
         self.throughput = Throughput()
@@ -120,7 +121,8 @@ class Trainer:
         saver = self.saver
         found = newest(saver.folder, saver.phase, self.seed, self.guard.agreement, self.observer)
         if found is None:
-            self.observer.event("begin", step=0)  # after a restart: nothing was left to go on from
+            # after a restart: nothing was left to go on from
+            self.observer.event("begin", step=0, planned_steps=self.plan.num_steps)
             return 0
         commit = found.commit
         state = trainer_state(commit.path)
@@ -136,7 +138,7 @@ class Trainer:
         fill(self.engine.state, commit, step - self.num_skipped)
         self.engine.restore(state["engine"])
         self.observer.event("resume", step=step, checkpoint=commit.name, written_by=commit.manifest.world_size,
-                            ranks=self.guard.agreement.world_size)  # fmt: skip
+                            ranks=self.guard.agreement.world_size, planned_steps=self.plan.num_steps)  # fmt: skip
         return step
 
     def _state(self, step: int) -> dict[str, Any]:
@@ -209,7 +211,7 @@ class Trainer:
         ``begun`` is False before this process's first step, when there is nothing new to save.
         """
         over = step == self.plan.num_steps or self.selection.exhausted
-        signal, *status = self.guard.agreement.worst([self.guard.signals.number, *self.saver.status()])
+        signal, *status = self.guard.worst(self.saver.status())
         self.saver.settle(step, status)
         if signal:
             self._leave(step, best=best, begun=begun, over=over)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xtrain.checkpoints import TRAINER, CheckpointFolder, FileEntry, Manifest, commit_name
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Fenced, Problem, UserError
 from xtrain.files import is_disk_full, sha256, write_json
 from xtrain.model.sharded_weights import FILE_NAME
 from xtrain.model.tensor_files import TensorFileWriter
@@ -276,7 +276,7 @@ class Saver:
                 raise NoRoom(f"the disk is full: {shortage}")
         written: dict[str, tuple[Path, FileEntry]] = {}  # by kind
         for name, kinds in job.folders.items():
-            temporary[name].mkdir(parents=True, exist_ok=True)
+            self.folder.make_temporary(name)
             files = job.entries.setdefault(name, {})
             for kind in kinds:
                 path = temporary[name] / FILE_NAME.format(prefix=kind, rank=rank, world_size=world_size)
@@ -346,7 +346,12 @@ class Saver:
         )
 
     def _give_up(self, job: Job, step: int) -> None:
-        """A rank could not write: say so, clear away what is there, and try again soon."""
+        """A rank could not write: say so, clear away what is there, and try again soon.
+
+        Raises :class:`Fenced`, on all ranks, if that is because a newer attempt has begun.
+        """
+        if self.agreement.worst([int(self.folder.taken)])[0]:
+            raise Fenced(f"the checkpoint of step {job.step} was not committed: a newer attempt has begun")
         gathered = self.agreement.gather((job.error, job.no_room, job.has_copy))
         reason = self.failure = next(error for error, *_ in gathered if error)
         no_room, copied = any(one for _, one, _ in gathered), all(one for *_, one in gathered)

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import torch.distributed as dist
 
-from xtrain.errors import EXIT_OURS, UserError
+from xtrain.errors import EXIT_OURS, Fenced, UserError
 from xtrain.training.peers import STACK_SIGNAL, Link, Message, Peers, Process, Store
 
 POLL_SECONDS = 0.25
@@ -169,7 +169,9 @@ class Watchdog:
             self._leaving.wait(HOLD_SECONDS)
             if self._leaving.is_set():
                 self._thread.join(EXIT_SECONDS)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, Fenced):
+            text = f"leaves: {error}"
+        elif isinstance(error, KeyboardInterrupt):
             text = "was interrupted (Ctrl-C)"
         elif isinstance(error, UserError):
             text = f"failed: {error}"

@@ -1,0 +1,241 @@
+"""From a profile to SLURM: what submitit gets for a job, the srun line of its ranks, and their environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtrain.dispatch.cluster import LOCAL, Profile, Resources
+from xtrain.errors import Problem, UserError
+
+PROJECT = Path(__file__).resolve().parents[2]  # where the package and train.py stand
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
+
+
+def submitit_parameters(
+    profile: Profile,
+    kind: str,
+    *,
+    job_name: str,
+    dependency: str = "",
+    exclude: Sequence[str] = (),
+    comment: str = "",
+) -> dict[str, Any]:
+    """The parameters of submitit's executor for a job of ``kind``.
+
+    ``dependency`` is as sbatch has it (``afterok:7:8,afterany:9``): where it cannot be fulfilled any more, SLURM
+    cancels the job instead of keeping it for ever. ``exclude`` are nodes that the job is not to get.
+    """
+    asked = profile.resources(kind)
+    if profile.scheduler == LOCAL:
+        minutes = asked.time_limit_minutes or 60 * 24 * 365
+        return {"timeout_min": minutes, "tasks_per_node": 1, "gpus_per_node": asked.gpus_per_node}
+    assert asked.time_limit_minutes is not None, kind
+    more = {name: value for name, value in asked.sbatch.items() if value is not False}
+    wckey = more.pop("wckey", None)
+    nodes = ",".join(filter(None, [str(more.pop("exclude", "")), *exclude]))
+    return {
+        "job_name": job_name,
+        "partition": asked.partition or None,
+        "account": asked.account or None,
+        "qos": asked.qos or None,
+        "constraint": asked.constraint or None,
+        "time": asked.time_limit_minutes,
+        "nodes": asked.nodes,
+        "ntasks_per_node": asked.ranks_per_node,
+        "cpus_per_task": asked.cpus_per_task,
+        "mem": None if asked.memory_gib is None else _memory(asked.memory_gib),
+        "exclusive": asked.exclusive or None,
+        "exclude": nodes or None,
+        "comment": comment or None,
+        "dependency": dependency or None,
+        "wckey": wckey,  # submitit's own would be refused where keys are enforced
+        "setup": setup_lines(profile),
+        "stderr_to_stdout": True,
+        "use_srun": False,
+        "additional_parameters": {
+            **({"reservation": asked.reservation} if asked.reservation else {}),
+            **dict(option.split("=", 1) for option in _gpus(asked)),
+            **({"kill-on-invalid-dep": "yes"} if dependency else {}),
+            "requeue" if profile.preemption.requeue else "no-requeue": True,
+            # Not submitit's signal_delay_s: that comes with a signal that only its environment can change.
+            "signal": f"{profile.preemption.signal.removeprefix('SIG')}@{warning_seconds(profile, kind)}",
+            **more,
+        },
+    }
+
+
+def _memory(gib: float) -> str:
+    return f"{gib:.0f}{'G' * (gib > 0)}" if gib == int(gib) else f"{gib * 1024:.0f}M"  # both are binary units
+
+
+def _gpus(asked: Resources) -> list[str]:
+    """``gpus-per-node=h100:8``, or the same in the older words; nothing where there are none."""
+    if not asked.gpus_per_node:
+        return []
+    count = f"{asked.gpu_type}:{asked.gpus_per_node}" if asked.gpu_type else str(asked.gpus_per_node)
+    return [f"gres=gpu:{count}" if asked.gpu_option == "gres" else f"gpus-per-node={count}"]
+
+
+EARLY_SECONDS = 60  # slurmctld looks every 30 s and then sends what is due in the next 30 s, or in a little more
+
+
+def warning_seconds(profile: Profile, kind: str) -> int:
+    """The TIME of ``--signal=SIGNAL@TIME``: the lead less what SLURM may be early by, and 0 for short jobs.
+
+    The supervisor sends the signal to the second when the lead begins, so that SLURM's own comes after it, as a second
+    chance. Were the lead itself asked for, SLURM's would come up to a minute before it, at once in a job of a minute
+    or two. With 0, SLURM sends none at the time limit, and still sends it upon preemption.
+    """
+    return max(0, (profile.lead_seconds(kind) or 0) - EARLY_SECONDS)
+
+
+def setup_lines(profile: Profile) -> list[str]:
+    """The lines of the batch script before its command: modules, variables, the profile's own lines."""
+    environment = profile.environment
+    lines = []
+    if environment.modules:
+        lines.append("type module >/dev/null 2>&1 || . /etc/profile  # batch shells do not read it")
+    for module in environment.modules:
+        said = shlex.quote(f"module load {module} failed")
+        lines.append(f"module load {shlex.quote(module)} || {{ echo {said} on $(hostname) >&2; exit 1; }}")
+    lines += [f"export {name}={shlex.quote(str(value))}" for name, value in environment.variables.items()]
+    lines.append(f"export PYTHONPATH={shlex.quote(str(PROJECT))}${{PYTHONPATH:+:$PYTHONPATH}}")
+    return lines + list(environment.setup)
+
+
+def srun_command(profile: Profile, kind: str, run_dir: Path, mounts: Sequence[Path] = ()) -> list[str]:
+    """The srun line that starts the ranks, up to the command that each of them runs (``profile.rank_python`` ...).
+
+    Every rank prints into ``RUN_DIR/logs/rank-N.log``. ``mounts`` are the folders that a container must see beside
+    those of the profile, under their own names: the output folder, the data.
+    """
+    asked = profile.resources(kind)
+    return [
+        "srun",
+        f"--nodes={asked.nodes}",
+        f"--ntasks={asked.num_ranks}",
+        f"--ntasks-per-node={asked.ranks_per_node}",
+        "--distribution=block",  # ranks of a node are neighbours, whatever the site's default
+        *_step_cpus(asked),
+        *_step_gpus(asked),
+        "--export=ALL",  # under sbatch --export=NONE a step would get nothing
+        "--mpi=none",  # ranks meet by torch.distributed; PMIx would only be one more thing to fail
+        "--input=none",
+        "--kill-on-bad-exit=0",
+        "--wait=0",  # the site's WaitTime would kill a rank that writes its last files when others have ended
+        f"--output={_pattern(run_dir / 'logs')}/rank-%t.log",
+        "--open-mode=append",
+        *_container(profile, asked, mounts),
+    ]
+
+
+def _step_cpus(asked: Resources) -> list[str]:
+    # srun does not take it from sbatch (since 22.05). Without it a rank would be bound to a single CPU.
+    return [f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else ["--cpu-bind=none"]
+
+
+def _step_gpus(asked: Resources) -> list[str]:
+    options = [f"--{option}" for option in _gpus(asked)]
+    if options and asked.gpu_layout == "one":
+        one = f"{asked.gpu_type}:1" if asked.gpu_type else "1"
+        options += [f"--gpus-per-task={one}", "--gpu-bind=single:1"]
+    return options
+
+
+def _pattern(folder: Path) -> str:
+    """A folder in srun's ``--output``, where % has a meaning."""
+    return str(folder.absolute()).replace("%", "%%")
+
+
+def _container(profile: Profile, asked: Resources, mounts: Sequence[Path]) -> list[str]:
+    container = profile.container
+    if not container.image:
+        return []
+    own = [str(path.absolute()) for path in (PROJECT, *mounts)]
+    own += [str(cache_folder(profile)), str(scratch_root(profile))]
+    bound = [mount if ":" in mount else f"{mount}:{mount}" for mount in dict.fromkeys([*own, *container.mounts])]
+    if container.runtime == "pyxis":
+        return [f"--container-image={container.image}", f"--container-mounts={','.join(bound)}"]
+    cuda = ["--nv"] if asked.gpus_per_node else []
+    return ["apptainer", "exec", *cuda, "--bind", ",".join(bound), container.image]
+
+
+def rank_environment(
+    profile: Profile, kind: str, job_id: str, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What every rank gets beside what the batch script has, whose variables are ``environment`` (ours by default).
+
+    Compilers' caches lie on each node's own disk, in a folder of this job: on a shared disk, locks and half-written
+    files of other nodes are in the way. What the profile sets goes before all this.
+    """
+    env = os.environ if environment is None else environment
+    asked = profile.resources(kind)
+    scratch = job_scratch(profile, job_id, env)
+    result = {
+        "OMP_NUM_THREADS": str(asked.cpus_per_task or _share_of_node(asked, env)),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+    }
+    if profile.network.interface:
+        names = profile.network.interface.split(",")
+        result["GLOO_SOCKET_IFNAME"] = ",".join(names)
+        result["NCCL_SOCKET_IFNAME"] = "=" + ",".join(names)  # "=": these names, not all that begin so
+    return {**result, **{name: str(value) for name, value in profile.environment.variables.items()}}
+
+
+def _share_of_node(asked: Resources, env: Mapping[str, str]) -> int:
+    cpus = env.get("SLURM_CPUS_ON_NODE", "")
+    return max(1, (int(cpus) if cpus.isdigit() else os.cpu_count() or 1) // asked.ranks_per_node)
+
+
+def cache_folder(profile: Profile, environment: Mapping[str, str] | None = None) -> Path:
+    """``storage.cache`` with its variables filled in."""
+    return _expand(profile, "cache", profile.storage.cache, environment)
+
+
+def scratch_root(profile: Profile, environment: Mapping[str, str] | None = None) -> Path:
+    """``storage.scratch`` with its variables filled in."""
+    return _expand(profile, "scratch", profile.storage.scratch, environment)
+
+
+def job_scratch(profile: Profile, job_id: str, environment: Mapping[str, str] | None = None) -> Path:
+    """The folder of one job on each node's own disk; nothing makes or removes it but who uses it."""
+    return scratch_root(profile, environment) / f"xtrain-{os.getuid()}-{job_id}"
+
+
+def _expand(profile: Profile, key: str, text: str, environment: Mapping[str, str] | None) -> Path:
+    env = os.environ if environment is None else environment
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match[1] or match[2], match[3]
+        if env.get(name) or default is not None:
+            return env.get(name) or default
+        raise UserError(
+            Problem(
+                f"{profile.file or profile.name}: storage.{key}",
+                f"{text!r}: {name} is not set in the job",
+                remedy=f"write ${{{name}:-/tmp}}, or a folder that every node has",
+            )
+        )
+
+    return Path(_VARIABLE.sub(value, text)).expanduser()
+
+
+def script_text(profile: Profile, kind: str, folder: Path, **parameters: Any) -> str:
+    """The batch script as submitit writes it; ``folder`` is the executor's, ``parameters`` those of the job.
+
+    They are :func:`submitit_parameters`' own. Of a local profile there is none: an empty text.
+    """
+    if profile.scheduler == LOCAL:
+        return ""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{shlex.quote(profile.python or sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    text: str = _make_sbatch_string(command, folder, **submitit_parameters(profile, kind, **parameters))
+    return text

@@ -1,0 +1,343 @@
+"""What the user writes of a cluster: a profile's TOML file as frozen dataclasses, every mistake in one message."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtrain.config import build, limits, merged, read_toml
+from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
+
+KINDS = ("prepare", "intermediate", "target", "evaluate", "report")
+TRAINING = ("intermediate", "target")  # the kinds that save upon a signal and go on from there
+SINGLE = ("prepare", "report")  # the kinds of one process: no ranks
+NOT_INHERITED = ("nodes", "tasks_per_node", "gpus_per_node", "exclusive")  # by them, from [job]
+SIGNALS = ("SIGUSR2", "SIGUSR1", "SIGTERM")
+SLURM, LOCAL = "slurm", "local"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for: ``[job]`` with ``[job.KIND]`` laid on it."""
+
+    partition: str = ""
+    """As ``sinfo`` names it; the site's default if empty."""
+    account: str = ""
+    """Whom the hours are charged to (``sacctmgr show associations user=$USER``)."""
+    qos: str = ""
+    """Quality of service; the account's default if empty."""
+    constraint: str = ""
+    """Features that the nodes must have (``sinfo -o '%N %f'``)."""
+    reservation: str = ""
+    nodes: int = field(default=1, metadata=limits(minimum=1))
+    gpus_per_node: int = field(default=0, metadata=limits(minimum=0))
+    """GPUs of each node; one rank runs on each of them."""
+    gpu_type: str = ""
+    """SLURM's name of the GPU (``h100`` of ``gpu:h100:8`` in ``sinfo -o '%N %G'``); any if empty."""
+    gpu_option: str = field(default="gpus-per-node", metadata=limits(choices=("gpus-per-node", "gres")))
+    """The sbatch option that asks for GPUs; older sites know only ``gres``."""
+    gpu_layout: str = field(default="all", metadata=limits(choices=("all", "one")))
+    """Whether every rank of a node sees ``all`` of its GPUs (NCCL's peer-to-peer needs no more) or its own ``one``."""
+    tasks_per_node: int | None = field(default=None, metadata=limits(minimum=1))
+    """Ranks of each node; one a GPU by default, or one where there is none."""
+    cpus_per_task: int | None = field(default=None, metadata=limits(minimum=1))
+    """CPUs of each rank, its data workers included; SLURM's default (1, or all of an exclusive node) if left out."""
+    memory_gib: float | None = field(default=None, metadata=limits(minimum=0))
+    """Host memory of each node; 0 for all that it has, SLURM's default if left out."""
+    time_limit: str | int = ""
+    """``"HH:MM:SS"``, ``"D-HH:MM:SS"``, or minutes as a number; SLURM counts whole minutes."""
+    exclusive: bool = False
+    """Nodes that no other job runs on."""
+    sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
+    """Further sbatch options without their dashes; true for one without a value, false to drop an inherited one."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Tasks that srun starts on each node."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def num_ranks(self) -> int:
+        """Tasks that srun starts in all."""
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def time_limit_seconds(self) -> int | None:
+        """The time limit, rounded up to whole minutes as SLURM does; None for none."""
+        return None if self.time_limit == "" else math.ceil(parse_time(self.time_limit) / 60) * 60
+
+    @property
+    def time_limit_minutes(self) -> int | None:
+        """The same in minutes."""
+        return None if self.time_limit_seconds is None else self.time_limit_seconds // 60
+
+    @property
+    def hours(self) -> float:
+        """The time limit in hours; 0 for none."""
+        return (self.time_limit_seconds or 0) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of a job that uses its whole time."""
+        return self.hours * self.nodes * self.gpus_per_node
+
+    @property
+    def cpu_hours(self) -> float:
+        """CPU-hours of a job that uses its whole time; of an exclusive node, those of its tasks alone."""
+        return self.hours * self.num_ranks * (self.cpus_per_task or 1)
+
+
+@dataclass(frozen=True)
+class Preemption:
+    """``[preemption]``: how a job is told to leave, and how it comes back."""
+
+    signal: str = field(default="SIGUSR2", metadata=limits(choices=SIGNALS))
+    """What asks the ranks to save and leave: before the time limit, and by SLURM upon preemption where the site has
+    ``preempt_send_user_signal``."""
+    lead_seconds: int = field(default=120, metadata=limits(minimum=5, maximum=65535))
+    """So long before the time limit; at most a quarter of it (:func:`lead_for`)."""
+    requeue: bool = True
+    """Whether a job may put itself back in the queue (``scontrol requeue``); else it submits the next one of a
+    chain."""
+    idle_attempts: int = field(default=3, metadata=limits(minimum=1))
+    """Attempts in a row without a new step after which the phase is given up."""
+    check_nodes: bool = True
+    """Look at every node before the ranks start, and exclude one that fails from the next attempt."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """``[environment]``: what the batch script sets up."""
+
+    modules: tuple[str, ...] = ()
+    """For ``module load``, in order."""
+    setup: tuple[str, ...] = ()
+    """Lines of bash, run on the job's first node after the modules; what they export reaches every rank."""
+    variables: Mapping[str, str | int] = field(default_factory=dict)
+    """Environment variables of every process of the job. No secrets: they would stand in the scripts."""
+    python: str = ""
+    """The interpreter on the nodes; the one that submits by default."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """``[storage]``: folders beside the output folder."""
+
+    scratch: str = "${SLURM_TMPDIR:-/tmp}"
+    """A folder of each node's own disk; variables (``$USER``, ``$SLURM_JOB_ID``) are those of the job."""
+    cache: str = "~/.cache/xtrain"
+    """A folder that all nodes share, for operators built once per type of node."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """``[network]``."""
+
+    interface: str = ""
+    """What the nodes talk over (``ip -br addr``: ``ib0``, ``eth0``; several with commas); found by itself if empty."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """``[container]``: an image that the ranks run in."""
+
+    image: str = ""
+    """A ``.sqsh`` or ``.sif`` file, or a registry's name for it; no container if empty."""
+    runtime: str = field(default="pyxis", metadata=limits(choices=("pyxis", "apptainer")))
+    """NVIDIA's plug-in of srun, or Apptainer (Singularity)."""
+    mounts: tuple[str, ...] = ()
+    """Further folders, ``/data`` or ``/host:/inside[:ro]``; output, project, cache and scratch folders are mounted."""
+    python: str = "python3"
+    """The interpreter in the image; xtrain's dependencies must be installed for it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``[limits]``: how much of the queue one study takes."""
+
+    running: int = field(default=16, metadata=limits(minimum=1))
+    """Jobs of a study that run at a time."""
+    queued: int = field(default=1000, metadata=limits(minimum=1))
+    """Jobs of a study in the queue at a time; the site's own limit is ``MaxSubmitJobs``."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``[cost]``: what ``--dry-run`` multiplies the hours by."""
+
+    gpu_hour: float = field(default=0.0, metadata=limits(minimum=0))
+    cpu_hour: float = field(default=0.0, metadata=limits(minimum=0))
+    """For jobs without GPUs."""
+    currency: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A cluster."""
+
+    scheduler: str = field(metadata=limits(choices=(SLURM, LOCAL)))
+    name: str = ""
+    """The file's name without ``.toml``."""
+    file: str = ""
+    """Where it was read from."""
+    description: str = ""
+    job: Mapping[str, Any] = field(default_factory=dict)
+    """``[job]`` with its ``[job.KIND]`` as written; :meth:`resources` lays them on one another."""
+    preemption: Preemption = Preemption()
+    environment: Environment = Environment()
+    storage: Storage = Storage()
+    network: Network = Network()
+    container: Container = Container()
+    limits: Limits = Limits()
+    cost: Cost = Cost()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether there is no SLURM."""
+        return self.scheduler == LOCAL
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the batch script; empty for the one that submits."""
+        return self.environment.python
+
+    @property
+    def rank_python(self) -> str:
+        """The interpreter of the ranks, in their container where there is one; asked in a job."""
+        return self.container.python if self.container.image else self.python or sys.executable
+
+    def resources(self, kind: str) -> Resources:
+        """What a job of ``kind`` (one of :data:`KINDS`) asks for."""
+        return Resources(**_resource_keys(self.job, kind))
+
+    def lead_seconds(self, kind: str) -> int | None:
+        """How long before its time limit a job of ``kind`` begins to save; None where it has no limit."""
+        limit = self.resources(kind).time_limit_seconds
+        return None if limit is None else lead_for(limit, self.preemption.lead_seconds)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As plain values for JSON; :meth:`from_mapping` reads them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "profile") -> Profile:
+        """A profile of plain values; every mistake in them is in one :class:`UserError` that names ``where``."""
+        from xtrain.dispatch.cluster_check import check
+
+        problems: list[Problem] = []
+        profile = build(cls, mapping, where, problems)
+        resources = _build_resources(mapping.get("job", {}), where, problems)
+        if profile is not None:
+            check(profile, resources, where, problems)
+        raise_if_any(problems)
+        assert profile is not None
+        return profile
+
+
+def load_profile(name_or_path: str, folder: Path) -> Profile:
+    """Read and check a profile: ``folder/NAME.toml``, or a path (it ends in ``.toml`` or has a slash).
+
+    Raises one :class:`UserError` that lists every mistake, or the names there are.
+    """
+    path = Path(name_or_path).expanduser()
+    if not name_or_path.endswith(".toml") and "/" not in name_or_path:
+        known = sorted(file.stem for file in folder.glob("*.toml"))
+        if name_or_path not in known:
+            remedy = nearest(name_or_path, known) or f"name one of {folder}, or a file of your own: ./mine.toml"
+            raise UserError(Problem(f"--cluster {name_or_path}", "there is no such profile", listed(known), remedy))
+        path = folder / f"{name_or_path}.toml"
+    mapping = read_toml(path)
+    own = [
+        Problem(f"{path}: {key}", "unknown key", remedy="remove it: the file's name is the profile's")
+        for key in ("name", "file")
+        if key in mapping
+    ]
+    raise_if_any(own)
+    return Profile.from_mapping({**mapping, "name": path.stem, "file": str(path)}, str(path))
+
+
+def _resource_keys(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    assert kind in KINDS, kind
+    common = {key: value for key, value in job.items() if key not in KINDS}
+    if kind in SINGLE:
+        common = {key: value for key, value in common.items() if key not in NOT_INHERITED}
+    own = job.get(kind, {})
+    return merged(common, own) if isinstance(own, Mapping) else common
+
+
+def _build_resources(job: Any, where: str, problems: list[Problem]) -> dict[str, Resources]:
+    """The resources of every kind, once each table's keys are right by themselves."""
+    if not isinstance(job, Mapping):
+        return {}  # named by build
+    before = len(problems)
+    names = [item.name for item in dataclasses.fields(Resources)]
+    for key, value in job.items():
+        if isinstance(value, Mapping) and key not in KINDS and key not in names:
+            remedy = nearest(key, KINDS) or "tables of [job] are kinds of jobs"
+            problems.append(Problem(f"{where}: job.{key}", "unknown key", listed(KINDS), remedy))
+        elif key in KINDS and isinstance(value, Mapping):
+            build(Resources, value, where, problems, f"job.{key}")
+        elif key in KINDS:
+            problems.append(Problem(f"{where}: job.{key}", f"{value!r} is not allowed", "a table of keys and values"))
+    flat = {key: value for key, value in job.items() if key not in KINDS and (key in names or not _table(value))}
+    build(Resources, flat, where, problems, "job")
+    _check_times(job, where, problems)
+    if len(problems) > before:
+        return {}
+    return {kind: Resources(**_resource_keys(job, kind)) for kind in KINDS}
+
+
+def _table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _check_times(job: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
+    tables = [("job", job), *((f"job.{kind}", job[kind]) for kind in KINDS if _table(job.get(kind)))]
+    for key, table in tables:
+        value = table.get("time_limit", "")
+        if value == "" or isinstance(value, bool) or not isinstance(value, (str, int)):
+            continue
+        try:
+            parse_time(value)
+        except ValueError:
+            problems.append(
+                Problem(
+                    f"{where}: {key}.time_limit",
+                    f"{value!r} is not allowed",
+                    '"HH:MM:SS", "D-HH:MM:SS", or minutes as a number, more than 0',
+                )
+            )
+
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)")
+
+
+def parse_time(value: str | int) -> int:
+    """Seconds of ``"HH:MM:SS"``, ``"D-HH:MM:SS"`` or minutes; raises :class:`ValueError` for anything else, and 0."""
+    if isinstance(value, int):
+        seconds = value * 60
+    else:
+        match = _TIME.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(value)
+        days, hours, minutes, rest = (int(part or 0) for part in match.group("days", "hours", "minutes", "seconds"))
+        seconds = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    if seconds <= 0:
+        raise ValueError(value)
+    return seconds
+
+
+def lead_for(time_limit_seconds: int, lead_seconds: int) -> int:
+    """How many seconds before its end a job begins to save: ``lead_seconds``, but at most a quarter of its time.
+
+    A fixed lead would take a short job's whole time: it would load the model, save, and come back to do the same.
+    With a quarter, at least three quarters of every job go to work, however short it is; saving is no slower in a short
+    job, so that one whose quarter is too little loses the steps since its last periodic checkpoint, not the others.
+    """
+    return max(1, min(lead_seconds, time_limit_seconds // 4))

@@ -1,0 +1,328 @@
+"""What SLURM is asked and told: squeue, sacct, scancel, scontrol, each with a time limit and no shell.
+
+No function raises because SLURM says no or does not answer: slurmctld restarts, accounting lags or is disabled, and
+none of that may end a supervisor. The answer says what was not answered, and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+SQUEUE, SACCT = "squeue", "sacct"
+TIMEOUT_SECONDS = 30.0  # the commands themselves give up after 9 s without a slurmctld
+BUDGET_SECONDS = 0.6  # for whoever looks at a screen
+RETRY_SECONDS = 5.0
+_MOST_JOBS = 5000  # a command; Linux allows 128 KiB an argument
+
+# JobState.state. After one of the first group SLURM may have put the job back in the queue, which squeue alone tells.
+COMES_BACK = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REQUEUED"})
+ENDED = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "REVOKED"}
+    | (COMES_BACK - {"REQUEUED"})
+)
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+_UNREACHABLE = re.compile(
+    r"unable to contact slurm|unexpected message received|connect(ion)? (failure|refused|timed out)|socket timed out"
+    r"|communication|zero bytes|slurm backup controller in standby|transmit|no route to host|did not answer"
+    r"|unable to resolve|temporarily unable|controller is in|slurm_receive_msg|slurm_send",
+    re.IGNORECASE,
+)
+_NOT_CANCELLABLE = re.compile(r"invalid job id|already complet", re.IGNORECASE)  # it is over: nothing to cancel
+_IN_QUEUE = re.compile(r"job is pending", re.IGNORECASE)
+_JOB = re.compile(r"\d+(_\d+)?")
+_SQUEUE_FIELDS = (
+    "JobArrayID", "State", "RestartCnt", "exit_code", "StartTime", "EndTime", "TimeLimit", "NodeList", "Dependency",
+    "SubmitTime", "Reason", "Name",
+)  # fmt: skip
+_SACCT_FIELDS = (
+    "JobID", "State", "ExitCode", "Start", "End", "Timelimit", "NodeList", "Submit", "Reason", "JobName",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM says of a job."""
+
+    job: str
+    """Its id; ``ARRAY_TASK`` for a task of an array."""
+    state: str
+    """SLURM's word: ``PENDING``, ``RUNNING``, ``COMPLETING``, ``COMPLETED``, ``NODE_FAIL``..."""
+    reason: str = ""
+    """Why it waits, or why it ended, in SLURM's word: ``Priority``, ``NonZeroExitCode``; empty for none."""
+    nodes: str = ""
+    """As SLURM writes them: ``n[1-2]``; empty before it runs."""
+    restarts: int = 0
+    """How often it was put back in the queue; sacct does not say."""
+    start: float | None = None
+    """Seconds since 1970; of a waiting job when SLURM thinks it will start, where it has thought about it."""
+    end: float | None = None
+    """Seconds since 1970; of a running job when its time is over."""
+    time_limit: float | None = None
+    """Seconds; None for none."""
+    exit_code: int | None = None
+    """Of a job that has ended, as subprocess has it: minus the signal's number where one ended it."""
+    name: str = ""
+    dependency: str = ""
+    """What it waits for, in SLURM's words: ``afterok:12(unfulfilled)``; sacct does not say."""
+    submitted: float | None = None
+    """Seconds since 1970; of a requeued job when it was put back."""
+    source: str = SQUEUE
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended and does not come back by itself."""
+        return self.state in ENDED
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits in the queue."""
+        return self.state in WAITING
+
+    @property
+    def running(self) -> bool:
+        """Whether it holds nodes: it runs, begins or leaves."""
+        return not self.ended and not self.waiting
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The jobs that are known, and which of the sources have said nothing, and why."""
+
+    states: Mapping[str, JobState] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+    """``squeue`` or ``sacct`` to the reason. A job that is missing from ``states`` is unknown to all others."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether squeue has answered: then a job that is missing is not in the queue."""
+        return SQUEUE not in self.silent
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a request."""
+
+    ok: bool
+    said: str = ""
+    """SLURM's words where it is not ok."""
+    unreachable: bool = False
+    """No answer came: it may or may not have been done, and may be asked again."""
+
+
+def squeue(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Answer:
+    """The jobs that are in the queue, or have left it less than MinJobAge seconds (300, mostly) ago."""
+    return _asked(SQUEUE, jobs, timeout, _squeue_command, _squeue_line)
+
+
+def sacct(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Answer:
+    """What the accounting has of the jobs, their newest start each; it lags by seconds, and may be disabled."""
+    return _asked(SACCT, jobs, timeout, _sacct_command, _sacct_line)
+
+
+def job_states(jobs: Sequence[str], budget: float = BUDGET_SECONDS) -> Answer:
+    """What squeue and sacct know, asked at the same time for ``budget`` seconds; where both do, squeue is right."""
+    answers: dict[str, Answer] = {}
+
+    def ask(name: str, source: Callable[[Sequence[str], float], Answer]) -> None:
+        answers[name] = source(jobs, budget)
+
+    threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in ((SQUEUE, squeue), (SACCT, sacct))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    queue, accounting = answers[SQUEUE], answers[SACCT]
+    known = dict(queue.states)
+    for job, state in accounting.states.items():
+        # The end of a start that was requeued is not the job's; and what is not in the queue does not run.
+        if job not in known and (state.ended if queue.complete else state.state not in COMES_BACK):
+            known[job] = state
+    return Answer(known, {**queue.silent, **accounting.silent})
+
+
+def cancel(jobs: Sequence[str], signal: str | None = None, timeout: float = TIMEOUT_SECONDS) -> Reply:
+    """End the jobs, or send ``signal`` (``USR2``) to their steps' tasks; jobs that are over are passed over."""
+    for some in _chunks(jobs):
+        done = _call(["scancel", *([f"--signal={signal}"] if signal else []), *some], timeout)
+        wrong = [line for line in done.words.splitlines() if not _NOT_CANCELLABLE.search(line)]
+        if not done.ran or (done.code and wrong):
+            return _reply(done)
+    return Reply(True)
+
+
+def requeue(job: str, timeout: float = TIMEOUT_SECONDS, patience_seconds: float = 0.0) -> Reply:
+    """Put a job back in the queue, which ends its processes; asks for ``patience_seconds`` where nobody answers.
+
+    From inside the job, SLURM's SIGTERM to this process usually comes before the reply does.
+    """
+    reply = _patiently(["scontrol", "requeue", job], timeout, patience_seconds)
+    return Reply(True) if _IN_QUEUE.search(reply.said) else reply  # an earlier try was heard, or somebody else did it
+
+
+def update_dependency(
+    job: str, dependency: str, timeout: float = TIMEOUT_SECONDS, patience_seconds: float = 0.0
+) -> Reply:
+    """Let a waiting job wait for something else: ``afterok:12:13``, or an empty string for nothing."""
+    return _patiently(["scontrol", "update", f"JobId={job}", f"Dependency={dependency}"], timeout, patience_seconds)
+
+
+def exclude_nodes(
+    job: str, nodes: Sequence[str], timeout: float = TIMEOUT_SECONDS, patience_seconds: float = 0.0
+) -> Reply:
+    """Let a waiting job not start on ``nodes``: on these alone, whatever was excluded before."""
+    return _patiently(
+        ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}"], timeout, patience_seconds
+    )
+
+
+def is_slurm_job(job: str) -> bool:
+    """Whether this is an id of SLURM's: not ``local-PID``."""
+    return _JOB.fullmatch(job) is not None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A command's end."""
+
+    ran: bool  # it ended by itself
+    code: int
+    out: str
+    words: str  # on standard error, or why it did not run
+
+
+def _call(command: Sequence[str], timeout: float) -> _Call:
+    # What the user has set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us.
+    mine = re.compile(r"(SQUEUE|SACCT|SCANCEL|SCONTROL)_")
+    env = {name: value for name, value in os.environ.items() if not mine.match(name)}
+    env.update(SLURM_TIME_FORMAT="%s", LC_ALL="C")
+    try:
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return _Call(False, 0, "", f"{command[0]} did not answer within {timeout:g} s")
+    except OSError as error:
+        return _Call(False, 0, "", f"{command[0]}: {error.strerror}")
+    return _Call(True, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def _reply(done: _Call) -> Reply:
+    said = " ".join(done.words.split())
+    ok = done.ran and done.code == 0
+    return Reply(ok, "" if ok else said, not ok and bool(_UNREACHABLE.search(said)))
+
+
+def _patiently(command: Sequence[str], timeout: float, patience: float) -> Reply:
+    until = time.monotonic() + patience
+    while True:
+        reply = _reply(_call(command, timeout))
+        if reply.ok or not reply.unreachable or time.monotonic() + RETRY_SECONDS > until:
+            return reply
+        time.sleep(RETRY_SECONDS)
+
+
+def _asked(
+    name: str,
+    jobs: Sequence[str],
+    timeout: float,
+    command: Callable[[str], list[str]],
+    read: Callable[[str], JobState | None],
+) -> Answer:
+    states: dict[str, JobState] = {}
+    wanted = {job for job in jobs if is_slurm_job(job)}
+    for some in _chunks(sorted(wanted)):
+        done = _call(command(",".join(some)), timeout)
+        # Of several jobs squeue leaves out those that it does not know; of one it says so.
+        if not done.ran or (done.code and "invalid job id" not in done.words.lower()):
+            return Answer(states, {name: " ".join(done.words.split()) or f"{name} ended with {done.code}"})
+        for state in filter(None, map(read, done.out.splitlines())):
+            for job in _jobs_of(state, wanted):
+                if not _older(state, states.get(job)):
+                    states[job] = dataclasses.replace(state, job=job)
+    return Answer(states)
+
+
+def _jobs_of(state: JobState, wanted: Set[str]) -> list[str]:
+    """The jobs that a record stands for: tasks of an array that have not started share ``12`` or ``12_[3-5%2]``."""
+    array, _, tasks = state.job.partition("_")
+    if state.job in wanted or (tasks and not tasks.startswith("[")):
+        return [state.job] if state.job in wanted else []
+    spans = re.findall(r"(\d+)(?:-(\d+)(?::(\d+))?)?", tasks.partition("%")[0])
+    numbers = [n for first, last, by in spans for n in range(int(first), int(last or first) + 1, int(by or 1))]
+    return [job for job in wanted if job.startswith(f"{array}_") and (not tasks or int(job.split("_")[1]) in numbers)]
+
+
+def _older(state: JobState, known: JobState | None) -> bool:
+    """Whether this is an earlier start of a job that was requeued."""
+    return known is not None and (state.submitted or 0) < (known.submitted or 0)
+
+
+def _chunks(jobs: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(jobs), _MOST_JOBS):
+        yield list(jobs[start : start + _MOST_JOBS])
+
+
+def _squeue_command(jobs: str) -> list[str]:
+    return [SQUEUE, "--noheader", "--array", "--states=all", f"--jobs={jobs}",
+            "--Format=" + ",".join(f"{name}:|" for name in _SQUEUE_FIELDS)]  # fmt: skip
+
+
+def _squeue_line(line: str) -> JobState | None:
+    values = line.split("|", len(_SQUEUE_FIELDS) - 1)  # a job's name comes last, as it may hold anything
+    if len(values) != len(_SQUEUE_FIELDS):
+        return None
+    got = dict(zip(_SQUEUE_FIELDS, values, strict=True))
+    state = got["State"]
+    status = int(got["exit_code"]) if got["exit_code"].isdecimal() else 0
+    return JobState(
+        job=got["JobArrayID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
+        restarts=int(got["RestartCnt"] or 0), start=_time(got["StartTime"]), end=_time(got["EndTime"]),
+        time_limit=_duration(got["TimeLimit"]), exit_code=_code(status >> 8, status & 127) if state in ENDED else None,
+        name=got["Name"].removesuffix("|"), dependency=_text(got["Dependency"]), submitted=_time(got["SubmitTime"]),
+    )  # fmt: skip
+
+
+def _sacct_command(jobs: str) -> list[str]:
+    return [SACCT, "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={jobs}",
+            "--format=" + ",".join(_SACCT_FIELDS)]  # fmt: skip
+
+
+def _sacct_line(line: str) -> JobState | None:
+    values = line.split("|", len(_SACCT_FIELDS) - 1)
+    if len(values) != len(_SACCT_FIELDS):
+        return None
+    got = dict(zip(_SACCT_FIELDS, values, strict=True))
+    state = got["State"].split(" ")[0]  # "CANCELLED by 1000"
+    code = re.fullmatch(r"(\d+):(\d+)", got["ExitCode"])
+    return JobState(
+        job=got["JobID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
+        start=_time(got["Start"]), end=_time(got["End"]), time_limit=_duration(got["Timelimit"]),
+        exit_code=_code(int(code[1]), int(code[2])) if code and state in ENDED else None,
+        name=got["JobName"], submitted=_time(got["Submit"]), source=SACCT,
+    )  # fmt: skip
+
+
+def _code(code: int, signal: int) -> int:
+    return -signal if signal else code
+
+
+def _text(value: str) -> str:
+    return "" if value in ("None", "(null)", "N/A", "None assigned", "Unknown") else value
+
+
+def _time(value: str) -> float | None:
+    return float(value) if value.isdecimal() else None
+
+
+def _duration(value: str) -> float | None:
+    """Seconds of ``DAYS-HOURS:MINUTES:SECONDS``, of which the first parts may be missing."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", value)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

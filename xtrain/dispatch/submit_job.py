@@ -1,0 +1,158 @@
+"""One job into the queue, through submitit: what it unpickles is the path of its run directory and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrain.dispatch.attempts import Attempts
+from xtrain.dispatch.batch_script import submitit_parameters
+from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode, graph_file
+from xtrain.dispatch.submissions import JobFolder, Submission
+from xtrain.errors import Problem, UserError
+from xtrain.files import make_folder, read_json, write_json
+from xtrain.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """``job/job.json``: where in which study's graph a run directory stands."""
+
+    study: str
+    hash: str
+    levels_up: int
+    """From the run directory to the output folder."""
+
+    def write(self, folder: JobFolder) -> None:
+        """Write it into ``job/``."""
+        write_json(make_folder(folder.path) / "job.json", dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: JobFolder) -> JobSpec:
+        """Read it; raises a :class:`UserError` where the run directory was never submitted."""
+        return cls(**read_json(folder.path / "job.json"))
+
+    def out(self, run: RunDirectory) -> Path:
+        """The output folder."""
+        return run.path.absolute().parents[self.levels_up - 1]
+
+    def graph(self, run: RunDirectory) -> JobGraph:
+        """The study's jobs as they were submitted last."""
+        return JobGraph.read(graph_file(self.out(run), self.study))
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What a job waits for in the queue."""
+
+    succeeded: tuple[str, ...] = ()
+    """Jobs that must end with exit code 0; when one does not, this one is cancelled."""
+    ended: tuple[str, ...] = ()
+    """Jobs that must end, however that is."""
+
+    def __str__(self) -> str:
+        """As ``sbatch --dependency`` has it."""
+        parts = [("afterok", self.succeeded), ("afterany", self.ended)]
+        return ",".join(":".join([word, *dict.fromkeys(jobs)]) for word, jobs in parts if jobs)
+
+    def replaced(self, old: str, new: str) -> Behind:
+        """The same with another job in the place of ``old``."""
+        succeeded, ended = ([new if job == old else job for job in jobs] for jobs in (self.succeeded, self.ended))
+        return Behind(tuple(succeeded), tuple(ended))
+
+
+def submit_job(
+    folder: JobFolder,
+    profile: Profile,
+    node: JobNode,
+    study: str,
+    behind: Behind,
+    *,
+    lane: int,
+    excluded: Sequence[str] = (),
+    chained: bool = False,
+) -> Submission:
+    """Put the job of a run directory into the queue, and write that down there.
+
+    Raises a :class:`UserError` with sbatch's own words where SLURM refuses it.
+    """
+    from xtrain.dispatch.supervisor import PhaseJob
+
+    JobSpec(study, node.hash, len(Path(node.folder).parts)).write(folder)
+    parameters = submitit_parameters(
+        profile, node.kind, job_name=node.job_name, dependency=str(behind), exclude=tuple(excluded), comment=node.hash
+    )
+    job = _through_submitit(folder.submitit, parameters, profile, PhaseJob(folder.run.path.absolute()))
+    first = Attempts(folder.run).newest() + 1
+    if chained and folder.submissions():
+        first = folder.submissions()[-1].first_attempt
+    submission = Submission(
+        job, node.job_name, time.time(), profile.name, lane, behind.succeeded, behind.ended, chained, first
+    )
+    folder.add(submission)
+    return submission
+
+
+def _through_submitit(folder: Path, parameters: Mapping[str, Any], profile: Profile, work: Any) -> str:
+    import submitit
+
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    executor = submitit.SlurmExecutor(folder=folder, python=profile.python or None)
+    executor.update_parameters(**parameters)
+    try:
+        with _as_if_from_a_shell():
+            job: str = executor.submit(work).job_id
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(_refusal(error, parameters)) from error
+    return job
+
+
+def _refusal(error: Exception, parameters: Mapping[str, Any]) -> Problem:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    said = str(error)
+    if isinstance(cause, subprocess.CalledProcessError) and cause.stderr:
+        said = cause.stderr.decode() if isinstance(cause.stderr, bytes) else str(cause.stderr)
+    lines = [line for line in said.splitlines() if line.strip()]
+    what = "; ".join(line.removeprefix("sbatch: ").strip() for line in lines[-3:])
+    return Problem(
+        f"job {parameters.get('job_name', '')}",
+        f"sbatch refuses it: {what}",
+        remedy="change the cluster profile (python -m xtrain doctor --cluster NAME says what the cluster has); what "
+        "is submitted already stays, and the same command goes on from there",
+    )
+
+
+@contextlib.contextmanager
+def _as_if_from_a_shell() -> Iterator[None]:
+    """Without the SLURM variables of the job that we may be in: sbatch would take them for the new job's options."""
+    keep = ("SLURM_CONF",)
+    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("SLURM_") and key not in keep}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def behind_of(node: JobNode, graph: JobGraph, jobs: Mapping[str, str], lane: Sequence[str] = ()) -> Behind:
+    """What the job of ``node`` waits for.
+
+    ``jobs`` has the job in the queue by the node's hash: what is done or has failed is waited for by nobody. ``lane``
+    are the jobs before it in its lane.
+    """
+    if node.kind == REPORT:  # it shows what there is, whatever has failed
+        needed = {parent for other in graph.nodes if other.kind != REPORT for parent in other.parents}
+        last = [other.hash for other in graph.nodes if other.kind != REPORT and other.hash not in needed]
+        return Behind(ended=tuple(jobs[key] for key in last if key in jobs))
+    succeeded = tuple(jobs[parent] for parent in node.parents if parent in jobs)
+    return Behind(succeeded, tuple(job for job in lane if job not in succeeded))

@@ -1,0 +1,297 @@
+"""What the job of a phase runs on its first node: starts the ranks by srun, and sees to what comes after them.
+
+The ranks save by themselves when SLURM signals them, which it does on every node. What is left to do here: claim the
+attempt, check the nodes, send the signal in time where the job's time ends, and when the ranks have ended decide
+whether the job goes back into the queue, has succeeded, or has failed for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xtrain.dispatch import attempts, slurm
+from xtrain.dispatch.attempts import Attempts, Fence
+from xtrain.dispatch.batch_script import rank_environment, scratch_root, srun_command
+from xtrain.dispatch.cluster import Profile, lead_for
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, study_file
+from xtrain.dispatch.node_check import BadNode, check_nodes, remember
+from xtrain.dispatch.rank_logs import RankLogs
+from xtrain.dispatch.rendezvous import probed_port
+from xtrain.dispatch.requeueing import Requeueing
+from xtrain.dispatch.submissions import JobFolder
+from xtrain.dispatch.submit_job import JobSpec
+from xtrain.dispatch.verdict import Verdict, idle_attempts, verdict_of
+from xtrain.errors import EXIT_FENCED, EXIT_OURS
+from xtrain.run_directory import RunDirectory
+
+PROJECT = Path(__file__).resolve().parents[2]  # where train.py stands
+PARENT_PATIENCE_SECONDS = 60.0  # a file that another node wrote may show up late on a network file system
+POLL_SECONDS = 0.2
+FENCE_SECONDS = 2.0  # between looks at whether a newer attempt has begun
+LEAVING_SECONDS = 30.0  # that fenced ranks get to leave by themselves
+
+
+class PhaseJob:
+    """What submitit pickles: a run directory. The code is that of the day on which the job starts."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = str(run)
+
+    def __call__(self) -> int:
+        """Run the job; ends the process with its exit code, which decides what SLURM does with those behind it."""
+        code = Supervisor.here(RunDirectory(Path(self.run))).work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if code:
+            os._exit(code)  # submitit would take any other way for success
+        return code
+
+
+@dataclass
+class Supervisor:
+    """One start of one job."""
+
+    run: RunDirectory
+    graph: JobGraph
+    node: JobNode
+    profile: Profile
+    out: Path
+    job: str
+    restart: int
+    nodes: tuple[str, ...]
+    asked: _Asked = field(default_factory=lambda: _Asked())
+
+    @classmethod
+    def here(cls, run: RunDirectory) -> Supervisor:
+        """The supervisor of the job that this process is in."""
+        spec = JobSpec.read(JobFolder(run))
+        graph = spec.graph(run)
+        nodes = subprocess.run(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True
+        ).stdout.split()
+        return cls(
+            run,
+            graph,
+            graph.by_hash[spec.hash],
+            Profile.from_mapping(graph.profile),
+            spec.out(run),
+            os.environ["SLURM_JOB_ID"],
+            int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+            tuple(nodes),
+        )
+
+    @property
+    def folder(self) -> JobFolder:
+        """``job/`` of the run directory."""
+        return JobFolder(self.run)
+
+    @property
+    def requeueing(self) -> Requeueing:
+        """The ways back into the queue."""
+        return Requeueing(self.run, self.graph, self.node, self.profile, self.out, self.job)
+
+    def work(self) -> int:
+        """The whole life of this start; returns the job's exit code."""
+        with self.asked.listening():
+            if self.run.done and self.node.kind != REPORT:
+                print(f"{self.run.path}: done before", flush=True)
+                return 0
+            if self.folder.asked_to_stop():
+                return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled by the user")
+            self.folder.reopen()  # put back into the queue by hand after it had ended
+            waiting = self._parents()
+            if waiting is not None:
+                return waiting
+            idle = idle_attempts(self.run, self.folder, self.node.kind)
+            if idle.count >= self.profile.preemption.idle_attempts:
+                return self._end(attempts.GIVEN_UP, EXIT_OURS, idle.reason, attempt=idle.last)
+            fence = Attempts(self.run).claim(job=self.job, restart=self.restart, nodes=self.nodes)
+            print(f"attempt {fence.number} at {self.node.name} on {', '.join(self.nodes)}", flush=True)
+            return self._attempt(fence)
+
+    def _parents(self) -> int | None:
+        """None when all that this job needs is done; else the exit code: it waits again, or has ended."""
+        if self.node.kind == REPORT:
+            return None
+        until = time.monotonic() + PARENT_PATIENCE_SECONDS
+        for parent in (self.graph.by_hash[key] for key in self.node.parents):
+            run = parent.run(self.out)
+            while not run.done:
+                if run.failed or JobFolder(run).ended():
+                    return self._end(attempts.CANCELLED, EXIT_OURS, f"{parent.job_name}, which it needs, has failed")
+                if self.requeueing.behind(JobFolder(run)):
+                    return 0  # the parent goes on in another job
+                if time.monotonic() > until:
+                    return self._end(attempts.FAILED, EXIT_OURS, f"{parent.job_name}, which it needs, is not done")
+                time.sleep(1.0)
+        return None
+
+    def _attempt(self, fence: Fence) -> int:
+        end = self._end_time()
+        bad = self._check_nodes(fence)
+        if bad:
+            remember(self.out, bad)
+            said = "; ".join(f"{node.node}: {node.reason}" for node in bad)
+            fence.attempts.end(fence.number, attempts.FAILED, EXIT_OURS, f"node check: {said}", bad[0].node)
+            print(f"node check: {said}", flush=True)
+            return self._again(fence.number, f"node check: {said}", [node.node for node in bad])
+        logs = RankLogs.now(self.run.logs)
+        code = self._run_ranks(fence, end)
+        if not fence.holds():
+            print("a newer attempt has begun elsewhere: nothing is left to do here", flush=True)
+            return EXIT_FENCED
+        if code == 0 and self.node.kind in (PREPARE, REPORT):
+            self.run.mark_done({"seconds": round(time.time() - self.asked.began, 1)})
+        verdict = verdict_of(
+            code,
+            self.run,
+            logs,
+            signalled=self.asked.name,
+            near_end=end is not None and time.time() > end - 2 * self._lead(end),
+            ranks_per_node=max(1, self.profile.resources(self.node.kind).num_ranks // max(1, len(self.nodes))),
+            nodes=self.nodes,
+        )
+        return self._conclude(fence, verdict)
+
+    def _conclude(self, fence: Fence, verdict: Verdict) -> int:
+        """Write down how the attempt ended, and see to what follows."""
+        fence.attempts.end(fence.number, verdict.how, verdict.code, verdict.reason, verdict.node)
+        print(f"attempt {fence.number}: {verdict.how}: {verdict.reason}", flush=True)
+        if verdict.how == attempts.DONE:
+            return 0
+        if not verdict.again:
+            return self._end(verdict.how, verdict.code, verdict.reason, attempt=fence.number, node=verdict.node)
+        return self._again(fence.number, verdict.reason)
+
+    def _again(self, attempt: int, why: str, bad: Sequence[str] = ()) -> int:
+        """Back into the queue, unless that makes no sense any more or is not for us to do."""
+        if self.folder.asked_to_stop():
+            return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled by the user", attempt=attempt)
+        idle = idle_attempts(self.run, self.folder, self.node.kind)
+        if idle.count >= self.profile.preemption.idle_attempts:
+            return self._end(attempts.GIVEN_UP, EXIT_OURS, idle.reason, attempt=attempt)
+        outcome = self.requeueing.again(bad)
+        print(outcome.said, flush=True)
+        if outcome.cancelled:
+            return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled in the queue (scancel)", attempt=attempt)
+        if outcome.refused:
+            return self._end(attempts.FAILED, EXIT_OURS, f"{why}\n{outcome.said}", attempt=attempt)
+        return 0 if outcome.chained else EXIT_OURS
+
+    def _end(self, how: str, code: int, reason: str, *, attempt: int = 0, node: str = "") -> int:
+        """The phase ends without a result: what depends on it is cancelled by SLURM when this job fails."""
+        self.folder.end(how, code, reason, attempt=attempt, node=node, job=self.job)
+        lost = [other.job_name for other in self.graph.descendants(self.node)]
+        behind = f"; cancelled with it: {', '.join(lost)}" if lost else ""
+        print(f"{self.node.job_name} ended: {how}: {reason}{behind}", flush=True)
+        return code or EXIT_OURS
+
+    def _end_time(self) -> float | None:
+        """When SLURM will end this job, in seconds since 1970."""
+        state = slurm.squeue([self.job]).states.get(self.job)
+        if state is not None and state.end is not None:
+            return state.end
+        return time.time() + 3600.0 * self.profile.resources(self.node.kind).hours
+
+    def _lead(self, end: float) -> float:
+        return lead_for(int(end - self.asked.began), self.profile.preemption.lead_seconds)
+
+    def _check_nodes(self, fence: Fence) -> list[BadNode]:
+        if not self.profile.preemption.check_nodes:
+            return []
+        resources = self.profile.resources(self.node.kind)
+        command = [
+            "srun", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet", sys.executable, "-m",
+            "xtrain.dispatch.node_check", str(self.run.path), "--gpus", str(resources.gpus_per_node),
+            "--file", str((fence.attempts.path(fence.number) / "attempt.json").relative_to(self.run.path)),
+            "--scratch", str(scratch_root(self.profile)),
+        ]  # fmt: skip
+        return check_nodes(command, self.nodes)
+
+    def _command(self) -> list[str]:
+        """What each rank runs."""
+        python = self.profile.python or sys.executable
+        if self.node.kind not in (PREPARE, REPORT):
+            return [python, "-u", str(PROJECT / "train.py"), str(self.run.path)]
+        verb = ["plan", "--write"] if self.node.kind == PREPARE else ["report"]
+        study = study_file(self.out, self.graph.study)
+        data = ["--data", self.graph.data] if self.graph.data else []
+        return [python, "-u", "-m", "xtrain", verb[0], str(study), *verb[1:], "--out", str(self.out), *data]
+
+    def _run_ranks(self, fence: Fence, end: float | None) -> int:
+        """Start the ranks, pass on what they must know, and wait for them; srun's exit code."""
+        command = [*srun_command(self.profile, self.node.kind, self.run.path), *self._command()]
+        environment = {
+            **os.environ,
+            **rank_environment(self.profile, self.node.kind, self.job),
+            attempts.VARIABLE: str(fence.number),
+            "MASTER_ADDR": self.nodes[0],
+            "MASTER_PORT": str(probed_port(int(self.job), self.restart, 0)),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")])),
+        }
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        warn_at = end - self._lead(end) if end is not None else float("inf")
+        looked = time.monotonic()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL_SECONDS)
+            if time.time() > warn_at or self.asked.to_pass_on():
+                warn_at = float("inf")
+                process.send_signal(signal.SIGUSR2)  # srun forwards it to every task
+            if time.monotonic() - looked > FENCE_SECONDS:
+                looked = time.monotonic()
+                if not fence.holds():
+                    self._let_go(process)
+
+    @staticmethod
+    def _let_go(process: subprocess.Popen[bytes]) -> None:
+        """Ranks that were fenced off leave by themselves, unless they hang."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LEAVING_SECONDS)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@dataclass
+class _Asked:
+    """Signals to this process: SLURM sends SIGTERM to the whole job that it ends, its warning to the ranks alone."""
+
+    began: float = field(default_factory=time.time)
+    first: int = 0
+    passed_on: bool = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take note of signals instead of ending by them."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        before = {number: signal.signal(number, self._note) for number in numbers}
+        before[signal.SIGCONT] = signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.first = self.first or number
+
+    @property
+    def name(self) -> str:
+        """The first signal's name; empty for none."""
+        return signal.Signals(self.first).name if self.first else ""
+
+    def to_pass_on(self) -> bool:
+        """Whether the ranks are to be told, once: `scancel --batch` signals this process alone."""
+        if self.first and not self.passed_on:
+            self.passed_on = True
+            return True
+        return False

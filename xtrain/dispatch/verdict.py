@@ -1,0 +1,99 @@
+"""How an attempt ended, from the ranks' exit code and what they left; and when to stop trying."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xtrain.dispatch import attempts
+from xtrain.dispatch.attempts import Attempts, newest_step
+from xtrain.dispatch.job_graph import INTERMEDIATE, TARGET
+from xtrain.dispatch.rank_logs import RankLogs
+from xtrain.dispatch.submissions import JobFolder
+from xtrain.errors import EXIT_FAILED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER
+from xtrain.run_directory import RunDirectory
+
+# Killed by a signal before they had begun to listen, as srun tells it: nothing of that start was there to be saved.
+_TOO_EARLY = {128 + int(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an attempt came to."""
+
+    how: str
+    """A word of :mod:`xtrain.dispatch.attempts`."""
+    code: int
+    reason: str
+    again: bool
+    """Whether another attempt makes sense."""
+    node: str = ""
+
+
+def verdict_of(
+    code: int,
+    run: RunDirectory,
+    logs: RankLogs,
+    *,
+    signalled: str,
+    near_end: bool,
+    nodes: Sequence[str],
+    ranks_per_node: int,
+) -> Verdict:
+    """The verdict on ranks that ended with ``code``, srun's exit code: the highest of theirs.
+
+    ``signalled`` names a signal that this job was sent, ``near_end`` is whether its time is nearly over.
+    """
+    if run.done:
+        return Verdict(attempts.DONE, 0, "finished", again=False)
+    step = newest_step(run)
+    if code == EXIT_PREEMPTED or code in _TOO_EARLY:
+        how = attempts.TIME_LIMIT if near_end else attempts.PREEMPTED
+        kept = f"saved at step {step}" if step else "nothing was there to be saved yet"
+        return Verdict(how, EXIT_PREEMPTED, kept + (f" ({signalled})" if signalled else ""), again=True)
+    failure = logs.failure()
+    node = nodes[failure.rank // ranks_per_node] if failure and failure.rank // ranks_per_node < len(nodes) else ""
+    words = failure.words if failure else ""
+    if code == EXIT_FAILED:
+        reason = json.loads(run.failed_marker.read_bytes())["reason"] if run.failed else words
+        return Verdict(attempts.COLLAPSED, code, reason, again=False)
+    if code == EXIT_USER:
+        return Verdict(attempts.USER, code, words or "a mistake in the study or its data", again=False)
+    who = f"rank {failure.rank}{f' on {node}' if node else ''}: " if failure else ""
+    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+    return Verdict(attempts.FAILED, code or EXIT_OURS, f"{ended}; {who}{words}".rstrip("; "), again=True, node=node)
+
+
+@dataclass(frozen=True)
+class Idle:
+    """The attempts in a row that brought nothing."""
+
+    count: int
+    last: int
+    """The number of the newest of them."""
+    reason: str
+
+
+def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str) -> Idle:
+    """The newest attempts of the present submission after which the phase stood where it had stood before.
+
+    An evaluation has no steps: one that was preempted for another job's sake is not counted.
+    """
+    known, step = Attempts(run), newest_step(run)
+    submissions = folder.submissions()
+    first = submissions[-1].first_attempt if submissions else 1
+    count, why = 0, ""
+    numbers = [number for number in known.numbers() if number >= first]
+    for number in reversed(numbers):
+        attempt, end = known.read(number), known.read_end(number)
+        if attempt is not None and attempt.from_step != step:
+            break
+        if end is not None and end.how == attempts.PREEMPTED and kind not in (INTERMEDIATE, TARGET):
+            continue
+        count += 1
+        why = why or (f"{end.how}: {end.reason}" if end else "killed without a word: a lost node, or its memory")
+    where = f"all began at step {step}" if kind in (INTERMEDIATE, TARGET) else "it begins anew each time"
+    reason = f"{count} attempts in a row made no new step ({where}); the last: {why}"
+    return Idle(count, numbers[-1] if numbers else 0, reason)

@@ -1,0 +1,214 @@
+"""The checks on this machine: versions, devices, ops, caches, disk, memory, limits, W&B."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlparse
+
+from xtrain.doctor.findings import Finding, Section, gib, note, ok, problem, warning
+from xtrain.doctor.folders import check_folder, disk_wanted, look_at, node_local_caches
+from xtrain.doctor.hardware import Hardware, this_machine
+from xtrain.doctor.versions import check_versions
+from xtrain.study import Engine
+from xtrain.tracking.settings import TrackingSettings, chosen_mode
+
+LEAST_MEMORY = 4 * 2**30
+WANTED_MEMORY = 16 * 2**30  # a rank of XLM-R Large on its way into a GPU, and a copy of its state on its way to disk
+LEAST_OPEN_FILES = 1024
+WANTED_OPEN_FILES = 4096
+COMPILER_SECONDS = 20.0
+
+
+def check_machine(out: Path, data: Path | None) -> list[Section]:
+    """Everything about this machine; imports PyTorch. ``out`` need not exist, ``data`` is where data sets lie."""
+    hardware = this_machine()
+    return [
+        Section("versions", check_versions()),
+        Section("devices", [*check_devices(hardware), *check_ops(hardware)]),
+        Section("folders", [*check_folders(out, data), *check_caches(os.environ)]),
+        Section("limits", [check_memory(hardware), check_open_files(hardware.open_files)]),
+        Section("tracking", [check_tracking(os.environ)]),
+    ]
+
+
+def check_devices(hardware: Hardware) -> list[Finding]:
+    """GPUs as PyTorch sees them, against what the driver says; and the processor."""
+    import torch
+
+    cpu = f"{hardware.processor}, {hardware.cores} cores, bf16 {'in hardware' if hardware.cpu_bf16 else 'emulated'}"
+    findings = []
+    if hardware.driver_trouble:
+        to_do = "have the driver mended, or choose another machine; nvidia-smi has to work"
+        findings.append(problem("GPU driver", hardware.driver_trouble, to_do))
+    if not torch.cuda.is_available():
+        if hardware.gpus:
+            found = f"{_names(hardware)}, but torch {torch.__version__} cannot use them"
+            driver = hardware.gpus[0].driver
+            to_do = (
+                "install a torch build for CUDA (this one is for CPUs only)"
+                if torch.version.cuda is None
+                else f"torch is built for CUDA {torch.version.cuda}: driver {driver} may be too old for it, or "
+                "CUDA_VISIBLE_DEVICES hides the GPUs"
+            )
+            findings.append(problem("GPUs", found, to_do))
+        else:
+            found = "none here: training runs on the processor, over Gloo"
+            findings.append(note("GPUs", found, "for XLM-R Large use a machine with GPUs, or --cluster"))
+        if not hardware.cpu_bf16:
+            to_do = 'set engine.precision = "fp32" for training on this processor, which is faster here'
+            return [*findings, note("processor", cpu, to_do)]
+        return [*findings, ok("processor", cpu)]
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    version = f"CUDA {torch.version.cuda}, driver {hardware.gpus[0].driver if hardware.gpus else 'unknown'}"
+    findings.append(ok("GPUs", f"{_counted(names)}; {version}"))
+    old = [
+        name for number, name in enumerate(names) if torch.cuda.get_device_capability(number) < (8, 0)
+    ]  # is_bf16_supported() says yes where it is emulated
+    if old:
+        to_do = 'set engine.precision = "fp16" with ds_config "zero2_fp16"'
+        findings.append(warning("bf16", f"{_counted(old)}: not in hardware", to_do))
+    else:
+        findings.append(ok("bf16", "in hardware on every GPU"))
+    return [*findings, ok("processor", cpu)]
+
+
+def _names(hardware: Hardware) -> str:
+    return _counted([gpu.name for gpu in hardware.gpus])
+
+
+def _counted(names: list[str]) -> str:
+    """``8 x NVIDIA H100``."""
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def check_ops(hardware: Hardware) -> list[Finding]:
+    """Which Adam training will use here: DeepSpeed's ops are compiled on first use, where that is possible."""
+    import torch
+
+    from xtrain.training.optimizer import missing_build_tools, op_is_built, ops_cache
+
+    missing = missing_build_tools()
+    if missing:
+        return [
+            warning(
+                "optimizer",
+                f"torch's fused AdamW: DeepSpeed's FusedAdam cannot be built, {missing}",
+                "pip install ninja and put its folder on PATH, and install g++ (apt install g++; on a cluster mostly "
+                "module load gcc); nothing fails without, a step only takes a little longer",
+            )
+        ]
+    if torch.cuda.is_available() and not op_is_built(False):
+        trouble = _nvcc_trouble(torch.version.cuda or "")
+        if trouble:
+            to_do = "load the CUDA toolkit of that version (module load cuda; CUDA_HOME): its nvcc builds the op"
+            return [
+                warning("optimizer", f"torch's fused AdamW: DeepSpeed's FusedAdam cannot be built, {trouble}", to_do)
+            ]
+    tools = " and ".join(tool for tool in ("ninja", "c++", "nvcc") if tool in hardware.tools)
+    if op_is_built(False):
+        return [ok("optimizer", f"DeepSpeed's FusedAdam, built in {ops_cache()}")]
+    return [ok("optimizer", f"DeepSpeed's FusedAdam, built at the first training ({tools} are there; a minute)")]
+
+
+def _nvcc_trouble(wanted: str) -> str:
+    """Why nvcc cannot build for CUDA ``wanted``, or nothing; DeepSpeed wants the same major version."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    beside = Path(CUDA_HOME) / "bin" / "nvcc" if CUDA_HOME else None
+    nvcc = str(beside) if beside is not None and beside.is_file() else shutil.which("nvcc")
+    if nvcc is None:
+        return "nvcc not found (CUDA_HOME is not set)"
+    try:
+        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=COMPILER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{nvcc} does not run: {error}"
+    _, _, rest = done.stdout.partition("release ")
+    has = rest.partition(",")[0]
+    if has.partition(".")[0] != wanted.partition(".")[0]:
+        return f"{nvcc} is of CUDA {has or 'an unknown version'} and torch of CUDA {wanted}"
+    return ""
+
+
+def check_folders(out: Path, data: Path | None) -> list[Finding]:
+    """The output folder, and the data folder if one was given."""
+    wanted = disk_wanted(Engine().keep_checkpoints)
+    findings = [check_folder("output folder", look_at(out), remedy="choose another one with --out", wanted=wanted)]
+    if data is not None:
+        there = data.is_dir() and os.access(data, os.R_OK | os.X_OK)
+        to_do = "name the folder with the data sets, in the layout of XTREME's download script, with --data"
+        missing = "cannot be read" if data.exists() else "does not exist"
+        findings.append(ok("data", str(data)) if there else problem("data", f"{data}: {missing}", to_do))
+    return findings
+
+
+def check_caches(environ: Mapping[str, str]) -> list[Finding]:
+    """xtrain's own cache, and those of the compilers, which many ranks write at once: never on a shared disk."""
+    from xtrain.starter import cache_folder
+    from xtrain.training.optimizer import ops_cache
+
+    findings = [
+        check_folder("xtrain's cache", look_at(cache_folder()), remedy="choose another folder with XTRAIN_CACHE")
+    ]
+    for name, path in node_local_caches(environ, ops_cache).items():
+        report = look_at(path)
+        finding = check_folder(name, report, remedy=f"export {name}=/a/folder/of/this/machine")
+        if report.on_network and not report.refused:
+            found = (
+                f"{path}: on a network file system ({report.kind}), where ranks of several nodes lock each other out"
+            )
+            finding = warning(name, found, f"export {name}=/tmp/{name.lower()}-$USER, or another disk of this machine")
+        findings.append(finding)
+    return findings
+
+
+def check_memory(hardware: Hardware) -> Finding:
+    """Host memory that is free now."""
+    found = f"{gib(hardware.memory_free)} free of {gib(hardware.memory)}"
+    if hardware.memory_free < LEAST_MEMORY:
+        return problem("memory", found, "end other programs, or ask the scheduler for more memory (memory_gib)")
+    if hardware.memory_free < WANTED_MEMORY:
+        to_do = (
+            f"XLM-R Large takes {gib(WANTED_MEMORY)} a rank: ask for more memory, or set engine.background_save = "
+            "false, which needs no second copy of the state; smaller models take less"
+        )
+        return warning("memory", found, to_do)
+    return ok("memory", found)
+
+
+def check_open_files(limit: int, where: str = "") -> Finding:
+    """The soft limit on open files, which memory-mapped shards and data workers share."""
+    looked_at = f"open files{f' on {where}' if where else ''}"
+    if limit < 0 or limit >= WANTED_OPEN_FILES:
+        return ok(looked_at, "no limit" if limit < 0 else f"at most {limit}")
+    to_do = f"ulimit -n {WANTED_OPEN_FILES} before the start (a setup line of the cluster's profile)"
+    kind = problem if limit < LEAST_OPEN_FILES else warning
+    return kind(looked_at, f"at most {limit} a process (ulimit -n)", to_do)
+
+
+def check_tracking(environ: Mapping[str, str]) -> Finding:
+    """Whether runs will appear on W&B; a key is looked for and never shown."""
+    mode = chosen_mode(TrackingSettings(), environ)
+    if mode in ("off", "offline"):
+        what = "nothing is written" if mode == "off" else "offline runs are written into the run directories"
+        to_do = "unset WANDB_MODE to upload" + ("" if mode == "off" else "; python -m xtrain wandb uploads later")
+        return note("W&B", f"WANDB_MODE={environ.get('WANDB_MODE')}: {what}", to_do)
+    server = environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    if has_key(environ, server):
+        return ok("W&B", f"a key for {server} is there; runs are uploaded")
+    return note("W&B", f"no key for {server}: offline runs are written", "wandb login, or export WANDB_API_KEY")
+
+
+def has_key(environ: Mapping[str, str], server: str) -> bool:
+    """Whether credentials for ``server`` are in the environment or in ``~/.netrc``."""
+    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    path = Path(environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(path).authenticators(urlparse(server).hostname or server) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

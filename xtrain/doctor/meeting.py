@@ -1,0 +1,200 @@
+"""Nodes that meet: each connects to every other, compares clocks with it, and looks for its file in the output folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = "@here"  # in the place of a node's name: the machine that the doctor was called on
+PREFIX = ".doctor-"  # of the files that are written into the output folder, and removed
+_CONNECT_SECONDS = 3.0
+_PAUSE_SECONDS = 0.1
+_PORTS = 3  # tried one after the other: somebody may listen already
+_MOST_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Acquaintance:
+    """What a node learnt of another one."""
+
+    trouble: str = ""
+    """Why it could not be reached; empty where it could."""
+    address: str = ""
+    """That its name stands for here, or of its interface where the profile names one."""
+    round_trip: float = 0.0
+    """Seconds that a question and its answer took."""
+    clock_ahead: float = 0.0
+    """Seconds that its clock is ahead of ours, to within half a round trip."""
+
+
+@dataclass
+class Meeting:
+    """One node's part. Every node makes one, with the same ``token`` and ``port``, and calls :meth:`run`."""
+
+    name: str
+    others: Sequence[str]
+    """Names of the other nodes, as SLURM has them."""
+    token: str
+    port: int
+    folder: Path
+    """The output folder, in which whoever asks for the meeting has put the file of ``host``."""
+    host: str = ""
+    address: str = ""
+    """Of the interface that the profile names; empty where it names none."""
+    patience_seconds: float = 20.0
+    """How long others may take to come, and files to show up: network file systems cache folders."""
+
+    met: dict[str, Acquaintance] = field(default_factory=dict)
+    not_written: str = ""
+    """Why this node's file could not be written."""
+    not_seen: list[str] = field(default_factory=list)
+    """Whose files did not show up though they were written."""
+
+    def run(self, at: Callable[[str], object] = lambda stage: None) -> None:
+        """Meet the others; takes ``patience_seconds`` at most, and moments where all are well. Never raises OSError."""
+        self._deadline = time.monotonic() + self.patience_seconds
+        self._visitors: set[str] = set()
+        self._others_wrote: dict[str, bool] = {}
+        at("output folder")
+        own = token_file(self.folder, self.token, self.name)
+        self.not_written = write_token(own, self.token)
+        at("other nodes")
+        with contextlib.ExitStack() as stack:
+            listener = self._listen()
+            if listener is not None:
+                stack.callback(listener.close)
+                threading.Thread(target=self._answer, args=(listener,), daemon=True).start()
+            if self.others:
+                with ThreadPoolExecutor(min(32, len(self.others))) as pool:
+                    self.met = dict(zip(self.others, pool.map(self._visit, self.others), strict=True))
+            at("files of other nodes")
+            self.not_seen = self._unseen()
+            self._wait_for_visitors()
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
+
+    def _listen(self) -> socket.socket | None:
+        for port in range(self.port, self.port + _PORTS):
+            with contextlib.suppress(OSError):
+                return socket.create_server(("", port), backlog=256, reuse_port=False)
+        return None
+
+    def _answer(self, listener: socket.socket) -> None:
+        """Tell every visitor the time."""
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed
+                return
+            with connection, contextlib.suppress(OSError, ValueError):
+                connection.settimeout(_CONNECT_SECONDS)
+                question = _read(connection)
+                if question.get("token") != self.token:
+                    continue
+                answer = {"token": self.token, "name": self.name, "time": time.time(), "address": self.address}
+                _write(connection, {**answer, "wrote": not self.not_written})
+                if question.get("last"):
+                    self._visitors.add(str(question.get("name")))
+
+    def _visit(self, other: str) -> Acquaintance:
+        """Ask another node until it answers: by its name, then at its interface's address."""
+        trouble = "no answer"
+        while True:
+            try:
+                first = self._ask(other)
+                address = str(first[0].get("address") or "") or first[1]
+                answer, _, round_trip, ahead = self._ask(address, last=True)
+                self._others_wrote[other] = bool(answer.get("wrote"))
+                return Acquaintance("", address, round_trip, ahead)
+            except socket.gaierror as error:
+                trouble = f"its name does not resolve: {error.strerror}"
+            except TimeoutError:
+                trouble = f"no answer on port {self.port} (timed out)"
+            except (OSError, ValueError) as error:
+                trouble = f"port {self.port}: {getattr(error, 'strerror', None) or error}"
+            if time.monotonic() > self._deadline:
+                return Acquaintance(trouble)
+            time.sleep(_PAUSE_SECONDS)
+
+    def _ask(self, address: str, last: bool = False) -> tuple[dict[str, Any], str, float, float]:
+        """The answer, the address that gave it, the round trip and how far its clock is ahead, in seconds."""
+        trouble: OSError | ValueError = ConnectionRefusedError("nobody listens")
+        for port in range(self.port, self.port + _PORTS):
+            try:
+                with socket.create_connection((address, port), timeout=_CONNECT_SECONDS) as connection:
+                    before = time.time()
+                    _write(connection, {"token": self.token, "name": self.name, "last": last})
+                    answer = _read(connection)
+                    after = time.time()
+                    if answer.get("token") != self.token:
+                        raise ValueError("another program answers")
+                    ahead = float(answer["time"]) - (before + after) / 2
+                    return answer, str(connection.getpeername()[0]), after - before, ahead
+            except (ConnectionRefusedError, ValueError) as error:
+                trouble = error  # perhaps on the next port
+        raise trouble
+
+    def _unseen(self) -> list[str]:
+        """Whose files have not shown up in time, of all that were written."""
+        wanted = [name for name in (*self.others, self.host) if name and self._others_wrote.get(name, True)]
+        while True:
+            with contextlib.suppress(OSError):
+                os.listdir(self.folder)  # makes NFS ask its server again; a look at the file alone would not
+            wanted = [name for name in wanted if not sees(token_file(self.folder, self.token, name), self.token)]
+            if not wanted or time.monotonic() > self._deadline:
+                return wanted
+            time.sleep(_PAUSE_SECONDS)
+
+    def _wait_for_visitors(self) -> None:
+        """Stay until all others have been here and have seen this node's file."""
+        while not {*self.others} <= self._visitors and time.monotonic() < self._deadline:
+            time.sleep(_PAUSE_SECONDS)
+
+
+def token_file(folder: Path, token: str, name: str) -> Path:
+    """The file of ``name`` in one meeting."""
+    return folder / f"{PREFIX}{token}-{name}"
+
+
+def write_token(path: Path, token: str) -> str:
+    """Write and sync a file; returns why it could not be done, or nothing."""
+    try:
+        with open(path, "x", encoding="ascii") as handle:
+            handle.write(token)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def sees(path: Path, token: str) -> bool:
+    """Whether the file is there, with what was written."""
+    try:
+        return path.read_text("ascii") == token
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _read(connection: socket.socket) -> dict[str, Any]:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < _MOST_BYTES:
+        part = connection.recv(_MOST_BYTES)
+        if not part:
+            break
+        data += part
+    value = json.loads(data or b"{}")
+    return value if isinstance(value, dict) else {}
+
+
+def _write(connection: socket.socket, value: object) -> None:
+    connection.sendall(json.dumps(value).encode() + b"\n")

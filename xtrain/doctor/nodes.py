@@ -1,0 +1,133 @@
+"""The nodes of a real job: what each reports, what is not the same on all, and which cannot reach which."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtrain.dispatch.batch_script import rank_environment, setup_lines, srun_command
+from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.rendezvous import slurm_port
+from xtrain.doctor.allocation import Allocation, Step, run_step
+from xtrain.doctor.findings import Finding, problem
+from xtrain.doctor.meeting import HERE, PREFIX, token_file, write_token
+from xtrain.doctor.node import NodeReport
+from xtrain.errors import UserError
+
+KIND = "intermediate"  # of the jobs whose resources are tried: those of most ranks
+PATIENCE_SECONDS = 20.0  # that nodes wait for each other
+NODE_SECONDS = 120.0  # beyond that, for starting Python on all nodes and looking at folders
+
+
+@dataclass(frozen=True)
+class NodeJob:
+    """What is asked of the nodes."""
+
+    profile: Profile
+    """With ``nodes`` as many as are tried."""
+    out: Path
+    data: Path | None = None
+    patience_seconds: float = PATIENCE_SECONDS
+
+    def command(self, job: str, kind: str, arguments: Sequence[str]) -> list[str]:
+        """The srun line for a module of ours, as the ranks of a phase are started, but letting all end by themselves."""
+        dropped = ("--output=", "--open-mode=", "--kill-on-bad-exit=", "--wait=")
+        first, *words = srun_command(self.profile, kind, self.out, [path for path in (self.out, self.data) if path])
+        kept = [word for word in words if not word.startswith(dropped)]
+        run = [self.profile.rank_python, "-u", "-m", *arguments]
+        if not self.profile.container.image:  # what it exports is in the environment; modules are not in an image
+            run = ["bash", "-c", "\n".join([*setup_lines(self.profile), 'exec "$@"']), "xtrain-doctor", *run]
+        return [first, f"--jobid={job}", "--kill-on-bad-exit=0", "--wait=0", "--quiet", *kept, *run]
+
+    def environment(self, allocation: Allocation, step: int) -> dict[str, str]:
+        """What the tasks get beside this environment."""
+        found = {"MASTER_ADDR": allocation.nodes[0], "MASTER_PORT": str(slurm_port(int(allocation.job), 0, step))}
+        with contextlib.suppress(UserError):  # a variable that only a job on a node has: the nodes report it
+            found = {**rank_environment(self.profile, KIND, allocation.job), **found}
+        return {**found, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def with_nodes(profile: Profile, nodes: int) -> Profile:
+    """The profile with ``nodes`` nodes for the jobs that are tried."""
+    table = profile.job.get(KIND, {})
+    return dataclasses.replace(profile, job={**profile.job, KIND: {**table, "nodes": nodes}})
+
+
+def one_task_a_node(profile: Profile) -> Profile:
+    """The profile with a single task a node, which sees all GPUs of it."""
+    table = {**profile.job.get(KIND, {}), "tasks_per_node": 1, "gpu_layout": "all"}
+    return dataclasses.replace(profile, job={**profile.job, KIND: table})
+
+
+@contextlib.contextmanager
+def _token(out: Path) -> Iterator[tuple[str, bool]]:
+    """A new token, and whether this machine's file of it is in the output folder."""
+    token = secrets.token_hex(6)
+    made = not out.exists()
+    with contextlib.suppress(OSError):  # then the checks on this machine have said so
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield token, not write_token(token_file(out, token, HERE), token)
+    finally:
+        with contextlib.suppress(OSError):
+            for left in out.glob(f"{PREFIX}{token}-*"):
+                left.unlink(missing_ok=True)
+            if made:
+                out.rmdir()
+
+
+def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeReport], list[Finding]]:
+    """Run a report on every node; returns those that came, by node, and what is to be said of those that did not."""
+    profile = one_task_a_node(work.profile)
+    with _token(work.out) as (token, written):
+        arguments = [
+            "xtrain.doctor.node",
+            f"--nodes={','.join(allocation.nodes)}",
+            f"--token={token}",
+            f"--port={slurm_port(int(allocation.job), 0, 1)}",
+            f"--out={work.out}",
+            f"--host={HERE if written else ''}",
+            f"--cache={profile.storage.cache}",
+            f"--scratch={profile.storage.scratch}",
+            f"--interface={profile.network.interface}",
+            f"--patience={work.patience_seconds}",
+            *([f"--data={work.data}"] if work.data else []),
+        ]
+        command = dataclasses.replace(work, profile=profile).command(allocation.job, KIND, arguments)
+        environment = work.environment(allocation, 1)
+        limit = work.patience_seconds + NODE_SECONDS
+        step = run_step(command, environment, limit, lambda step: _all_reported(step, allocation))
+    reports = {}
+    for node in allocation.nodes:
+        value = step.last(node, "report")
+        if value is not None:
+            reports[node] = NodeReport.from_mapping(value)
+    silent = [node for node in allocation.nodes if node not in reports]
+    return reports, [_silence(node, step, limit) for node in silent]
+
+
+def _all_reported(step: Step, allocation: Allocation) -> bool:
+    return all(step.last(node, "report") is not None for node in allocation.nodes)
+
+
+def _silence(node: str, step: Step, limit: float) -> Finding:
+    """Why a node has not reported."""
+    stage = step.last(node, "at")
+    said = [line for line in (*step.other, *step.errors) if node in line] or step.errors
+    words = "; ".join(said[-3:])
+    if stage is not None:
+        found = f"began, and did not come to an end within {limit:.0f} s: {stage}"
+        to_do = f"log in to {node} and look whether that answers (ls, df, nvidia-smi); have the node drained if not"
+        return problem(f"node {node}", f"{found}{f' ({words})' if words else ''}", to_do)
+    if "No module named" in words or "No such file" in words or "not found" in words:
+        to_do = (
+            f"python, modules and the project ({Path(__file__).resolve().parents[2]}) have to be on a file system that "
+            "every node has, under the same path: see [environment] of the profile"
+        )
+    else:
+        to_do = f"srun --nodelist={node} hostname shows whether jobs start there; have the node drained if not"
+    return problem(f"node {node}", f"did not report: {words or 'no word'}", to_do)

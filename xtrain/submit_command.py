@@ -1,0 +1,174 @@
+"""The command line of slurm/submit.py: what is submitted is shown as a table, or only shown with --dry-run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from xtrain.cli import Flag, Options, StudyOptions
+from xtrain.console import new_console, run_command
+from xtrain.dispatch.batch_script import script_text
+from xtrain.dispatch.cluster import LOCAL, load_profile
+from xtrain.dispatch.job_graph import JobNode
+from xtrain.dispatch.submissions import JobFolder, Submission
+from xtrain.dispatch.submit_job import behind_of
+from xtrain.errors import EXIT_FAILED
+from xtrain.files import make_folder, write_text
+from xtrain.submitting import (
+    DONE,
+    FAILED,
+    JOINED,
+    LATER,
+    LEFT_OUT,
+    SUBMIT,
+    Decision,
+    Plan,
+    clusters_folder,
+    plan_submission,
+    submit,
+)
+from xtrain.tracking import Progress
+
+STYLES = {DONE: "green", JOINED: "cyan", SUBMIT: "bold", FAILED: "red", LEFT_OUT: "red", LATER: "yellow"}
+FOLLOW_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """Submit a study to a cluster: one job a phase. Given again, it submits only what is missing."""
+
+    study: Options
+    cluster: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
+    """A profile of slurm/clusters/, or a TOML file of your own."""
+    dry_run: Flag = False
+    """Print the jobs, their batch scripts and what they would cost at most; submit nothing."""
+    scripts: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """With --dry-run: write every job's batch script into this folder."""
+    follow: Flag = False
+    """Show the jobs until all have ended. Leaving with Ctrl-C leaves the jobs alone."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_command(lambda: _submit(tyro.cli(SubmitOptions, args=arguments, prog="slurm/submit.py")))
+
+
+def _submit(options: SubmitOptions) -> int:
+    console = new_console()
+    profile = load_profile(options.cluster, clusters_folder())
+    job = options.study.open()
+    with console.status("looking at what is there"):
+        plan = plan_submission(job, profile)
+    print_plan(plan, console, dry=options.dry_run)
+    if options.dry_run:
+        _print_scripts(plan, console, options.scripts)
+        return 0
+    study = options.study
+    with Progress("submit", len(plan.of(SUBMIT)), "job") as progress:
+        new = submit(plan, study.study, study.overrides, study.variant, said=lambda one: progress.advance(1))
+    _print_end(plan, new, console, study)
+    return _follow(plan, console) if options.follow else 0
+
+
+def print_plan(plan: Plan, console: Console, *, dry: bool) -> None:
+    """A line a job: what becomes of it, what it waits for, what it asks for."""
+    profile = plan.profile
+    table = Table(title=f"{plan.graph.study} on {profile.name}: {len(plan.decisions)} jobs", title_justify="left")
+    for column in ("", "job", "starts from", "lane", "asks for", "at most"):
+        table.add_column(column, overflow="fold")
+    for decision in plan.decisions:
+        table.add_row(*_row(plan, decision), style=None if decision.what == SUBMIT else "dim")
+    console.print(table)
+    for decision in plan.decisions:
+        if decision.why and decision.what in (FAILED, LEFT_OUT, SUBMIT):
+            console.print(f"{decision.node.job_name}: {decision.why}", highlight=False, markup=False, soft_wrap=True)
+    counts = Counter(decision.what for decision in plan.decisions)
+    parts = [f"{counts[what]} {_word(what, dry)}" for what in STYLES if counts[what]]
+    running = "1 at a time" if profile.limits.running == 1 else f"at most {profile.limits.running} at a time"
+    console.print(f"{', '.join(parts)}; {running}", highlight=False)
+    console.print(cost(plan), highlight=False)
+
+
+def _word(what: str, dry: bool) -> str:
+    return {SUBMIT: "would be submitted" if dry else "to submit", JOINED: "in the queue already"}.get(what, what)
+
+
+def _row(plan: Plan, decision: Decision) -> list[str]:
+    node, asked = decision.node, plan.profile.resources(decision.node.kind)
+    place = plan.placements.get(node.hash)
+    lane = str(place.lane + 1) if place else str(decision.lane + 1) if decision.lane >= 0 else ""
+    parents = [plan.graph.by_hash[parent] for parent in node.parents]
+    starts = "whatever the others give" if node.kind == "report" else ", ".join(parent.name for parent in parents)
+    gpus = f" x {asked.gpus_per_node} GPUs" if asked.gpus_per_node else f" x {asked.ranks_per_node} tasks"
+    what = f"[{STYLES[decision.what]}]{decision.what}[/]" + (f" {decision.job}" if decision.job else "")
+    hours = _hours(asked.hours) if decision.what == SUBMIT else ""
+    return [what, node.job_name, starts, lane, f"{asked.nodes} node{'s' * (asked.nodes > 1)}{gpus}", hours]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:g} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours else "no limit"
+
+
+def cost(plan: Plan) -> str:
+    """What the new jobs cost if each uses all of its time: an upper bound."""
+    asked = [plan.profile.resources(decision.node.kind) for decision in plan.of(SUBMIT)]
+    gpu = sum(resources.gpu_hours for resources in asked)
+    cpu = sum(resources.cpu_hours for resources in asked if not resources.gpus_per_node)
+    prices = plan.profile.cost
+    line = f"at most {gpu:,.0f} GPU-hours and {cpu:,.1f} CPU-hours of jobs without GPUs"
+    money = gpu * prices.gpu_hour + cpu * prices.cpu_hour
+    return line + (f": {money:,.2f} {prices.currency}".rstrip() if money else "")
+
+
+def _print_scripts(plan: Plan, console: Console, folder: Path | None) -> None:
+    """One batch script of each kind, or all of them into a folder."""
+    if plan.profile.scheduler == LOCAL:
+        console.print("no batch scripts: this profile has no SLURM")
+        return
+    seen = set()
+    names = {d.node.hash: d.job or f"JOB-{d.node.hash}" for d in plan.of(JOINED, SUBMIT)}
+    for decision in plan.of(SUBMIT):
+        node = decision.node
+        if node.kind not in seen:
+            console.rule(f"batch script of {node.job_name}")
+            console.print(_script(plan, node, names), highlight=False, markup=False, soft_wrap=True)
+        seen.add(node.kind)
+        if folder is not None:
+            write_text(make_folder(folder) / f"{node.job_name.replace('/', '.')}.sh", _script(plan, node, {}))
+    if folder is not None:
+        console.print(f"{len(plan.of(SUBMIT))} scripts in {folder}, without their dependencies", highlight=False)
+
+
+def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
+    place = plan.placements.get(node.hash)
+    behind = behind_of(node, plan.graph, names, [names[key] for key in place.after] if place and names else [])
+    folder = JobFolder(node.run(plan.out)).submitit
+    return script_text(
+        plan.profile, node.kind, folder, job_name=node.job_name, dependency=str(behind) if names else "",
+        comment=node.hash,
+    )  # fmt: skip
+
+
+def _print_end(plan: Plan, new: Sequence[Submission], console: Console, study: StudyOptions) -> None:
+    if new:
+        first, last = new[0].job, new[-1].job
+        console.print(f"submitted {len(new)} jobs: {first} to {last}", style="bold", highlight=False)
+    else:
+        console.print("nothing to submit", style="bold")
+    if plan.of(LATER):
+        console.print(f"{len(plan.of(LATER))} jobs are left for the next submission: give this command again later")
+    console.print(f"watch:  python -m xtrain status {study.out}", highlight=False)
+    console.print(f"ask:    python -m xtrain why PHASE --out {study.out}", highlight=False)
+
+
+def _follow(plan: Plan, console: Console) -> int:
+    from xtrain.watching.follow import follow
+
+    return EXIT_FAILED if follow(plan.out, plan.graph, console) else 0

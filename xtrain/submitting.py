@@ -1,0 +1,214 @@
+"""A study as jobs in a queue: what is missing is submitted, what runs or is done is found and joined."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tomli_w
+
+from xtrain.dispatch import slurm
+from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobGraph, JobNode, study_file
+from xtrain.dispatch.lanes import LaneJob, Placement, assign
+from xtrain.dispatch.node_check import bad_nodes
+from xtrain.dispatch.submissions import JobFolder, Submission
+from xtrain.dispatch.submit_job import behind_of, submit_job
+from xtrain.errors import Problem, UserError
+from xtrain.files import content_hash, make_folder, read_json, write_text
+from xtrain.graph import EVALUATE, INTERMEDIATE, TARGET, Phase
+from xtrain.runner import PROJECT, Job, check_ranks
+from xtrain.study import resolved
+
+# What becomes of a job upon submission.
+DONE, JOINED, SUBMIT, FAILED, LEFT_OUT, LATER = "done", "joined", "submit", "failed", "left out", "later"
+
+
+def clusters_folder() -> Path:
+    """Where the project's profiles lie."""
+    return PROJECT / "slurm" / "clusters"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one job of the graph, and why."""
+
+    node: JobNode
+    what: str
+    """One of the words above."""
+    why: str = ""
+    job: str = ""
+    """Of a joined one: its job in the queue."""
+    lane: int = -1
+
+
+@dataclass
+class Plan:
+    """A submission, decided but not made."""
+
+    graph: JobGraph
+    out: Path
+    profile: Profile
+    decisions: list[Decision] = field(default_factory=list)
+    placements: dict[str, Placement] = field(default_factory=dict)
+
+    def of(self, *whats: str) -> list[Decision]:
+        """The decisions of these kinds, in order."""
+        return [decision for decision in self.decisions if decision.what in whats]
+
+
+def job_graph(job: Job, profile: Profile) -> JobGraph:
+    """The jobs of a study: one that prepares the data, one a phase, one that writes the report."""
+    study, graph = job.study, job.graph
+    whole = content_hash(sorted(graph.phases))
+    title = re.sub(r"[^A-Za-z0-9_.+-]+", "-", study.name)
+    first = JobNode(whole, PREPARE, PREPARE, f"{title}/{PREPARE}", f"{PREPARE}/{title}-{whole}")
+    nodes = [first]
+    for phase in graph.phases.values():
+        parents = (phase.parent,) if phase.parent else (first.hash,)
+        nodes.append(JobNode(phase.hash, phase.kind, phase.name, _job_name(title, phase), phase.folder, parents))
+    others = tuple(node.hash for node in nodes[1:])
+    nodes.append(JobNode(f"report-{whole}", REPORT, REPORT, f"{title}/{REPORT}", f"{REPORT}/{title}-{whole}", others))
+    return JobGraph(
+        study.name,
+        tuple(nodes),
+        profile.to_mapping(),
+        str(job.data_root.absolute()) if job.data_root else "",
+    )
+
+
+def _job_name(title: str, phase: Phase) -> str:
+    """``phang2020/mnli-s1/xnli`` for the target phase ``mnli/xnli-s1``, ``.../xnli/evaluate`` for its evaluation."""
+    row, _, task = phase.name.removesuffix(f"-s{phase.seed}").partition("/")
+    parts = [title, f"{row}-s{phase.seed}", *([task] if task else []), *([EVALUATE] if phase.kind == EVALUATE else [])]
+    return "/".join(re.sub(r"[^A-Za-z0-9_.+-]+", "-", part) for part in parts)
+
+
+def plan_submission(job: Job, profile: Profile) -> Plan:
+    """Decide for every job of the study whether it is to be submitted.
+
+    Raises a :class:`UserError` where the profile cannot run the study, or SLURM does not answer.
+    """
+    for kind in (INTERMEDIATE, TARGET):
+        ranks = profile.resources(kind).num_ranks
+        check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {ranks} ranks", kind)
+    graph = job_graph(job, profile)
+    plan = Plan(graph, job.out.absolute(), profile)
+    alive = _alive(plan)
+    without: dict[str, str] = {}  # hash -> why there will be no result
+    for node in graph.nodes:
+        decision = _decide(plan, node, alive, without)
+        if decision.what in (FAILED, LEFT_OUT):
+            without[node.hash] = node.name if decision.what == FAILED else without[_lost_parent(node, without)]
+        plan.decisions.append(decision)
+    _limit_queue(plan)
+    _place(plan)
+    return plan
+
+
+def _lost_parent(node: JobNode, without: dict[str, str]) -> str:
+    return next(parent for parent in node.parents if parent in without)
+
+
+def _decide(plan: Plan, node: JobNode, alive: dict[str, Submission], without: dict[str, str]) -> Decision:
+    run = node.run(plan.out)
+    if node.hash in alive:
+        submission = alive[node.hash]
+        return Decision(node, JOINED, f"job {submission.job} is in the queue", submission.job, submission.lane)
+    if node.kind == REPORT:
+        new = [d for d in plan.decisions if d.what in (SUBMIT, JOINED)]
+        if run.done and not new:
+            return Decision(node, DONE)
+        return Decision(node, SUBMIT)
+    if run.done:
+        return Decision(node, DONE)
+    if any(parent in without for parent in node.parents):
+        return Decision(node, LEFT_OUT, f"it starts from {without[_lost_parent(node, without)]}, which failed")
+    if run.failed:
+        why = read_json(run.failed_marker)
+        return Decision(node, FAILED, f"{why['reason']} (step {why['step']}); delete {run.failed_marker} to repeat it")
+    ended = JobFolder(run).ended()
+    return Decision(node, SUBMIT, f"ended before ({ended.how}): {_first_line(ended.reason)}" if ended else "")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def _alive(plan: Plan) -> dict[str, Submission]:
+    """The newest job of each node that is still in the queue."""
+    newest = {}
+    for node in plan.graph.nodes:
+        submissions = JobFolder(node.run(plan.out)).submissions()
+        if submissions and not node.run(plan.out).done:
+            newest[node.hash] = submissions[-1]
+    if not newest:
+        return {}
+    answer = slurm.squeue([submission.job for submission in newest.values()])
+    if not answer.complete:
+        remedy = "try again when `squeue` answers here: what is submitted already could not be told from what is not"
+        raise UserError(Problem("squeue", answer.silent[slurm.SQUEUE], remedy=remedy))
+    live = {job for job, state in answer.states.items() if not state.ended}
+    return {key: submission for key, submission in newest.items() if submission.job in live}
+
+
+def _limit_queue(plan: Plan) -> None:
+    """No more jobs at once than the profile allows: the others, and the report, are left for the next submission."""
+    wanted = plan.of(SUBMIT)
+    room = max(0, plan.profile.limits.queued - len(plan.of(JOINED)))
+    if len(wanted) <= room:
+        return
+    late = {d.node.hash for d in wanted[room:]} | {d.node.hash for d in wanted if d.node.kind == REPORT}
+    why = f"limits.queued of {plan.profile.name}: {plan.profile.limits.queued} jobs in the queue at once"
+    plan.decisions = [Decision(d.node, LATER, why) if d.node.hash in late else d for d in plan.decisions]
+
+
+def _place(plan: Plan) -> None:
+    """The lane of every new job, behind those that are in the queue already."""
+    hours = {kind: plan.profile.resources(kind).hours for kind in {node.kind for node in plan.graph.nodes}}
+
+    def lane_job(node: JobNode) -> LaneJob:
+        return LaneJob(node.hash, node.parents, hours[node.kind])
+
+    queued: dict[int, list[LaneJob]] = {}
+    for decision in plan.of(JOINED):
+        if decision.lane >= 0:
+            queued.setdefault(decision.lane, []).append(lane_job(decision.node))
+    jobs = [lane_job(d.node) for d in plan.of(SUBMIT) if d.node.kind not in (PREPARE, REPORT)]
+    plan.placements = assign(jobs, plan.profile.limits.running, queued)
+
+
+def submit(
+    plan: Plan, study: Path, overrides: Sequence[str], variant: str, said: Callable[[Submission], None]
+) -> list[Submission]:
+    """Submit what is decided, in order, each behind what it needs; returns the new jobs, and tells ``said`` of each.
+
+    What is submitted is written down at once: when this is interrupted, submitting again goes on from there.
+    """
+    _write_study(plan, study, overrides, variant)
+    plan.graph.write(plan.out)
+    excluded = [bad.node for bad in bad_nodes(plan.out)]
+    jobs = {d.node.hash: d.job for d in plan.of(JOINED)}
+    new = []
+    for decision in plan.of(SUBMIT):
+        node = decision.node
+        folder = JobFolder(node.run(plan.out).create())
+        folder.reopen()
+        place = plan.placements.get(node.hash)
+        behind = behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
+        lane = place.lane if place else -1
+        submission = submit_job(folder, plan.profile, node, plan.graph.study, behind, lane=lane, excluded=excluded)
+        jobs[node.hash] = submission.job
+        new.append(submission)
+        said(submission)
+    return new
+
+
+def _write_study(plan: Plan, study: Path, overrides: Sequence[str], variant: str) -> None:
+    """Keep the study as it is submitted: the jobs read that, whatever becomes of the file."""
+    mapping = resolved(study, overrides=overrides, variant=variant)
+    mapping.pop("variants", None)
+    make_folder(plan.out / JOBS)
+    write_text(study_file(plan.out, plan.graph.study), tomli_w.dumps(mapping))
