@@ -163,6 +163,109 @@ def submission(
     return run_submission(out, benchmark, folder, row=row or None, seed=seed, labels=labels, console=new_console())
 
 
+@app.command(name="status")
+def status(
+    out: Annotated[Path, tyro.conf.Positional] = Path("out"),
+    machine: Machine = False,
+    study: str = "",
+    watch: float = 0.0,
+) -> int:
+    """Show the state of every phase: its job, nodes, attempts, step, loss, speed, time to go, last event.
+
+    Args:
+        out: The output folder.
+        machine: Print JSON.
+        study: Show this study alone, of several in the folder.
+        watch: Show it again every so many seconds.
+    """
+    from xtrain.watching.commands import run_status
+
+    return run_status(out, study=study, machine=machine, watch=watch, console=new_console())
+
+
+@app.command(name="why")
+def why(phase: Annotated[str, tyro.conf.Positional], out: OutFolder = Path("out"), lines: int = 12) -> int:
+    """Say what a phase waits for, or why it failed: the exception, the node, the last lines, the attempts.
+
+    Args:
+        phase: Its name, its job's name, its folder, the beginning of its hash, or the path of its run directory.
+        out: The output folder.
+        lines: How many lines of the log to show at least.
+    """
+    from xtrain.watching.commands import run_why
+
+    return run_why(phase, out=out, lines=lines, console=new_console())
+
+
+@app.command(name="logs")
+def logs(
+    phase: Annotated[str, tyro.conf.Positional],
+    out: OutFolder = Path("out"),
+    rank: int = 0,
+    job: Flag = False,
+    follow: Flag = False,
+    lines: int = 20,
+) -> int:
+    """Print the last lines of what a rank of a phase printed.
+
+    Args:
+        phase: Its name, its job's name, its folder, the beginning of its hash, or the path of its run directory.
+        out: The output folder.
+        rank: Which rank's.
+        job: Of the job itself instead: how it started the ranks and what it decided when they ended.
+        follow: Go on until the phase ends; waits for a log that is not there yet.
+        lines: How many of the last lines.
+    """
+    from xtrain.watching.commands import run_logs
+
+    return run_logs(phase, out=out, rank=rank, job=job, follow=follow, lines=lines)
+
+
+@app.command(name="cancel")
+def cancel(
+    out: Annotated[Path, tyro.conf.Positional],
+    phases: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PHASE ...]")] = (),
+    study: str = "",
+    yes: Flag = False,
+) -> int:
+    """Cancel the jobs of a study, or of phases and what cannot run without them; what is saved is kept.
+
+    Args:
+        out: The output folder.
+        phases: Phases by any of their names; by default all.
+        study: Of this study alone, of several in the folder.
+        yes: Cancel without asking.
+    """
+    from xtrain.watching.commands import run_cancel
+
+    return run_cancel(out, phases, study=study, yes=yes, console=new_console())
+
+
+@app.command(name="doctor")
+def doctor(
+    cluster: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "",
+    nodes: int | None = None,
+    out: OutFolder = Path("out"),
+    data: InFolder | None = None,
+    machine: Machine = False,
+    wait: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 5.0,
+) -> int:
+    """Check this machine, or a cluster and some of its nodes, and say what to do; exits with 2 if anything is wrong.
+
+    Args:
+        cluster: A profile of slurm/clusters by its name, or a file.
+        nodes: Run a short job on so many nodes of the cluster (2 by default; 0 for none).
+        out: The output folder that studies will use.
+        data: The data folder that studies will use.
+        machine: Print JSON.
+        wait: How long that job may wait in the queue.
+    """
+    from xtrain.doctor.examination import Examination, run_doctor
+
+    examination = Examination.of(out, data=data, cluster=cluster, nodes=nodes, wait_minutes=wait)
+    return run_doctor(examination, machine=machine, console=new_console())
+
+
 @checkpoint.command(name="ls")
 def checkpoint_ls(run: Run, machine: Machine = False) -> int:
     """List the checkpoints of a run, or of all runs of a study's output folder.

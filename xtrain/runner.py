@@ -15,7 +15,7 @@ import xtrain
 from xtrain.data import prepare
 from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
 from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
-from xtrain.errors import EXIT_FAILED, Problem, UserError, listed, raise_if_any
+from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, listed, raise_if_any
 from xtrain.files import make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.loading import resolve
@@ -134,6 +134,11 @@ def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) 
         outcome = run_ranks(command, ranks, run.logs, job.study.engine.preemption_signals)
     if isinstance(outcome, RanksPreempted):
         raise Stopped(_saved(phase, run, outcome))
+    if outcome is not None and outcome.code == EXIT_FENCED:
+        what = "another command or job has begun this phase anew, and goes on with it"
+        raise UserError(
+            Problem(str(run.path), what, remedy="nothing, or run the same command again when that has ended")
+        )
     if outcome is not None and outcome.code != EXIT_FAILED:
         raise PhaseFailed(phase, outcome)
     if outcome is not None:

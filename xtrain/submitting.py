@@ -13,6 +13,7 @@ from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobGraph, JobNode, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
+from xtrain.dispatch.local_queue import held, start_queue
 from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import behind_of, submit_job
@@ -189,6 +190,8 @@ def submit(
     """
     _write_study(plan, study, overrides, variant)
     plan.graph.write(plan.out)
+    if plan.profile.is_local:
+        return _start_local(plan)
     excluded = [bad.node for bad in bad_nodes(plan.out)]
     jobs = {d.node.hash: d.job for d in plan.of(JOINED)}
     new = []
@@ -204,6 +207,17 @@ def submit(
         new.append(submission)
         said(submission)
     return new
+
+
+def _start_local(plan: Plan) -> list[Submission]:
+    """On this machine, a process of its own submits each job when it can run."""
+    for decision in plan.of(SUBMIT):
+        JobFolder(decision.node.run(plan.out)).reopen()
+    if plan.of(SUBMIT):
+        with held(plan.out, plan.graph.study):
+            pass  # nobody else runs it
+        start_queue(plan.out, plan.graph)
+    return []
 
 
 def _write_study(plan: Plan, study: Path, overrides: Sequence[str], variant: str) -> None:

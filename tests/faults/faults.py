@@ -16,6 +16,7 @@ from typing import Any
 
 from xtrain.checkpoints import CheckpointFolder, Manifest, commit, folder
 from xtrain.model.tensor_files import TensorFileWriter
+from xtrain.phase import evaluating
 from xtrain.run_directory import RunDirectory
 from xtrain.training import loop, restore
 from xtrain.training.loop import Trainer
@@ -276,7 +277,46 @@ def signal_at_step(rank: int, step: int, who: int, name: str) -> None:
     at_step(rank, step, lambda: os.kill(os.getpid(), signal.Signals[name]) if rank == who else None)
 
 
+def stop_all_at_step(rank: int, step: int) -> None:
+    """SIGSTOP to all ranks of the job when rank 0 begins a step."""
+    at_step(rank, step, lambda: os.killpg(0, signal.SIGSTOP) if rank == 0 else None)
+
+
+def stop_at_rename(rank: int, name: str, of: str) -> None:
+    """SIGSTOP to all ranks when rank 0 is about to rename a file or folder ``of`` ("source", "target") that name."""
+    if rank != 0:
+        return
+    waiting = [name]
+
+    def stop_before(whole: Callable[..., None]) -> Callable[..., None]:
+        def renamed(source: Any, target: Any) -> None:
+            if [Path({"source": source, "target": target}[of]).name] == waiting:
+                waiting.clear()
+                os.killpg(0, signal.SIGSTOP)
+            whole(source, target)
+
+        return renamed
+
+    os.rename, os.replace = stop_before(os.rename), stop_before(os.replace)
+
+
+def stop_in_evaluation(rank: int) -> None:
+    """SIGSTOP to all ranks when rank 0 has done the first batch of an evaluation phase."""
+    tick, seen = evaluating._Counted.__call__, [0]
+
+    def ticked(self: evaluating._Counted, tokens: int) -> None:
+        if rank == 0 and not seen[0]:
+            seen[0] = tokens
+            os.killpg(0, signal.SIGSTOP)
+        tick(self, tokens)
+
+    evaluating._Counted.__call__ = ticked  # type: ignore[method-assign]
+
+
 BUILDERS: dict[str, Callable[..., None]] = {
+    "stop all at step": stop_all_at_step,
+    "stop at rename": stop_at_rename,
+    "stop in evaluation": stop_in_evaluation,
     "kill in save": kill_in_save,
     "kill at step": kill_at_step,
     "refuse copy": refuse_copy,

@@ -19,7 +19,7 @@ MakeCluster = Callable[..., Cluster]
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}"
         time.sleep(0.05)

@@ -67,8 +67,8 @@ def publish(temporary: Path, final: Path, manifest: Manifest, staging: Staging |
     whether ``temporary`` became the commit.
 
     ``temporary`` is on the file system of ``final``: in ``staging`` if there is one, else beside it. Raises
-    :class:`xtrain.errors.Fenced` if that was taken away, :class:`UserError` if a file of the manifest is not there in full (the ranks do not write into the same
-    folder), or the operating system refuses.
+    :class:`xtrain.errors.Fenced` if that was taken away, :class:`UserError` if a file of the manifest is not there in
+    full (the ranks do not write into the same folder), or the operating system refuses.
     """
     assert temporary.parent == (staging.path if staging else final.parent), f"{temporary} is not the place for it"
     assert final.name == manifest.name, f"{final} is not {manifest.name}"

@@ -10,7 +10,6 @@ open has no name from then on, and before it opens one again it looks whether it
 Nothing here asks first and acts then: each step is one rename or one removal, which happens or does not, on NFS too.
 """
 
-
 from __future__ import annotations
 
 import contextlib
@@ -242,6 +241,12 @@ class Fence:
         """
         return self.attempts.newest() <= self.number
 
+    @property
+    def lost(self) -> bool:
+        """Whether a folder that this attempt renames from is not there: a newer one took it, or somebody deleted it."""
+        run = self.directory
+        return any(staging is not None and staging.taken for staging in (run.staging, run.checkpoint_staging))
+
     def check(self) -> None:
         """Raise :class:`xtrain.errors.Fenced` if a newer attempt has begun."""
         if not self.holds():
@@ -251,8 +256,9 @@ class Fence:
         """One line: which attempt has begun, and where."""
         newest = self.attempts.newest()
         where = self.attempts.read(newest)
-        began = f" on {where.host}" if where else ""
-        return f"attempt {newest} at this phase has begun{began}: attempt {self.number} ends here"
+        began = f"attempt {newest}" if newest > self.number else "a newer attempt"  # seen from another node
+        began += f" at this phase has begun{f' on {where.host}' if where and newest > self.number else ''}"
+        return f"{began}: attempt {self.number} ends here"
 
 
 def newest_step(run: RunDirectory) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from xtrain.dispatch.outcome import Outcome, RankEnd, RankFailure, RankLog, RanksPreempted, outcome_of
 from xtrain.dispatch.rendezvous import free_port
 from xtrain.dispatch.signals import Signals, signal_numbers
-from xtrain.errors import EXIT_FAILED, EXIT_PREEMPTED
+from xtrain.errors import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED
 
 __all__ = ["Outcome", "RankFailure", "RanksPreempted", "available_cores", "python", "run_ranks"]
 
@@ -127,7 +127,7 @@ class _Ranks:
         """When to kill those that still run: the earliest that the ends so far and a signal call for."""
         limits = [asked.since + SAVING_SECONDS] if asked.number else []
         for end in self.ends.values():
-            if end.code in (EXIT_PREEMPTED, EXIT_FAILED):  # all have agreed on it
+            if end.code in (EXIT_PREEMPTED, EXIT_FAILED, EXIT_FENCED):  # all have agreed on it
                 limits.append(end.when + LEAVING_SECONDS)
             elif end.code:
                 limits.append(end.when + DYING_SECONDS)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrain.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER
+from xtrain.errors import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED, EXIT_USER
 
 HINTS = {
     "SIGKILL": "out of memory? the kernel's log says: dmesg | grep -i killed",
@@ -127,10 +127,11 @@ def outcome_of(ends: Sequence[RankEnd], logs: Mapping[int, RankLog], passed_on: 
 def _blame(end: RankEnd, logs: Mapping[int, RankLog]) -> tuple[int, float, int, int]:
     """Smallest for the rank with the cause: who says most, then who was first.
 
-    A user's mistake and a collapse are found by all ranks; else a rank lost the others because one died before it.
-    Of ranks that ended at the same moment one with an error of its own comes before one that a signal killed.
+    A user's mistake, a collapse and a newer attempt are found by all ranks; else a rank lost the others because one
+    died before it. Of ranks that ended at the same moment one with an error of its own comes before one that a signal
+    killed.
     """
-    kind = {EXIT_USER: 0, EXIT_FAILED: 1}.get(end.code, 3 if _lost(end, logs) else 2)
+    kind = {EXIT_FENCED: 0, EXIT_USER: 0, EXIT_FAILED: 1}.get(end.code, 3 if _lost(end, logs) else 2)
     return kind, end.when, int(end.code < 0), end.rank
 
 

@@ -47,12 +47,16 @@ class PhaseJob:
 
     def __call__(self) -> int:
         """Run the job; ends the process with its exit code, which decides what SLURM does with those behind it."""
-        code = Supervisor.here(RunDirectory(Path(self.run))).work()
+        code = self.supervisor().work()
         sys.stdout.flush()
         sys.stderr.flush()
         if code:
             os._exit(code)  # submitit would take any other way for success
         return code
+
+    def supervisor(self) -> Supervisor:
+        """The supervisor of the SLURM job that this process is in."""
+        return Supervisor.here(RunDirectory(Path(self.run)))
 
 
 @dataclass
@@ -104,15 +108,14 @@ class Supervisor:
             if self.run.done and self.node.kind != REPORT:
                 print(f"{self.run.path}: done before", flush=True)
                 return 0
-            if self.folder.asked_to_stop():
-                return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled by the user")
-            self.folder.reopen()  # put back into the queue by hand after it had ended
             waiting = self._parents()
             if waiting is not None:
                 return waiting
-            idle = idle_attempts(self.run, self.folder, self.node.kind)
-            if idle.count >= self.profile.preemption.idle_attempts:
-                return self._end(attempts.GIVEN_UP, EXIT_OURS, idle.reason, attempt=idle.last)
+            stopped = self._unless_idle(0)
+            if stopped:
+                return stopped
+            if self.folder.ended():
+                self.folder.reopen()  # put back into the queue by hand
             fence = Attempts(self.run).claim(job=self.job, restart=self.restart, nodes=self.nodes)
             print(f"attempt {fence.number} at {self.node.name} on {', '.join(self.nodes)}", flush=True)
             return self._attempt(fence)
@@ -173,11 +176,9 @@ class Supervisor:
 
     def _again(self, attempt: int, why: str, bad: Sequence[str] = ()) -> int:
         """Back into the queue, unless that makes no sense any more or is not for us to do."""
-        if self.folder.asked_to_stop():
-            return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled by the user", attempt=attempt)
-        idle = idle_attempts(self.run, self.folder, self.node.kind)
-        if idle.count >= self.profile.preemption.idle_attempts:
-            return self._end(attempts.GIVEN_UP, EXIT_OURS, idle.reason, attempt=attempt)
+        stopped = self._unless_idle(attempt)
+        if stopped:
+            return stopped
         outcome = self.requeueing.again(bad)
         print(outcome.said, flush=True)
         if outcome.cancelled:
@@ -185,6 +186,15 @@ class Supervisor:
         if outcome.refused:
             return self._end(attempts.FAILED, EXIT_OURS, f"{why}\n{outcome.said}", attempt=attempt)
         return 0 if outcome.chained else EXIT_OURS
+
+    def _unless_idle(self, attempt: int) -> int:
+        """0 where another attempt is wanted; else the exit code of a phase that has ended."""
+        if self.folder.asked_to_stop():
+            return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled by the user", attempt=attempt)
+        idle = idle_attempts(self.run, self.folder, self.node.kind)
+        if idle.count >= self.profile.preemption.idle_attempts:
+            return self._end(attempts.GIVEN_UP, EXIT_OURS, idle.reason, attempt=attempt)
+        return 0
 
     def _end(self, how: str, code: int, reason: str, *, attempt: int = 0, node: str = "") -> int:
         """The phase ends without a result: what depends on it is cancelled by SLURM when this job fails."""
@@ -218,7 +228,7 @@ class Supervisor:
 
     def _command(self) -> list[str]:
         """What each rank runs."""
-        python = self.profile.python or sys.executable
+        python = self.profile.rank_python
         if self.node.kind not in (PREPARE, REPORT):
             return [python, "-u", str(PROJECT / "train.py"), str(self.run.path)]
         verb = ["plan", "--write"] if self.node.kind == PREPARE else ["report"]
@@ -226,16 +236,19 @@ class Supervisor:
         data = ["--data", self.graph.data] if self.graph.data else []
         return [python, "-u", "-m", "xtrain", verb[0], str(study), *verb[1:], "--out", str(self.out), *data]
 
+    def _folders(self) -> list[Path]:
+        """What a container must see."""
+        return [self.out, *([Path(self.graph.data)] if self.graph.data else [])]
+
     def _run_ranks(self, fence: Fence, end: float | None) -> int:
         """Start the ranks, pass on what they must know, and wait for them; srun's exit code."""
-        command = [*srun_command(self.profile, self.node.kind, self.run.path), *self._command()]
+        command = [*srun_command(self.profile, self.node.kind, self.run.path, self._folders()), *self._command()]
         environment = {
             **os.environ,
             **rank_environment(self.profile, self.node.kind, self.job),
             attempts.VARIABLE: str(fence.number),
             "MASTER_ADDR": self.nodes[0],
             "MASTER_PORT": str(probed_port(int(self.job), self.restart, 0)),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")])),
         }
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         warn_at = end - self._lead(end) if end is not None else float("inf")

@@ -78,14 +78,14 @@ def _option(key: str, value: object) -> str:
 
 
 @contextlib.contextmanager
-def allocated(profile: Profile, kind: str, patience_seconds: float) -> Iterator[Allocation]:
-    """The nodes of a job of ``kind``; given back at the end of the block, whatever happens in it.
+def allocated(profile: Profile, kind: str, patience_seconds: float, minutes: int = JOB_MINUTES) -> Iterator[Allocation]:
+    """The nodes of a job of ``kind``, for ``minutes``; given back at the end of the block, whatever happens in it.
 
     Raises :class:`NotGranted` where SLURM refuses it, or has not started it within ``patience_seconds``.
     """
     name = f"xtrain-doctor-{secrets.token_hex(4)}"
     process = subprocess.Popen(
-        salloc_command(profile, kind, name), env=plain_environment(), stdin=subprocess.DEVNULL,
+        salloc_command(profile, kind, name, minutes), env=plain_environment(), stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
     )  # fmt: skip
     lines: list[str] = []

@@ -86,8 +86,10 @@ def count(findings: Iterable[Finding], level: str) -> int:
 
 
 def gib(num_bytes: float) -> str:
-    """``6.7 GiB``; below one, in MiB."""
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.0f} MiB"
+    """``6.7 GiB``, ``64 MiB``, ``4 KiB``: a number of bytes in the unit that fits it."""
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:,.1f} GiB"
+    return f"{num_bytes / 2**20:,.0f} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:,.0f} KiB"
 
 
 def seconds(number: float) -> str:

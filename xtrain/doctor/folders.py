@@ -7,7 +7,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,15 +127,17 @@ def check_folder(
     return ok(looked_at, f"{place}: writable, {room}")
 
 
-def node_local_caches(environ: Mapping[str, str], ops: Callable[[], Path]) -> dict[str, Path]:
-    """Where this process's compilers keep what they build: PyTorch's extensions, Triton, Inductor."""
+def node_local_caches(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Where this process's compilers keep what they build: Triton, Inductor, PyTorch's extensions if told so."""
     user = environ.get("USER") or str(os.getuid())
-    temporary = Path(environ.get("TMPDIR") or "/tmp")
-    return {
-        "TORCH_EXTENSIONS_DIR": Path(environ.get("TORCH_EXTENSIONS_DIR") or ops()),
+    inductor = Path(environ.get("TMPDIR") or "/tmp") / f"torchinductor_{user}"
+    found = {
         "TRITON_CACHE_DIR": Path(environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache"),
-        "TORCHINDUCTOR_CACHE_DIR": Path(environ.get("TORCHINDUCTOR_CACHE_DIR") or temporary / f"torchinductor_{user}"),
+        "TORCHINDUCTOR_CACHE_DIR": Path(environ.get("TORCHINDUCTOR_CACHE_DIR") or inductor),
     }
+    if environ.get("TORCH_EXTENSIONS_DIR"):
+        found["TORCH_EXTENSIONS_DIR"] = Path(environ["TORCH_EXTENSIONS_DIR"])
+    return found
 
 
 def disk_wanted(keep_checkpoints: int) -> int:

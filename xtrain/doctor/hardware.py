@@ -1,4 +1,4 @@
-"""What this machine has, without PyTorch: processor, memory, GPUs as the driver lists them, limits, tools, interfaces."""
+"""What this machine has, without PyTorch: processor, memory, GPUs (the driver's view), limits, tools, interfaces."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DRIVER_SECONDS = 20.0  # nvidia-smi of a machine with a broken GPU can hang for ever
+BUILD_TOOLS = ("ninja", "c++", "nvcc")
+TOOLS = (*BUILD_TOOLS, "srun", "scontrol", "squeue")
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
@@ -52,7 +54,7 @@ class Hardware:
     open_files: int = 0
     """Soft limit on open files; -1: none."""
     tools: tuple[str, ...] = ()
-    """Of ninja, c++ and nvcc those that were found on PATH."""
+    """Of :data:`TOOLS` those that were found on PATH."""
 
 
 def this_machine() -> Hardware:
@@ -70,7 +72,7 @@ def this_machine() -> Hardware:
         gpus=gpus,
         driver_trouble=trouble,
         open_files=-1 if soft == resource.RLIM_INFINITY else soft,
-        tools=tuple(tool for tool in ("ninja", "c++", "nvcc") if shutil.which(tool)),
+        tools=tuple(tool for tool in TOOLS if shutil.which(tool)),
     )
 
 

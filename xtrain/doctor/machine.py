@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from xtrain.doctor.findings import Finding, Section, gib, note, ok, problem, warning
 from xtrain.doctor.folders import check_folder, disk_wanted, look_at, node_local_caches
-from xtrain.doctor.hardware import Hardware, this_machine
+from xtrain.doctor.hardware import BUILD_TOOLS, Hardware, this_machine
 from xtrain.doctor.versions import check_versions
 from xtrain.study import Engine
 from xtrain.tracking.settings import TrackingSettings, chosen_mode
@@ -90,29 +90,28 @@ def check_ops(hardware: Hardware) -> list[Finding]:
     """Which Adam training will use here: DeepSpeed's ops are compiled on first use, where that is possible."""
     import torch
 
-    from xtrain.training.optimizer import missing_build_tools, op_is_built, ops_cache
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as training has it; without, DeepSpeed prints a warning
+    from xtrain.training.ops import missing_build_tools, op_is_built, ops_cache
 
     missing = missing_build_tools()
-    if missing:
-        return [
-            warning(
-                "optimizer",
-                f"torch's fused AdamW: DeepSpeed's FusedAdam cannot be built, {missing}",
-                "pip install ninja and put its folder on PATH, and install g++ (apt install g++; on a cluster mostly "
-                "module load gcc); nothing fails without, a step only takes a little longer",
-            )
-        ]
-    if torch.cuda.is_available() and not op_is_built(False):
-        trouble = _nvcc_trouble(torch.version.cuda or "")
-        if trouble:
-            to_do = "load the CUDA toolkit of that version (module load cuda; CUDA_HOME): its nvcc builds the op"
-            return [
-                warning("optimizer", f"torch's fused AdamW: DeepSpeed's FusedAdam cannot be built, {trouble}", to_do)
-            ]
-    tools = " and ".join(tool for tool in ("ninja", "c++", "nvcc") if tool in hardware.tools)
+    if missing == "XTRAIN_NO_OPS is set":
+        return [note("optimizer", f"torch's fused AdamW: {missing}", "unset it for DeepSpeed's FusedAdam")]
     if op_is_built(False):
-        return [ok("optimizer", f"DeepSpeed's FusedAdam, built in {ops_cache()}")]
-    return [ok("optimizer", f"DeepSpeed's FusedAdam, built at the first training ({tools} are there; a minute)")]
+        return [ok("optimizer", f"DeepSpeed's FusedAdam, compiled in {ops_cache()}")]
+    if not missing and cuda:
+        missing = _nvcc_trouble(torch.version.cuda or "")
+    if not missing:
+        tools = ", ".join(tool for tool in BUILD_TOOLS if tool in hardware.tools)
+        found = f"DeepSpeed's FusedAdam, compiled at the first training, in a minute ({tools} are there)"
+        return [ok("optimizer", found)]
+    to_do = (
+        "pip install ninja and put its folder on PATH; install g++ (on a cluster mostly module load gcc), and for GPUs "
+        "the CUDA toolkit of torch's version (module load cuda; CUDA_HOME); nothing fails without, a step only takes "
+        "a little longer"
+    )
+    return [warning("optimizer", f"torch's fused AdamW: DeepSpeed's FusedAdam cannot be compiled: {missing}", to_do)]
 
 
 def _nvcc_trouble(wanted: str) -> str:
@@ -149,14 +148,19 @@ def check_folders(out: Path, data: Path | None) -> list[Finding]:
 def check_caches(environ: Mapping[str, str]) -> list[Finding]:
     """xtrain's own cache, and those of the compilers, which many ranks write at once: never on a shared disk."""
     from xtrain.starter import cache_folder
-    from xtrain.training.optimizer import ops_cache
+    from xtrain.training.ops import ops_cache
 
     findings = [
         check_folder("xtrain's cache", look_at(cache_folder()), remedy="choose another folder with XTRAIN_CACHE")
     ]
-    for name, path in node_local_caches(environ, ops_cache).items():
+    findings.append(
+        check_folder(
+            "compiled ops", look_at(ops_cache()), remedy="choose another folder with XTRAIN_CACHE", least=2**26
+        )
+    )
+    for name, path in node_local_caches(environ).items():
         report = look_at(path)
-        finding = check_folder(name, report, remedy=f"export {name}=/a/folder/of/this/machine")
+        finding = check_folder(name, report, remedy=f"export {name}=/a/folder/of/this/machine", least=2**26)
         if report.on_network and not report.refused:
             found = (
                 f"{path}: on a network file system ({report.kind}), where ranks of several nodes lock each other out"
@@ -195,7 +199,7 @@ def check_tracking(environ: Mapping[str, str]) -> Finding:
     mode = chosen_mode(TrackingSettings(), environ)
     if mode in ("off", "offline"):
         what = "nothing is written" if mode == "off" else "offline runs are written into the run directories"
-        to_do = "unset WANDB_MODE to upload" + ("" if mode == "off" else "; python -m xtrain wandb uploads later")
+        to_do = "unset WANDB_MODE to upload" + ("" if mode == "off" else "; wandb sync uploads what there is later")
         return note("W&B", f"WANDB_MODE={environ.get('WANDB_MODE')}: {what}", to_do)
     server = environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     if has_key(environ, server):

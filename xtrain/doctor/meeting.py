@@ -1,4 +1,4 @@
-"""Nodes that meet: each connects to every other, compares clocks with it, and looks for its file in the output folder."""
+"""Nodes that meet: each connects to every other, compares clocks, and looks for its file in the output folder."""
 
 from __future__ import annotations
 

@@ -57,6 +57,10 @@ class NodeReport:
     bytes_per_second: float = 0.0
     """That were written into the output folder and synced; 0 where it was not measured."""
 
+    def to_mapping(self) -> dict[str, Any]:
+        """As plain values for JSON; :meth:`from_mapping` reads them."""
+        return dataclasses.asdict(self)
+
     @classmethod
     def from_mapping(cls, value: Mapping[str, Any]) -> NodeReport:
         """A report as it came through JSON."""
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     meeting.run(at)  # first: the others wait for this node, and what follows takes unequal times
     report = _look(node, options, meeting, found, at)
-    emit(node, {"report": dataclasses.asdict(report)})
+    emit(node, {"report": report.to_mapping()})
     return 0
 
 

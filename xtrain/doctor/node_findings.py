@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from xtrain.dispatch.cluster import Profile, Resources
-from xtrain.doctor.findings import OK, Finding, gib, note, ok, problem, seconds, warning
+from xtrain.doctor.findings import OK, Finding, note, ok, problem, seconds, warning
 from xtrain.doctor.folders import CHECKPOINT_BYTES, FolderReport, check_folder, disk_wanted
 from xtrain.doctor.machine import check_memory, check_open_files
 from xtrain.doctor.meeting import HERE
@@ -37,6 +37,7 @@ def check_reports(reports: Reports, profile: Profile, out: Path, data: Path | No
     yield from check_reach(reports)
     yield check_clocks(reports)
     yield check_tools(reports)
+    yield check_commands(reports)
     yield from check_node_devices(reports, profile.resources(KIND))
     yield from _each("memory", reports, lambda report: check_memory(report.hardware))
     yield from _each("open files", reports, lambda report: check_open_files(report.hardware.open_files))
@@ -147,7 +148,7 @@ def check_reach(reports: Reports) -> Iterator[Finding]:
             yield ok("nodes reach each other", f"{len(reports)} nodes, round trip at most {1e3 * max(trips):.1f} ms")
         return
     to_do = (
-        "look at the firewall between the nodes (ports from 15000 to 30000), at their names (getent hosts NODE on each) "
+        "look at the firewall between the nodes (ports from 15000 to 30000), their names (getent hosts NODE on each) "
         "and at network.interface of the profile; have a node that no other reaches drained"
     )
     for other in sorted({other for _, other in failed}):
@@ -176,7 +177,7 @@ def check_clocks(reports: Reports) -> Finding:
 
 
 def check_tools(reports: Reports) -> Finding:
-    """Whether DeepSpeed's ops can be built, and whether on all nodes alike: ranks must not differ in their Adam."""
+    """Whether DeepSpeed's ops can be compiled on every node; where one cannot, ranks agree on torch's AdamW."""
     lacking = {
         node: missing
         for node, report in reports.items()
@@ -185,15 +186,27 @@ def check_tools(reports: Reports) -> Finding:
     if not lacking:
         return ok("ops that build", f"ninja and c++ on {_nodes(reports)}")
     said = "; ".join(f"{' and '.join(missing)} not found on {node}" for node, missing in lacking.items())
+    found = f"{said}: where it has to compile DeepSpeed's FusedAdam, all ranks use torch's fused AdamW instead"
     to_do = (
         "pip install ninja into the environment of the profile's python and put its folder on PATH, load a compiler "
-        "(modules, setup or variables in [environment]: all nodes get them)"
+        "(modules, setup or variables in [environment]: all nodes get them); nothing fails without, a step only takes "
+        "a little longer"
     )
-    if len(lacking) < len(reports):
-        found = f"{said}, but the others have them: ranks would train with different implementations of Adam"
-        return problem("ops that build", found, to_do)
-    found = f"{said}: torch's fused AdamW is used, DeepSpeed's FusedAdam cannot be built"
-    return warning("ops that build", found, f"{to_do}; nothing fails without, a step only takes a little longer")
+    return warning("ops that build", found, to_do)
+
+
+def check_commands(reports: Reports) -> Finding:
+    """Whether a job can call SLURM from inside: to start ranks, to ask for its end, to go back into the queue."""
+    lacking = {
+        node: missing
+        for node, report in reports.items()
+        if (missing := [tool for tool in ("srun", "scontrol", "squeue") if tool not in report.hardware.tools])
+    }
+    if lacking:
+        said = "; ".join(f"{', '.join(missing)} not found on {node}" for node, missing in lacking.items())
+        to_do = "put the folder of SLURM's commands on PATH (variables or setup in [environment] of the profile)"
+        return problem("SLURM's commands in a job", said, to_do)
+    return ok("SLURM's commands in a job", f"srun, scontrol and squeue on {_nodes(reports)}")
 
 
 def check_node_devices(reports: Reports, asked: Resources) -> Iterator[Finding]:
@@ -217,9 +230,9 @@ def check_node_devices(reports: Reports, asked: Resources) -> Iterator[Finding]:
         to_do = "choose nodes of one kind with constraint or gpu_type in the profile: the slowest sets the pace"
         yield warning("GPUs", f"not the same on all nodes: {said}", to_do)
     elif not fewer and not any(troubled.values()):
-        gpus = next(iter(reports.values())).hardware.gpus
-        if gpus:
-            yield ok("GPUs", f"{len(gpus)} x {gpus[0].name}, driver {gpus[0].driver}, on each node")
+        found = next(iter(reports.values())).hardware.gpus
+        if found:
+            yield ok("GPUs", f"{len(found)} x {found[0].name}, driver {found[0].driver}, on each node")
     processors = {report.hardware.processor for report in reports.values()}
     if len(processors) > 1:
         yield note("processors", f"not the same on all nodes: {listed(sorted(processors))}")
@@ -232,8 +245,8 @@ def check_speed(reports: Reports, profile: Profile) -> Iterator[Finding]:
         return
     needed = CHECKPOINT_BYTES / speed
     lead = profile.lead_seconds(KIND)
-    found = f"{gib(speed)}/s into the output folder from one node: XLM-R Large's {gib(CHECKPOINT_BYTES)} in "
-    found += seconds(needed)
+    found = f"{speed / 1e6:,.0f} MB/s into the output folder from one node: XLM-R Large's "
+    found += f"{CHECKPOINT_BYTES / 1e9:.1f} GB in {seconds(needed)}"
     if lead is not None and needed > lead:
         to_do = (
             f"set preemption.lead_seconds to {2 * needed:.0f} or more and a time limit of at least four times as much, "

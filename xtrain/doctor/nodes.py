@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrain.dispatch.batch_script import rank_environment, setup_lines, srun_command
+from xtrain.dispatch.batch_script import PROJECT, rank_environment, setup_lines, srun_command
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.rendezvous import slurm_port
 from xtrain.doctor.allocation import Allocation, Step, run_step
@@ -34,7 +35,7 @@ class NodeJob:
     patience_seconds: float = PATIENCE_SECONDS
 
     def command(self, job: str, kind: str, arguments: Sequence[str]) -> list[str]:
-        """The srun line for a module of ours, as the ranks of a phase are started, but letting all end by themselves."""
+        """The srun line for a module of ours: as ranks are started, but each may end as it likes."""
         dropped = ("--output=", "--open-mode=", "--kill-on-bad-exit=", "--wait=")
         first, *words = srun_command(self.profile, kind, self.out, [path for path in (self.out, self.data) if path])
         kept = [word for word in words if not word.startswith(dropped)]
@@ -48,7 +49,8 @@ class NodeJob:
         found = {"MASTER_ADDR": allocation.nodes[0], "MASTER_PORT": str(slurm_port(int(allocation.job), 0, step))}
         with contextlib.suppress(UserError):  # a variable that only a job on a node has: the nodes report it
             found = {**rank_environment(self.profile, KIND, allocation.job), **found}
-        return {**found, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        before = found.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")
+        return {**found, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), before]))}
 
 
 def with_nodes(profile: Profile, nodes: int) -> Profile:
@@ -125,7 +127,7 @@ def _silence(node: str, step: Step, limit: float) -> Finding:
         return problem(f"node {node}", f"{found}{f' ({words})' if words else ''}", to_do)
     if "No module named" in words or "No such file" in words or "not found" in words:
         to_do = (
-            f"python, modules and the project ({Path(__file__).resolve().parents[2]}) have to be on a file system that "
+            f"python, modules and the project ({PROJECT}) have to be on a file system that "
             "every node has, under the same path: see [environment] of the profile"
         )
     else:

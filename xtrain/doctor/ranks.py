@@ -83,7 +83,7 @@ def _all_reduce(ranks: Ranks, name: str, place: dict[str, Any], timeout: float) 
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
     dist.all_reduce(torch.ones(1, device=device))  # NCCL connects only now
     emit(name, {"at": "joined"})
-    sizes = NCCL_BYTES if cuda else GLOO_BYTES
+    sizes: tuple[int, ...] = NCCL_BYTES if cuda else GLOO_BYTES
     if cuda:
         free, _ = torch.cuda.mem_get_info(device)
         sizes = tuple(size for size in sizes if size < free // 4) or sizes[:1]

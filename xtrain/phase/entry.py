@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,9 +19,20 @@ import torch
 import torch.distributed as dist
 
 import xtrain
+from xtrain.dispatch.attempts import COLLAPSED, DONE, FAILED, FENCED, PREEMPTED, USER, Attempts, Fence
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.dispatch.signals import Signals
-from xtrain.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
+from xtrain.errors import (
+    EXIT_FAILED,
+    EXIT_FENCED,
+    EXIT_INTERRUPTED,
+    EXIT_OURS,
+    EXIT_PREEMPTED,
+    EXIT_USER,
+    Fenced,
+    Problem,
+    UserError,
+)
 from xtrain.graph import EVALUATE
 from xtrain.model import keep_freed_memory
 from xtrain.phase.evaluating import evaluate_phase
@@ -32,7 +46,7 @@ from xtrain.run_directory import RunDirectory
 from xtrain.training.agreement import Agreement
 from xtrain.training.attempts import TrainingFailed
 from xtrain.training.engine import initialize_ranks
-from xtrain.training.guard import Guard
+from xtrain.training.guard import Guard, Lookout
 from xtrain.training.preemption import Preempted
 from xtrain.training.watchdog import Watchdog
 
@@ -43,50 +57,80 @@ def main(arguments: Sequence[str]) -> int:
         print(f"usage: python train.py RUN_DIR (got: {' '.join(arguments) or 'nothing'})", file=sys.stderr)
         return EXIT_USER
     forgive_failed_prints()
-    watch: list[Watchdog] = []
+    start = _Start()
     try:
-        run_phase(RunDirectory(Path(arguments[0])), watch)
+        run_phase(RunDirectory(Path(arguments[0])), start)
     except Preempted as preempted:
-        _leave(EXIT_PREEMPTED, watch, str(preempted))
+        start.leave(preempted, EXIT_PREEMPTED, PREEMPTED, str(preempted))
     except TrainingFailed as failure:
-        _leave(EXIT_FAILED, watch, f"failed: {failure}")
+        start.leave(failure, EXIT_FAILED, COLLAPSED, f"failed: {failure}")
     except UserError as error:
-        _tell(watch, error, EXIT_USER)
-        _leave(EXIT_USER, [], f"error: {error}")
+        start.leave(error, EXIT_USER, USER, f"error: {error}", tell=True)
     except KeyboardInterrupt as error:
-        _tell(watch, error, EXIT_INTERRUPTED)
-        _leave(EXIT_INTERRUPTED, [], "stopped at once; the same command goes on from the last checkpoint")
+        said = "stopped at once; the same command goes on from the last checkpoint"
+        start.leave(error, EXIT_INTERRUPTED, FAILED, said, tell=True)
     except Exception as error:
-        _tell(watch, error, EXIT_OURS)
-        _leave(EXIT_OURS, [], traceback.format_exc())
+        start.leave(error, EXIT_OURS, FAILED, traceback.format_exc(), tell=True)
     return 0
 
 
-def _tell(watch: Sequence[Watchdog], error: BaseException, code: int) -> None:
-    """Let the other ranks know why this one ends: they wait in a collective."""
-    for watchdog in watch:
-        watchdog.failed(error, code)
+@dataclass
+class _Start:
+    """What is known of this start of a rank, so that it can be ended in good order wherever it is."""
+
+    watchdog: Watchdog | None = None
+    fence: Fence | None = None
+    """Of the attempt that this start is; None as long as it is none."""
+    claimed: bool = False
+    """Whether this rank has claimed the attempt itself, and so writes down how it ended."""
+
+    def end(self, how: str, code: int, reason: str) -> None:
+        """Write down how the attempt ended."""
+        if self.fence is not None and self.claimed:
+            with contextlib.suppress(UserError, OSError):  # the disk is full, or away
+                self.fence.attempts.end(self.fence.number, how, code, reason)
+
+    def leave(self, error: BaseException, code: int, how: str, message: str, *, tell: bool = False) -> NoReturn:
+        """End this rank now: where others wait in a collective, waiting for them would never end.
+
+        Where it may end alone they are to be ``tell`` told, and leave as well. If a newer attempt has begun, that is
+        why: whatever failed here found another's files in the place of its own.
+        """
+        if self._fenced(error):
+            assert self.fence is not None
+            code, how, message, tell = EXIT_FENCED, FENCED, self.fence.why(), True
+            error = Fenced(message)
+        if tell and self.watchdog is not None:
+            self.watchdog.failed(error, code)
+        elif self.watchdog is not None:
+            self.watchdog.stop()
+        last = message.rstrip().rpartition("\n")[2] if how == FAILED else message
+        self.end(how, code, last)
+        print(message, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(code)
+
+    def _fenced(self, error: BaseException) -> bool:
+        """Whether a newer attempt has begun; if not, somebody may have deleted what this one needs."""
+        if self.fence is None:
+            return False
+        try:
+            return not self.fence.holds() or (isinstance(error, Fenced) and not self.fence.lost)
+        except OSError:  # the disk is away
+            return isinstance(error, Fenced)
 
 
-def _leave(code: int, watch: Sequence[Watchdog], message: str) -> NoReturn:
-    """End this rank now: where others wait in a collective, waiting for them would never end."""
-    for watchdog in watch:
-        watchdog.stop()
-    print(message, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(code)
-
-
-def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
-    """Run the phase, or return at once if it is done. ``watch`` gets the watchdog that is to be told of an error."""
+def run_phase(run: RunDirectory, start: _Start) -> None:
+    """Run the phase, or return at once if it is done. ``start`` is told what there is to be ended."""
     ranks = from_environment()
     check_present(run, ranks)
     phase = PhaseFile.read(run)
+    attempts = Attempts(run)
     if run.done:
-        if ranks.is_first:
-            run.drop_checkpoints()  # of a start that was killed when it was done
-        print(f"{run.path}: done before")
-        return
+        return _done_before(attempts, ranks)
+    start.fence = attempts.launched(os.environ)
+    if start.fence is not None:
+        start.fence.check()
     run.create().writable()
     if phase.kind != EVALUATE and phase.recipe.batch_size % ranks.world_size:
         raise UserError(
@@ -96,7 +140,7 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
                 remedy="start a number of ranks that divides it, or set recipe.*.batch_size to a multiple",
             )
         )
-    started = time.monotonic()
+    began = time.monotonic()
     signals = Signals(phase.engine.preemption_signals, ranks.rank)
     # Never exited: a second signal while this process takes its leave must not kill it before it says how it ended.
     signals.__enter__()
@@ -105,35 +149,74 @@ def run_phase(run: RunDirectory, watch: list[Watchdog]) -> None:
         keep_freed_memory()
     agreement = Agreement()
     check_shared(run, ranks, agreement.gather)
+    if start.fence is None:
+        start.fence = _claim(attempts, ranks, agreement)
+        start.claimed = ranks.is_first
+    if agreement.first(run.done):  # by an older attempt, until this one fenced it off
+        start.end(DONE, 0, "was done meanwhile")
+        return _done_before(attempts, ranks)
+    start.fence.check()
+    run = start.fence.directory
+    sweeping = threading.Thread(target=attempts.sweep, name="what older attempts left", daemon=True)
     if ranks.is_first:
         run.drop_unfinished_files()
-    with PhaseObserver(run, phase, ranks) as observer:
-        watchdog = _watchdog(run, phase, ranks, observer)
-        watch.append(watchdog)
-        guard = Guard(signals, agreement, watchdog)
+        sweeping.start()
+    with PhaseObserver(run, phase, ranks, start.fence.holds) as observer:
+        watchdog = start.watchdog = _watchdog(run, phase, ranks, observer, start)
+        guard = Guard(signals, agreement, watchdog, Lookout(start.fence.holds) if ranks.is_first else bool)
         environment = describe_environment(ranks, device)
-        observer.event("start", **environment)
+        observer.event("start", attempt=start.fence.number, **environment)
         work = evaluate_phase if phase.kind == EVALUATE else train_phase
         summary = work(PhaseRank(run, phase, ranks, device, observer, guard, environment))
         if ranks.is_first:
-            summary = {**summary, "seconds": round(time.monotonic() - started, 1)}
+            summary = {**summary, "seconds": round(time.monotonic() - began, 1)}
             observer.event("done", **summary)
             run.mark_done(summary)
             run.drop_checkpoints()
+            with guard.allow("deleting what older attempts left", minutes=60):
+                sweeping.join()
+            start.end(DONE, 0, "finished")
     watchdog.tick("the end")
     agreement.barrier()
     watchdog.stop()
     dist.destroy_process_group()
 
 
-def _watchdog(run: RunDirectory, phase: PhaseFile, ranks: Ranks, observer: PhaseObserver) -> Watchdog:
+def _done_before(attempts: Attempts, ranks: Ranks) -> None:
+    if ranks.is_first:  # of a start that was killed when it was done
+        attempts.run.drop_checkpoints()
+        attempts.sweep()
+    print(f"{attempts.run.path}: done before")
+
+
+def _claim(attempts: Attempts, ranks: Ranks, agreement: Agreement) -> Fence:
+    """Begin an attempt: rank 0 claims it, and all learn its number; raises the same on all ranks."""
+    number, problems = 0, tuple[Problem, ...]()
+    if ranks.is_first:
+        try:
+            number = attempts.claim().number
+        except UserError as error:
+            problems = error.problems
+        except OSError as error:
+            problems = (Problem(str(attempts.folder), f"no attempt can be begun: {error}"),)
+    number, problems = agreement.first((number, problems))
+    if problems:
+        raise UserError(*problems)
+    return attempts.fence(number)
+
+
+def _watchdog(run: RunDirectory, phase: PhaseFile, ranks: Ranks, observer: PhaseObserver, start: _Start) -> Watchdog:
+    def ending(kind: str, fields: Mapping[str, Any]) -> None:
+        observer.event(f"ended_{kind}", **fields)
+        start.end(FAILED, EXIT_OURS, f"rank {fields['rank']} on {fields['host']} {fields['text']}")
+
     watchdog = Watchdog(
         run.logs,
         ranks.rank,
         ranks.world_size,
         60.0 * phase.engine.stall_minutes,
         dist.distributed_c10d._get_default_store() if ranks.world_size > 1 else None,
-        on_ending=lambda kind, fields: observer.event(f"ended_{kind}", **fields),
+        on_ending=ending,
     )
     watchdog.start()
     return watchdog

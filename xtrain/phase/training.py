@@ -31,7 +31,7 @@ from xtrain.training.engine import TrainEngine, is_offloaded
 from xtrain.training.feeding import Feeder, num_workers
 from xtrain.training.health import Health
 from xtrain.training.loop import Outcome, Trainer
-from xtrain.training.optimizer import missing_build_tools, op_is_built
+from xtrain.training.ops import missing_build_tools, op_is_built
 from xtrain.training.pieces import MOMENTS, STATE_KINDS
 from xtrain.training.plan import Plan
 from xtrain.training.saver import Saver
@@ -86,8 +86,8 @@ def _trainer(rank: PhaseRank, seed: int) -> Trainer:
         observer.say(f"      {line}")
     ds_config = read_json(run.ds_config)
     if not missing_build_tools() and not op_is_built(is_offloaded(ds_config)):
-        observer.say("      building DeepSpeed's Adam (once on this machine; a minute or two)")
-    with rank.guard.allow("building the engine", minutes=30):  # its op, on the first rank of a machine
+        observer.say("      building DeepSpeed's Adam (once for this type of machine; a minute or two)")
+    with rank.guard.allow("building the engine", minutes=30):  # its op, by one rank for all
         engine = TrainEngine(model, phase.recipe, ds_config, device)
     rank.environment.update(engine.choices)
     if ranks.is_first:

@@ -230,7 +230,6 @@ class _Lines:
             os.ftruncate(descriptor, whole)
         return descriptor
 
-
     def _check(self) -> None:
         if self._staging is not None and self._staging.taken:
             raise Fenced(f"{self._path}: a newer attempt has begun")

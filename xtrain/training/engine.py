@@ -22,7 +22,7 @@ from xtrain.files import read_json
 from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
-from xtrain.training.optimizer import build_optimizer, ops_cache
+from xtrain.training.optimizer import build_optimizer
 from xtrain.training.pieces import ZeroState
 
 # What DeepSpeed's dynamic loss scaler remembers between steps.
@@ -121,7 +121,6 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
         return device
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ops_cache()))
     import deepspeed
 
     warnings.filterwarnings("ignore", message=".*is deprecated", module="torch.distributed")  # DeepSpeed's affair

@@ -14,7 +14,6 @@ from xtrain.training.agreement import Agreement
 from xtrain.training.preemption import Preempted
 from xtrain.training.watchdog import Watchdog
 
-
 LOOK_SECONDS = 1.0  # between two looks at the disk
 
 
@@ -27,6 +26,7 @@ class Lookout:
         self._found = False
 
     def __call__(self) -> bool:
+        """What is known by now."""
         if not self._found and time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             self._found = not self._holds()

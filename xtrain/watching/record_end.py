@@ -73,21 +73,18 @@ def end_of(path: Path, num_bytes: int) -> bytes:
     return data.partition(b"\n")[2] if start else data
 
 
-def lines_of(data: bytes) -> list[dict[str, Any]]:
-    """The JSON objects in whole lines; what is none is passed over."""
-    return list(_objects(data))
-
-
-def _objects(data: bytes) -> Iterator[dict[str, Any]]:
-    value: Any
-    for raw in data.splitlines(keepends=True):
-        if raw.endswith(b"\n"):
-            try:
-                value = json.loads(raw)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
+def newest_first(data: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON objects in whole lines, the last first, each read when it is asked for; what is none is passed over."""
+    end = data.rfind(b"\n")
+    while end >= 0:
+        before = data.rfind(b"\n", 0, end)
+        try:
+            value: Any = json.loads(data[before + 1 : end])
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            yield value
+        end = before
 
 
 def stamp(value: Any) -> float | None:
@@ -98,22 +95,31 @@ def stamp(value: Any) -> float | None:
         return None
 
 
-def pace_of(run: RunDirectory) -> Pace:
-    """What the newest lines of ``metrics.jsonl`` and the newest beginning in ``events.jsonl`` say."""
+def pace_of(run: RunDirectory, *, rate: bool = True) -> Pace:
+    """What the newest lines of ``metrics.jsonl`` and the newest beginning in ``events.jsonl`` say.
+
+    Without ``rate`` steps a second are left out, for which many lines are read.
+    """
     start = _newest_beginning(run)
-    since = stamp(start.get("time")) or 0.0
-    lines = [line for line in lines_of(end_of(run.metrics, METRICS_BYTES)) if "loss" in line and "step" in line]
-    planned = start.get("planned_steps")
+    since, planned = str(start.get("time", "")), start.get("planned_steps")
+    lines: list[dict[str, Any]] = []
+    for line in newest_first(end_of(run.metrics, METRICS_BYTES)):
+        if "loss" not in line or "step" not in line:
+            continue
+        if lines and str(line.get("time", "")) < since:  # of an earlier start; the texts sort as the times do
+            break
+        lines.append(line)
+        if not rate:
+            break
     if not lines:
         return Pace(int(start["step"]) if "step" in start else None, planned)
-    newest = lines[-1]
-    mine = [line for line in lines if (stamp(line.get("time")) or 0.0) >= since]
+    newest = lines[0]
     return Pace(
         int(newest["step"]),
         planned,
         _float(newest["loss"]),
         _float(newest.get("tokens_per_second")),
-        _rate(mine),
+        _rate(lines[::-1]) if rate and str(newest.get("time", "")) >= since else None,
         stamp(newest.get("time")),
     )
 
@@ -125,7 +131,7 @@ def _newest_beginning(run: RunDirectory) -> dict[str, Any]:
         found = max(data.rfind(word) for word in _BEGINNINGS)
         if found >= 0:
             first, last = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found) + 1
-            return dict(*_objects(data[first:last]))
+            return next(newest_first(data[first:last]), {})
         if len(data) < num_bytes // 2 or num_bytes >= LONGEST_BYTES:  # all of it was read, or enough
             return {}
         num_bytes *= 8
@@ -146,7 +152,7 @@ def _rate(lines: list[dict[str, Any]]) -> float | None:
 
 def newest_event(run: RunDirectory) -> dict[str, Any]:
     """The newest line of ``events.jsonl`` that tells something; empty for none."""
-    for line in reversed(lines_of(end_of(run.events, EVENTS_BYTES))):
+    for line in newest_first(end_of(run.events, EVENTS_BYTES)):
         if not str(line.get("event", "")).startswith(_DULL):
             return line
     return {}

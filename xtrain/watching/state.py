@@ -191,7 +191,7 @@ class _Watcher:
             return PhaseState(one.node, word, detail)
         event = newest_event(one.run)
         when = stamp(event.get("time"))
-        pace, unit, eta = pace_of(one.run), "steps", None
+        pace, unit, eta = pace_of(one.run, rate=word == RUNNING), "steps", None
         score = None
         if one.done is not None:
             pace, score = _finished(one, pace)

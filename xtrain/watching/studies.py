@@ -50,7 +50,9 @@ def studies(out: Path, name: str = "") -> list[JobGraph]:
     found = list(graphs(out))
     if not found:
         what = "no study was run or submitted into this folder" if out.is_dir() else "there is no such folder"
-        raise UserError(Problem(str(out), what, f"an output folder with {JOBS}/STUDY.json", "name it with --out"))
+        raise UserError(
+            Problem(str(out), what, f"an output folder with {JOBS}/STUDY.json", "name the output folder of a study")
+        )
     if name:
         known = [graph.study for graph in found]
         raise UserError(Problem(f"--study {name}", f"is no study in {out}", listed(known), nearest(name, known)))

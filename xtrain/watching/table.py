@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xtrain.dispatch.job_graph import PREPARE, JobGraph, JobNode
+from xtrain.errors import listed
 from xtrain.watching import state as words
 from xtrain.watching.state import PhaseState, totals
 from xtrain.watching.studies import Observed
@@ -30,7 +31,7 @@ STYLES = {
     words.FAILED: "bold red",
     words.CANCELLED: "red",
 }
-_NEWS_WIDTH = 22  # what is left for the news at least, before a column gives way
+_NEWS_SHARE = 4  # of the width, what is left for the news at least before a column gives way: one part of four
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def show(observed: Sequence[Observed], console: Console) -> None:
             console.print()
         console.print(study_table(one, console.width))
         say(console, _totals(one))
+        _bad(one, console)
     for source, why in (observed[0].answer.silent if observed else {}).items():
         if any(one.of(node).queue is None and one.of(node).job for one in observed for node in one.graph.nodes):
             say(console, f"{source} did not answer: {why}")
@@ -61,8 +63,9 @@ def show(observed: Sequence[Observed], console: Console) -> None:
 def study_table(one: Observed, width: int) -> Table:
     """The table of a study, in the order of its graph; fits ``width`` columns."""
     ordered = list(_ordered(one.graph))
+    head = _head(one.graph)
     states = [one.of(node) for node, _ in ordered]
-    names = ["  " * depth + short_name(node, one.graph) for node, depth in ordered]
+    names = ["  " * depth + node.job_name.removeprefix(head) for node, depth in ordered]
     columns = [
         _Column("phase", names, 99, right=False),
         _Column("state", [state.state for state in states], 98, right=False),
@@ -75,7 +78,7 @@ def study_table(one: Observed, width: int) -> Table:
         _Column("ETA", ["" if s.eta_seconds is None else duration(s.eta_seconds) for s in states], 8),
     ]
     columns = [column for column in columns if any(column.cells)]
-    while len(columns) > 2 and sum(column.width + 2 for column in columns) + _NEWS_WIDTH > width:
+    while len(columns) > 2 and sum(column.width + 2 for column in columns) + width // _NEWS_SHARE > width:
         columns.remove(min(columns, key=lambda column: column.keep))
     table = Table(title=f"{one.graph.study}", title_justify="left", title_style="bold", box=None, pad_edge=False,
                   padding=(0, 2, 0, 0), header_style="bright_black", width=width)  # fmt: skip
@@ -84,7 +87,7 @@ def study_table(one: Observed, width: int) -> Table:
     table.add_column("news", no_wrap=True, overflow="ellipsis", ratio=1)
     for row, state in enumerate(states):
         cells = [Text(column.cells[row], STYLES[state.state] if column.head == "state" else "") for column in columns]
-        table.add_row(*cells, Text(_news(state)))
+        table.add_row(*cells, Text(_news(state).replace(head, "")))
     return table
 
 
@@ -130,10 +133,10 @@ def _finite(value: float | None) -> float | str | None:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
-def short_name(node: JobNode, graph: JobGraph) -> str:
-    """The job's name without the study's."""
-    heads = {other.job_name.partition("/")[0] for other in graph.nodes}
-    return node.job_name.partition("/")[2] if len(heads) == 1 and "/" in node.job_name else node.job_name
+def _head(graph: JobGraph) -> str:
+    """The study's part of its jobs' names: ``phang2020/``; empty where they have none in common."""
+    heads = {node.job_name.partition("/")[0] for node in graph.nodes if "/" in node.job_name}
+    return f"{heads.pop()}/" if len(heads) == 1 else ""
 
 
 def _ordered(graph: JobGraph) -> Iterator[tuple[JobNode, int]]:
@@ -160,7 +163,7 @@ def _news(state: PhaseState) -> str:
     event = _line(state.event) + (f", {age}" if state.event and age else "")
     if state.state == words.DONE:
         score = "" if state.score is None else f"score {state.score:.4g}, "
-        return f"{score}{event}"
+        return f"{score}done {age}".rstrip()
     if state.state == words.RUNNING:
         return event or state.detail
     return _line(state.detail) or event
@@ -173,6 +176,16 @@ def _totals(one: Observed) -> str:
     last = max((state.eta_seconds or 0 for state in one.states), default=0)
     ready = f"; those that run end within {duration(last)}" if last else ""
     return f"{len(one.states)} jobs: {', '.join(parts)}{speed}{ready}"
+
+
+def _bad(one: Observed, console: Console) -> None:
+    """Where to look first: phases that failed, or are lost."""
+    bad = [state.node.job_name for state in one.states if state.state in (words.FAILED, words.LOST)]
+    if bad:
+        say(
+            console,
+            f"to see why: python -m xtrain why {bad[0]}" + (f", or {listed(bad[1:], most=4)}" if bad[1:] else ""),
+        )
 
 
 def say(console: Console, text: str) -> None:

@@ -10,18 +10,26 @@ from typing import Any
 
 from xtrain.dispatch import attempts as ways
 from xtrain.dispatch.attempts import Attempts
+from xtrain.dispatch.job_graph import REPORT
 from xtrain.run_directory import RunDirectory
 from xtrain.watching import logs
 from xtrain.watching import state as words
 from xtrain.watching.reasons import explain
-from xtrain.watching.record_end import EVENTS_BYTES, LOG_BYTES, end_of, lines_of
+from xtrain.watching.record_end import EVENTS_BYTES, LOG_BYTES, end_of, newest_first
 from xtrain.watching.state import PhaseState
 from xtrain.watching.studies import Found, Observed
 from xtrain.watching.table import duration
 
 _HEAD = re.compile(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\)", re.MULTILINE)
 _ERROR = re.compile(r"^error: ", re.MULTILINE)
+_CLOCKS_SECONDS = 5.0  # by which the clocks of a file server and of a node may differ
 _TELLING = ("failed", "ended_failed", "ended_died", "ended_silent", "ended_stall", "collapse")
+_VERBS = {
+    words.DONE: "is done", words.RUNNING: "runs", words.RESTARTING: "is about to start again",
+    words.WAITING: "waits in the queue", words.HELD: "waits for other jobs", words.TO_DO: "was not submitted yet",
+    words.STOPPED: "was stopped", words.UNKNOWN: "is in an unknown state", words.LOST: "is lost",
+    words.FAILED: "failed", words.CANCELLED: "was cancelled",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,14 +60,14 @@ class Trouble:
     """The end of the log: the traceback where there is one."""
 
 
-def attempt_rows(run: RunDirectory) -> list[AttemptRow]:
-    """The attempts at a phase, the oldest first."""
+def attempt_rows(run: RunDirectory, *, alive: bool) -> list[AttemptRow]:
+    """The attempts at a phase, the oldest first; ``alive`` where its newest still runs."""
     attempts = Attempts(run)
     numbers = attempts.numbers()
     rows = []
     for number in numbers:
         began, end = attempts.read(number), attempts.read_end(number)
-        how = end.how if end else "runs" if number == numbers[-1] and not logs.over(run) else "killed"
+        how = end.how if end else "runs" if alive and number == numbers[-1] else "killed"
         rows.append(
             AttemptRow(
                 number,
@@ -94,7 +102,7 @@ def trouble(run: RunDirectory, lines: int = 12) -> Trouble | None:
 
 def _telling_event(run: RunDirectory) -> dict[str, Any]:
     """The newest event that tells how the newest attempt failed; empty for none."""
-    for line in reversed(lines_of(end_of(run.events, EVENTS_BYTES))):
+    for line in newest_first(end_of(run.events, EVENTS_BYTES)):
         if line.get("event") in _TELLING:
             return line
         if line.get("event") == "start":  # what lies before is an older attempt's
@@ -113,7 +121,7 @@ def _logs(run: RunDirectory, rank: Any) -> list[Path]:
 def _newest_part(path: Path, run: RunDirectory) -> str:
     """The end of a log, if the newest attempt has written to it."""
     newest = Attempts(run).read(Attempts(run).newest())
-    if newest is not None and path.stat().st_mtime < newest.started:
+    if newest is not None and path.stat().st_mtime < newest.started - _CLOCKS_SECONDS:
         return ""
     return end_of(path, LOG_BYTES).decode("utf-8", errors="replace")
 
@@ -177,14 +185,31 @@ def waits_for(found: Found, state: PhaseState, observed: Observed) -> list[str]:
             lines.append(f"SLURM thinks it will start in {duration(max(0.0, queue.start - time.time()))}")
         if queue.dependency:
             lines.append(f"its dependency: {queue.dependency}")
-    parents = [observed.of(found.graph.by_hash[hash_]) for hash_ in found.node.parents if hash_ in found.graph.by_hash]
-    for parent in [parent for parent in parents if parent.state != words.DONE][:12]:
-        detail = f" ({parent.detail.partition(chr(10))[0]})" if parent.detail else ""
-        step = f", step {parent.step:,}" if parent.step is not None and parent.state == words.RUNNING else ""
-        lines.append(f"{parent.node.job_name} is {parent.state}{step}{detail}")
+    lines += [parent_words(parent) for parent in _parents(found, observed) if parent.state != words.DONE][:12]
     if state.state == words.HELD and state.detail.startswith("waits for its turn"):
         lines.append(f"{state.detail}: the profile's max_running limits how many jobs run at once")
     return lines
+
+
+def _parents(found: Found, observed: Observed) -> list[PhaseState]:
+    by_hash = found.graph.by_hash
+    return [observed.of(by_hash[parent]) for parent in found.node.parents if parent in by_hash]
+
+
+def parent_words(parent: PhaseState) -> str:
+    """``phang/mnli-s0 runs, step 120 of 400``, ``phang/mnli-s0 failed: ...``."""
+    line = f"{parent.node.job_name} {_VERBS[parent.state]}"
+    if parent.state == words.RUNNING and parent.step is not None:
+        total = f" of {parent.planned_steps:,}" if parent.planned_steps else ""
+        left = "" if parent.eta_seconds is None else f", done in {duration(parent.eta_seconds)}"
+        return f"{line}, {parent.unit.removesuffix('s')} {parent.step:,}{total}{left}"
+    detail = parent.detail.strip().partition("\n")[0]
+    return f"{line}: {detail}" if detail else line
+
+
+def broken_parents(found: Found, observed: Observed) -> list[str]:
+    """Why the phases that this one starts from have no result, a line each."""
+    return [parent_words(parent) for parent in _parents(found, observed) if parent.state in words.NO_RESULT]
 
 
 def dependants(found: Found, observed: Observed) -> list[str]:
@@ -193,16 +218,19 @@ def dependants(found: Found, observed: Observed) -> list[str]:
     return [other.node.job_name for other in others if other.state != words.DONE]
 
 
-def remedy(found: Found, state: PhaseState, how: str) -> str:
+def remedy(found: Found, state: PhaseState, observed: Observed, how: str) -> str:
     """What the user can do."""
     run = found.node.run(found.out)
     again = f"submit {found.graph.study} again: only what is missing is repeated"
+    broken = next((parent for parent in _parents(found, observed) if parent.state in words.NO_RESULT), None)
+    if broken is not None and state.state == words.CANCELLED and found.node.kind != REPORT:
+        return f"python -m xtrain why {broken.node.job_name} says more; then {again}"
     if run.failed:
         return (f"change its recipe ([recipe.{found.node.kind}]: learning_rate, warmup_ratio, on_collapse = "
                 f'"reseed"), or delete {run.failed_marker} to repeat it as it is; then {again}')  # fmt: skip
     by_how = {
         ways.USER: f"correct what the message says, then {again}",
-        ways.GIVEN_UP: f"the attempts below ended without a new step for the same reason, most likely; then {again}",
+        ways.GIVEN_UP: f"find what the attempts have in common: a node, a batch, a setting; then {again}",
         ways.CANCELLED: again,
         ways.FENCED: "nothing: a newer attempt went on",
     }

@@ -1,0 +1,157 @@
+"""What becomes of a training job when SLURM, the machine or somebody disturbs it: it ends with the same weights."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+
+from life import SAVE_EVERY, STEPS, Life, make_life, run_alone
+from runs import ALL_FAULTS, note_case, same_weights
+
+from xtrain.dispatch.attempts import Attempts
+
+MakeLife = Callable[..., Life]
+MakeCluster = Callable[..., Cluster]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> Path:
+    return run_alone(tmp_path_factory.mktemp("alone"), tiny_model, toy_data)
+
+
+@pytest.fixture
+def life(tmp_path: Path, tiny_model: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLife]:
+    """Submit the phase to a cluster."""
+
+    def submitted(cluster: Cluster, name: str = "run", **options: object) -> Life:
+        cluster.use_in(monkeypatch)
+        return make_life(cluster, tmp_path / name, tiny_model, toy_data, **options).submit()
+
+    yield submitted
+
+
+def check(life: Life, undisturbed: Path, case: str, *, attempts: int, lost: int, seconds: float | None = None) -> None:
+    """Done in so many attempts, with the weights of the undisturbed run, and no more steps lost than allowed."""
+    life.wait_done()
+    assert same_weights(life.path, undisturbed), life.story()
+    assert life.attempts() == attempts, life.story()
+    note_case(case, life.path, life.steps_lost(), seconds)
+    assert life.steps_lost() <= lost, life.story()
+
+
+def test_the_warning_signal_saves_and_requeues(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
+    one = life(cluster).wait_step(8)
+    one.disturb(lambda: cluster.run("scancel", "--signal=USR2", one.job))
+    seconds = one.recover(2)
+    check(one, undisturbed, "scancel --signal=USR2", attempts=2, lost=0, seconds=seconds)
+
+
+def test_a_signal_to_another_rank_than_the_first(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
+    one = life(cluster).wait_step(8)
+    nodes = Attempts(one.run).read(1).nodes
+    one.disturb(lambda: cluster.node_run(nodes[1], "pkill", "-USR2", "-f", "train.py"))
+    check(one, undisturbed, "SIGUSR2 to rank 1 alone", attempts=2, lost=0, seconds=one.recover(2))
+
+
+def test_requeued_by_hand(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
+    one = life(cluster).wait_step(8)
+    one.disturb(lambda: cluster.run("scontrol", "requeue", one.job))
+    check(one, undisturbed, "scontrol requeue", attempts=2, lost=0, seconds=one.recover(2))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told first", "SIGTERM only"])
+def test_preempted_by_a_higher_partition(
+    make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, told: bool
+) -> None:
+    cluster = make_cluster(nodes=2, preempt_user_signal=told, grace_time=20 if told else 0)
+    one = life(cluster).wait_step(8)
+    higher = ["sbatch", "-p", "high", "-N2", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap", "sleep 3"]
+    one.disturb(lambda: cluster.run(*higher))
+    word = "with" if told else "without"
+    check(one, undisturbed, f"preempted {word} preempt_send_user_signal", attempts=2, lost=0, seconds=one.recover(2))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["the first node", "another node"])
+def test_power_off_in_mid_step(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, which: int) -> None:
+    cluster = make_cluster(nodes=3, slurmd_timeout=12)
+    one = life(cluster).wait_step(8)
+    node = Attempts(one.run).read(1).nodes[which]
+    one.disturb(lambda: cluster.power_off(node))
+    check(one, undisturbed, f"power-off of node {which + 1} of 2", attempts=2, lost=SAVE_EVERY + 1,
+          seconds=one.recover(2))  # fmt: skip
+
+
+def test_slurmd_killed_while_its_task_goes_on(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
+    """No split brain: the first job's ranks live on where SLURM does not see them, and must not write any more."""
+    cluster = make_cluster(nodes=2, slurmd_timeout=12)
+    one = life(cluster, job={"nodes": 1, "tasks_per_node": 2}, pace=1.0).wait_step(8)
+    (node,) = Attempts(one.run).read(1).nodes
+    one.disturb(lambda: cluster.kill_slurmd(node))
+    seconds = one.recover(2)
+    one.wait_done()
+    assert Attempts(one.run).read(2).nodes != (node,)
+    check(one, undisturbed, "slurmd killed, its task goes on", attempts=2, lost=100, seconds=seconds)
+    assert "attempt 2 at this phase has begun" in (one.path / "logs" / "rank-0.log").read_text()
+
+
+@pytest.mark.parametrize("seconds", [6, 60])
+def test_network_of_a_node_cut(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, seconds: int) -> None:
+    cluster = make_cluster(nodes=4, slurmd_timeout=20)
+    one = life(cluster, steps=STEPS).wait_step(8)
+    node = Attempts(one.run).read(1).nodes[1]
+
+    def cut() -> None:
+        cluster.cut_network(node)
+        threading.Timer(seconds, cluster.restore_network, [node]).start()
+
+    one.disturb(cut)
+    again = 1 if seconds < 20 else 2
+    took = one.recover(again)
+    check(one, undisturbed, f"network of a node cut for {seconds} s", attempts=again,
+          lost=0 if again == 1 else SAVE_EVERY + 1, seconds=took)  # fmt: skip
+
+
+def test_slurmctld_down(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
+    """It is down when the phase wants to be put back into the queue: that waits until it is there again."""
+    cluster = make_cluster(nodes=2)
+    one = life(cluster).wait_step(8)
+    nodes = Attempts(one.run).read(1).nodes
+
+    def stop() -> None:
+        cluster.stop_controller()
+        cluster.node_run(nodes[0], "pkill", "-USR2", "-f", "train.py")
+        threading.Timer(20, cluster.start_controller).start()
+
+    one.disturb(stop)
+    check(one, undisturbed, "slurmctld down for 20 s, and a signal", attempts=2, lost=0, seconds=one.recover(2))
+
+
+def test_two_jobs_on_one_node(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
+    cluster = make_cluster(nodes=1)
+    job = {"nodes": 1, "tasks_per_node": 2}
+    lives = [life(cluster, name, job=job) for name in ("one", "two")]
+    for one in lives:
+        one.wait_step(2)
+        one.disturb(lambda: None)
+    assert all(not one.run.done for one in lives), "they are to run at the same time"
+    for one in lives:
+        check(one, undisturbed, "two jobs on one node", attempts=1, lost=0)
+
+
+@pytest.mark.skipif(not ALL_FAULTS, reason="takes four minutes: XTRAIN_ALL_FAULTS=1")
+def test_time_limit_reached_three_times(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
+    one = life(cluster, pace=4.0, job={"time_limit": 1}).wait_step(1)
+    one.disturb(lambda: None)
+    one.wait_done(600)
+    ends = [Attempts(one.run).read_end(number) for number in range(1, one.attempts() + 1)]
+    assert [end.how for end in ends[:3]] == ["time limit"] * 3, one.story()
+    steps = [0, *one.resumed_at()]
+    assert [end.step for end in ends[: len(steps) - 1]] == steps[1:], "no step was done twice"
+    check(one, undisturbed, f"time limit reached {one.attempts() - 1} times", attempts=one.attempts(), lost=100)

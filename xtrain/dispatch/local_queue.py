@@ -1,0 +1,201 @@
+"""A study's jobs on this machine, without SLURM: the same graph, each job through submitit's local executor.
+
+``python -m xtrain.dispatch.local_queue OUT STUDY`` is the queue: a process of its own that outlives the shell which
+submitted. It starts a job when what it needs is done, as many at a time as the profile says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtrain.dispatch import attempts
+from xtrain.dispatch.attempts import Attempts, Fence
+from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, graph_file
+from xtrain.dispatch.local import RanksPreempted, run_ranks
+from xtrain.dispatch.submissions import JobFolder, Submission
+from xtrain.dispatch.submit_job import JobSpec
+from xtrain.dispatch.supervisor import PhaseJob, Supervisor
+from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
+from xtrain.files import make_folder, writing
+from xtrain.run_directory import RunDirectory
+
+POLL_SECONDS = 0.2
+A_YEAR_OF_MINUTES = 60 * 24 * 365  # submitit's executor must have a time limit
+
+
+def start_queue(out: Path, graph: JobGraph) -> int:
+    """Start the queue of a study in the background; returns its process id."""
+    log = make_folder(out / JOBS) / f"{graph.study}.log"
+    with writing(log), open(log, "ab") as handle:
+        command = [sys.executable, "-u", "-m", "xtrain.dispatch.local_queue", str(out), graph.study]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True
+        )
+    return process.pid
+
+
+@contextlib.contextmanager
+def held(out: Path, study: str) -> Iterator[None]:
+    """Hold the study, so that one queue at a time runs it; raises a :class:`UserError` where another does."""
+    path = make_folder(out / JOBS) / f".{study}.lock"
+    with writing(path), open(path, "a", encoding="ascii") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "is being run on this machine already"
+            remedy = f"python -m xtrain status {out} shows it, python -m xtrain cancel {out} ends it"
+            raise UserError(Problem(f"study {study}", what, remedy=remedy)) from None
+        yield
+
+
+class LocalJob(PhaseJob):
+    """What submitit's local executor pickles: a run directory."""
+
+    def supervisor(self) -> Supervisor:
+        """The supervisor of a job on this machine."""
+        return LocalSupervisor.of(RunDirectory(Path(self.run)), f"local-{os.getppid()}")
+
+
+@dataclass
+class LocalSupervisor(Supervisor):
+    """One start of one job on this machine: the ranks are started by us, and a crash is tried again at once."""
+
+    @classmethod
+    def of(cls, run: RunDirectory, job: str) -> Supervisor:
+        """The supervisor of the job ``local-PID``."""
+        spec = JobSpec.read(JobFolder(run))
+        graph = spec.graph(run)
+        node, profile = graph.by_hash[spec.hash], Profile.from_mapping(graph.profile)
+        return cls(run, graph, node, profile, spec.out(run), job, 0, (os.uname().nodename,))
+
+    def _end_time(self) -> float | None:
+        return None
+
+    def _check_nodes(self, fence: Fence) -> list[Any]:
+        return []
+
+    def _parents(self) -> int | None:
+        return None  # the queue has seen to it
+
+    def _run_ranks(self, fence: Fence, end: float | None) -> int:
+        os.environ.update(
+            {**{k: str(v) for k, v in self.profile.environment.variables.items()}, attempts.VARIABLE: str(fence.number)}
+        )
+        outcome = run_ranks(self._command(), self.profile.resources(self.node.kind).num_ranks, self.run.logs)
+        if isinstance(outcome, RanksPreempted):
+            self.asked.first = self.asked.first or signal.SIGTERM
+            return EXIT_PREEMPTED
+        return outcome.code if outcome is not None else 0
+
+    def _again(self, attempt: int, why: str, bad: Any = ()) -> int:
+        if self.asked.first:  # the machine, or the user, wants it to end: submitting again goes on
+            return EXIT_PREEMPTED
+        return self._unless_idle(attempt) or self.work()
+
+
+@dataclass
+class Queue:
+    """The jobs of one study on this machine."""
+
+    out: Path
+    graph: JobGraph
+    running: dict[str, Any] = field(default_factory=dict)
+    """Hash -> submitit's job."""
+    over: set[str] = field(default_factory=set)
+    """Hashes of the jobs that have ended, however that was, and of those that cannot run."""
+    stopping: bool = False
+
+    def run(self) -> int:
+        """Run all jobs that can be run; returns the exit code."""
+        profile = Profile.from_mapping(self.graph.profile)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        while len(self.over) < len(self.graph.nodes):
+            self._collect()
+            if self.stopping and not self.running:
+                return EXIT_PREEMPTED
+            for node in self.graph.nodes:
+                if len(self.running) < profile.limits.running and not self.stopping and self._ready(node):
+                    self._start(node, profile)
+            time.sleep(POLL_SECONDS)
+        return 0 if all(node.run(self.out).done for node in self.graph.nodes) else EXIT_OURS
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+        for job in self.running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGTERM)
+
+    def _collect(self) -> None:
+        for key, job in list(self.running.items()):
+            if job.done():
+                node = self.graph.by_hash[key]
+                del self.running[key]
+                self.over.add(key)
+                state = "done" if node.run(self.out).done else "ended without a result"
+                print(f"{node.job_name}: {state}", flush=True)
+
+    def _ready(self, node: JobNode) -> bool:
+        """Whether a job can start now; one that never can is put to rest."""
+        if node.hash in self.over or node.hash in self.running:
+            return False
+        run = node.run(self.out)
+        if node.kind == REPORT:
+            return len(self.over) == len(self.graph.nodes) - 1
+        if run.done or run.failed or JobFolder(run).asked_to_stop():
+            self.over.add(node.hash)
+            return False
+        parents = [self.graph.by_hash[parent] for parent in node.parents]
+        lost = [parent for parent in parents if parent.hash in self.over and not parent.run(self.out).done]
+        if lost:
+            reason = f"{lost[0].job_name}, which it needs, has no result"
+            JobFolder(run.create()).end(attempts.CANCELLED, EXIT_OURS, reason)
+            self.over.add(node.hash)
+        return all(parent.run(self.out).done for parent in parents)
+
+    def _start(self, node: JobNode, profile: Profile) -> None:
+        import submitit
+
+        folder = JobFolder(node.run(self.out).create())
+        folder.reopen()
+        JobSpec(self.graph.study, node.hash, len(Path(node.folder).parts)).write(folder)
+        logging.getLogger("submitit").setLevel(logging.ERROR)
+        executor = submitit.LocalExecutor(folder=folder.submitit, python=profile.python or None)
+        resources = profile.resources(node.kind)
+        executor.update_parameters(
+            timeout_min=A_YEAR_OF_MINUTES, tasks_per_node=1, gpus_per_node=resources.gpus_per_node,
+            stderr_to_stdout=True, setup=list(profile.environment.setup),
+        )  # fmt: skip
+        job = executor.submit(LocalJob(folder.run.path.absolute()))
+        first = Attempts(folder.run).newest() + 1
+        name = f"local-{job.job_id}"
+        folder.add(Submission(name, node.job_name, time.time(), profile.name, first_attempt=first))
+        print(f"{node.job_name}: starts as {name}", flush=True)
+        self.running[node.hash] = job
+
+
+def main() -> int:
+    """Run the queue of ``OUT STUDY``."""
+    out, study = Path(sys.argv[1]).absolute(), sys.argv[2]
+    try:
+        with held(out, study):
+            return Queue(out, JobGraph.read(graph_file(out, study))).run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,338 @@
+"""SLURM's own settings, against what a study's jobs need to live through preemption, time limits and lost nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from xtrain.dispatch.cluster import Profile, Resources
+from xtrain.doctor.commands import ask
+from xtrain.doctor.findings import Finding, note, ok, problem, seconds, warning
+from xtrain.doctor.nodes import KIND
+from xtrain.errors import listed, nearest
+
+SAVE_SECONDS = 30  # XLM-R Large's 6.7 GB at a little over 200 MB/s, as a measure for settings
+LONG_SILENCE_SECONDS = 600
+_IN_SERVICE = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
+
+Settings = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What SLURM says of itself."""
+
+    version: str
+    config: Settings
+    """``scontrol show config``."""
+    partition: Settings
+    """``scontrol show partition``, of the profile's or the default one; empty if there is none."""
+    partitions: tuple[str, ...]
+    nodes: tuple[SiteNode, ...]
+    """Of the partition."""
+
+
+@dataclass(frozen=True)
+class SiteNode:
+    """A node, as sinfo has it."""
+
+    name: str
+    state: str
+    """``idle``, ``down``, ``drained``... with ``*`` at the end for one that does not answer."""
+    gpus: Mapping[str, int]
+    """Type of GPU -> number; the type may be empty."""
+    features: tuple[str, ...]
+    reason: str
+    cpus: int = 0
+    memory_mib: int = 0
+
+    @property
+    def in_service(self) -> bool:
+        """Whether jobs run on it, or may when it is free."""
+        return self.state.rstrip("+~#").lower() in _IN_SERVICE
+
+
+def ask_site(profile: Profile) -> Site | Finding:
+    """Ask SLURM; a finding where it does not answer."""
+    ping = ask(["scontrol", "ping"])
+    config = ask(["scontrol", "show", "config"])
+    if config.code:
+        said = config.trouble or ping.trouble
+        if "No such file" in said:
+            to_do = "call it where SLURM's commands are: a login node, or after module load slurm"
+        else:
+            to_do = "is this a login node of the cluster (SLURM_CONF)? ask the site whether slurmctld is up (sdiag)"
+        return problem("SLURM", said, to_do)
+    settings = _settings(config.out)
+    all_of_them = [_fields(text) for text in re.split(r"\n\s*\n", ask(["scontrol", "show", "partition"]).out)]
+    partitions = {fields["PartitionName"]: fields for fields in all_of_them if "PartitionName" in fields}
+    default = next((name for name, fields in partitions.items() if fields.get("Default") == "YES"), "")
+    name = profile.resources(KIND).partition.split(",")[0] or default
+    return Site(
+        settings.get("SLURM_VERSION", ""), settings, partitions.get(name, {}), tuple(partitions), _site_nodes(name)
+    )
+
+
+def _settings(text: str) -> dict[str, str]:
+    """``Name = value`` lines."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def _fields(text: str) -> dict[str, str]:
+    """``Name=value`` words."""
+    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+
+def _site_nodes(partition: str) -> tuple[SiteNode, ...]:
+    if not partition:
+        return ()
+    said = ask(["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N|%T|%G|%f|%c|%m|%E"])
+    found = []
+    for line in said.out.splitlines():
+        name, state, gres, features, cpus, memory, reason = (part.strip() for part in line.split("|", 6))
+        kinds, reasons = _gpus(gres), "" if reason == "none" else reason
+        found.append(SiteNode(name, state, kinds, tuple(features.split(",")), reasons, _number(cpus), _number(memory)))
+    return tuple(found)
+
+
+def _gpus(gres: str) -> dict[str, int]:
+    """``gpu:h100:8(S:0-1),gpu:2`` as types and numbers."""
+    found: dict[str, int] = {}
+    for kind, number in re.findall(r"\bgpu:(?:([A-Za-z][\w.-]*):)?(\d+)", gres):
+        found[kind] = found.get(kind, 0) + int(number)
+    return found
+
+
+def check_site(site: Site, profile: Profile, nodes: int) -> Iterator[Finding]:
+    """Everything that can be told without running a job."""
+    asked = profile.resources(KIND)
+    yield ok("SLURM", f"{site.version}, cluster {site.config.get('ClusterName', '')}")
+    if not site.partition:
+        remedy = nearest(asked.partition, site.partitions) or "set partition in [job] of the profile"
+        found = f"there is none called {asked.partition!r}" if asked.partition else "there is no default partition"
+        return (yield problem("partition", found, f"{remedy}; there are: {listed(site.partitions) or 'none'}"))
+    yield check_partition(site.partition)
+    yield from check_nodes(site, asked, nodes)
+    yield from check_times(site, profile)
+    yield check_accounting(site.config)
+    yield from check_preemption(site, profile)
+    yield from check_requeue(site.config, profile)
+    yield from check_rest(site.config)
+
+
+def check_partition(partition: Settings) -> Finding:
+    """Whether it takes jobs."""
+    name, state = partition["PartitionName"], partition.get("State", "")
+    if state != "UP":
+        return problem("partition", f"{name} is {state}", "choose another one in [job] of the profile (sinfo -s)")
+    return ok("partition", f"{name} is up, {partition.get('TotalNodes', '?')} nodes")
+
+
+def check_nodes(site: Site, asked: Resources, nodes: int) -> Iterator[Finding]:
+    """Whether there are ``nodes`` nodes of the wanted kind; those out of service, with SLURM's reasons."""
+    kind = f"of {site.partition['PartitionName']}"
+    suited = [node for node in site.nodes if not _unsuited(node, asked)]
+    alive = [node for node in suited if node.in_service]
+    out = [node for node in site.nodes if not node.in_service]
+    said = listed((f"{node.name} ({node.state}{f': {node.reason}' if node.reason else ''})" for node in out), 12)
+    to_do = f"ask for fewer nodes in [job.{KIND}] of the profile"
+    if len(alive) < nodes:
+        why = {_unsuited(node, asked) for node in site.nodes} - {""}
+        found = f"{nodes} are wanted, {len(alive)} {kind} can serve"
+        found += f"; out of service: {said}" if out else ""
+        found += f"; not suited: {listed(sorted(why), 6)}" if why else ""
+        more = (
+            "; ask the site about those out of service (sinfo -R)"
+            if out
+            else "; sinfo -N -o '%N %G %f %c %m' lists all"
+        )
+        return (yield problem("nodes", found, to_do + more))
+    yield ok("nodes", f"{len(alive)} {kind} in service, {nodes} wanted")
+    if out:
+        yield note("nodes out of service", said, "ask the site if they are missed (sinfo -R)")
+
+
+def num_usable(site: Site, profile: Profile) -> int:
+    """Nodes of the partition that are in service and have what a job asks of each."""
+    asked = profile.resources(KIND)
+    if site.partition.get("State") != "UP":
+        return 0
+    return sum(node.in_service and not _unsuited(node, asked) for node in site.nodes)
+
+
+def longest_minutes(site: Site) -> int | None:
+    """The partition's MaxTime in minutes; None for none."""
+    most = parse_slurm_time(site.partition.get("MaxTime", ""))
+    return None if most is None else max(1, most // 60)
+
+
+def _unsuited(node: SiteNode, asked: Resources) -> str:
+    """What a node lacks of what a job asks for, or nothing; combinations of features are left to SLURM."""
+    gpus = node.gpus.get(asked.gpu_type, 0) if asked.gpu_type else sum(node.gpus.values())
+    if gpus < asked.gpus_per_node:
+        kind = f"{asked.gpu_type} " if asked.gpu_type else ""
+        return f"{node.name} has {gpus} {kind}GPUs, not {asked.gpus_per_node}"
+    cpus = asked.ranks_per_node * (asked.cpus_per_task or 1)
+    if node.cpus < cpus:
+        return f"{node.name} has {node.cpus} CPUs, not {cpus}"
+    if asked.memory_gib and node.memory_mib < asked.memory_gib * 1024:
+        return f"{node.name} has {node.memory_mib / 1024:.0f} GiB of memory, not {asked.memory_gib:g}"
+    if re.fullmatch(r"[\w.-]+", asked.constraint) and asked.constraint not in node.features:
+        return f"{node.name} is not {asked.constraint}"
+    return ""
+
+
+def check_times(site: Site, profile: Profile) -> Iterator[Finding]:
+    """The time limit against the partition's, and against the time that a job takes to save before it."""
+    asked = profile.resources(KIND)
+    limit, lead = asked.time_limit_seconds, profile.lead_seconds(KIND)
+    most = parse_slurm_time(site.partition.get("MaxTime", ""))
+    name = site.partition["PartitionName"]
+    if limit is None or lead is None:
+        return
+    if most is not None and limit > most:
+        found = f"{seconds(limit)} are asked for, {name} allows {seconds(most)} (MaxTime)"
+        refused = site.config.get("EnforcePartLimits", "NO") in ("ALL", "ANY", "YES")
+        found += ": sbatch refuses the jobs" if refused else ": the jobs would wait for ever (PartitionTimeLimit)"
+        to_do = f"set time_limit in [job.{KIND}] of the profile to {seconds(most)} or less, or choose another partition"
+        yield problem("time limit", found, to_do)
+    else:
+        allowed = f", {name} allows {seconds(most)}" if most is not None else ""
+        yield ok("time limit", f"{seconds(limit)}{allowed}; jobs save {lead} s before its end")
+    if most is not None and most <= profile.preemption.lead_seconds:
+        found = (
+            f"{name} allows {seconds(most)}, and jobs are to save {profile.preemption.lead_seconds} s before the end"
+        )
+        to_do = "choose a partition that allows longer jobs, or a shorter preemption.lead_seconds in the profile"
+        yield problem("lead time", found, to_do)
+    elif lead < profile.preemption.lead_seconds:
+        found = f"{lead} s, a quarter of the time limit, instead of {profile.preemption.lead_seconds} s"
+        to_do = f"a time limit of {seconds(4 * profile.preemption.lead_seconds)} or more leaves the whole lead"
+        yield note("lead time", found, to_do)
+
+
+def check_accounting(config: Settings) -> Finding:
+    """Whether sacct will answer."""
+    kind = config.get("AccountingStorageType", "")
+    if kind in ("", "(null)", "accounting_storage/none"):
+        age = _number(config.get("MinJobAge", ""))
+        found = f"off: xtrain goes by squeue, which forgets ended jobs after {seconds(age)}, and by the run directories"
+        return note("accounting", found, "nothing; a job that died without a word is only known by its run directory")
+    return ok("accounting", kind.partition("/")[2] or kind)
+
+
+def check_preemption(site: Site, profile: Profile) -> Iterator[Finding]:
+    """What a preempted job is told, and how long it has; 0 steps are lost where it can save in that time."""
+    config, partition = site.config, site.partition
+    modes = partition.get("PreemptMode", config.get("PreemptMode", "OFF")).upper()
+    mode = next((word for word in modes.split(",") if word != "GANG"), "OFF")
+    name = partition["PartitionName"]
+    wait = _number(config.get("KillWait", ""))
+    if config.get("PreemptType", "preempt/none") == "preempt/none" or mode in ("OFF", "DISABLED"):
+        yield ok("preemption", f"off in {name}")
+        return (yield _kill_wait(wait, profile, preempted=False))
+    if mode == "SUSPEND":
+        to_do = "ask for a partition that requeues: suspended ranks keep their memory, and their connections time out"
+        return (yield warning("preemption", f"{name} suspends jobs", to_do))
+    grace = parse_grace(partition.get("GraceTime", "0"))
+    signal = profile.preemption.signal
+    if mode == "CANCEL":
+        to_do = "submit again after a preemption: finished phases and checkpoints are kept; or choose another partition"
+        yield warning("preemption", f"{name} cancels preempted jobs and does not requeue them", to_do)
+    else:
+        yield ok("preemption", f"{name}: {mode.lower()}")
+    told = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
+    if not told:
+        found = (
+            f"preempt_send_user_signal is not in SlurmctldParameters: a preempted job gets no {signal}, only SIGTERM"
+        )
+        found += f", and {seconds(grace)} (GraceTime) + {seconds(wait)} (KillWait) until SIGKILL"
+        to_do = (
+            "ask the site for SlurmctldParameters=preempt_send_user_signal and a GraceTime; xtrain saves upon SIGTERM "
+            f"too, but has to be done in {seconds(max(grace, wait))}: keep engine.checkpoint_every small"
+        )
+        yield warning("signal before preemption", found, to_do)
+    else:
+        yield ok("signal before preemption", f"{signal} (preempt_send_user_signal)")
+    yield check_grace(name, grace, wait)
+    if grace < SAVE_SECONDS:
+        yield _kill_wait(wait, profile, preempted=True)
+
+
+def check_grace(partition: str, grace: int, wait: int) -> Finding:
+    """GraceTime, with the arithmetic of a save."""
+    looked_at = f"GraceTime of {partition}"
+    if grace >= SAVE_SECONDS:
+        return ok(looked_at, seconds(grace))
+    found = f"{seconds(grace)}: with KillWait {seconds(wait)}, a preempted job has {seconds(grace + wait)} to save"
+    found += f"; XLM-R Large takes about {SAVE_SECONDS} s (6.7 GB at 200 MB/s)"
+    to_do = (
+        f"ask the site for GraceTime={2 * SAVE_SECONDS} or more on {partition}; until then a preemption costs the "
+        "steps since the last periodic checkpoint: engine.checkpoint_every sets how many"
+    )
+    return warning(looked_at, found, to_do)
+
+
+def _kill_wait(wait: int, profile: Profile, *, preempted: bool) -> Finding:
+    """The time between SIGTERM and SIGKILL."""
+    if wait >= SAVE_SECONDS:
+        return ok("KillWait", seconds(wait))
+    when = "a preemption, a requeue by hand or scancel" if preempted else "a requeue by hand or scancel"
+    found = f"{seconds(wait)} between SIGTERM and SIGKILL: {when} leaves less than a save of XLM-R Large takes"
+    signal = profile.preemption.signal.removeprefix("SIG")
+    to_do = f"before a requeue by hand, scancel --signal={signal} JOB lets it save first"
+    return note("KillWait", found, to_do)
+
+
+def check_requeue(config: Settings, profile: Profile) -> Iterator[Finding]:
+    """Whether jobs come back after a preemption, a lost node or their time limit."""
+    if config.get("JobRequeue") == "0":
+        if profile.preemption.requeue:
+            yield ok("requeue", "off by default (JobRequeue=0); the jobs ask for it (--requeue)")
+        else:
+            to_do = "set preemption.requeue = true in the profile if scontrol requeue is allowed"
+            yield note("requeue", "off (JobRequeue=0): a lost node ends the job, and a chained job goes on", to_do)
+    elif profile.preemption.requeue:
+        yield ok("requeue", "jobs put themselves back into the queue (scontrol requeue)")
+    else:
+        yield ok("requeue", "not by the jobs: each submits the next one (preemption.requeue = false)")
+
+
+def check_rest(config: Settings) -> Iterator[Finding]:
+    """Settings that change what a user sees, and seldom matter."""
+    silence = _number(config.get("SlurmdTimeout", ""))
+    if silence == 0 or silence > LONG_SILENCE_SECONDS:
+        found = "never" if silence == 0 else f"after {seconds(silence)}"
+        to_do = "nothing; the ranks notice by themselves after engine.stall_minutes, and the job goes on elsewhere"
+        yield note("SlurmdTimeout", f"SLURM gives a silent node up {found}", to_do)
+    if config.get("EnforcePartLimits", "NO") == "NO":
+        found = "NO: a job that no node can serve waits for ever instead of being refused"
+        yield note(
+            "EnforcePartLimits", found, "squeue then shows the reason PartitionConfig, PartitionTimeLimit or the like"
+        )
+    if config.get("ProctrackType", "").endswith(("linuxproc", "pgid")):
+        found = f"{config['ProctrackType']}: processes that leave their session outlive the job"
+        yield note("ProctrackType", found, "nothing; xtrain's ranks stay in theirs")
+    if config.get("DisableRootJobs", "").upper().startswith("YES"):
+        yield note("DisableRootJobs", "root may not run jobs", "submit as a user")
+
+
+def parse_slurm_time(text: str) -> int | None:
+    """Seconds of ``D-HH:MM:SS``, ``HH:MM:SS`` or ``MM:SS``; None for ``UNLIMITED`` and what cannot be read."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def parse_grace(text: str) -> int:
+    """Seconds of a GraceTime: a number, or a time as SLURM writes it."""
+    return parse_slurm_time(text) or _number(text)
+
+
+def _number(text: str) -> int:
+    match = re.match(r"\d+", text)
+    return int(match.group()) if match else 0
