@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 import xtrain
 from xtrain.data import prepare
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
 from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
 from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
 from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, listed, raise_if_any
-from xtrain.files import make_folder, read_json, write_json
+from xtrain.files import content_hash, make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.loading import resolve
 from xtrain.phase import PhaseFile, ShardEntry
@@ -86,6 +88,8 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     signal_numbers(names)  # a wrong one is found now, not by the ranks
     make_folder(job.out)
     RunDirectory(job.out).writable()
+    if not graph_file(job.out, job.study.name).is_file():  # that of a submission says more
+        job_graph(job, {}, around=False).write(job.out)
     failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
     with stopping_on(names):
         phases = list(job.graph.phases.values())
@@ -102,6 +106,30 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
         raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {len(phases)} phases have no result")
     assert path is not None
     return path
+
+
+def job_graph(job: Job, profile: Mapping[str, Any], *, around: bool) -> JobGraph:
+    """A study as jobs, one a phase; ``around`` them one that prepares the data and one that writes the report."""
+    study, graph = job.study, job.graph
+    whole = content_hash(sorted(graph.phases))
+    title = re.sub(r"[^A-Za-z0-9_.+-]+", "-", study.name)
+    first = JobNode(whole, PREPARE, PREPARE, f"{title}/{PREPARE}", f"{PREPARE}/{title}-{whole}")
+    nodes = [first] if around else []
+    for phase in graph.phases.values():
+        parents = (phase.parent,) if phase.parent else (first.hash,) if around else ()
+        nodes.append(JobNode(phase.hash, phase.kind, phase.name, _job_name(title, phase), phase.folder, parents))
+    if around:
+        others = tuple(node.hash for node in nodes[1:])
+        key = f"{REPORT}-{whole}"
+        nodes.append(JobNode(key, REPORT, REPORT, f"{title}/{REPORT}", f"{REPORT}/{title}-{whole}", others))
+    return JobGraph(study.name, tuple(nodes), profile, str(job.data_root.absolute()) if job.data_root else "")
+
+
+def _job_name(title: str, phase: Phase) -> str:
+    """``phang2020/mnli-s1/xnli`` for the target phase ``mnli/xnli-s1``, ``.../xnli/evaluate`` for its evaluation."""
+    row, _, task = phase.name.removesuffix(f"-s{phase.seed}").partition("/")
+    parts = [title, f"{row}-s{phase.seed}", *([task] if task else []), *([EVALUATE] if phase.kind == EVALUATE else [])]
+    return "/".join(re.sub(r"[^A-Za-z0-9_.+-]+", "-", part) for part in parts)
 
 
 def _not_to_run(phase: Phase, run: RunDirectory, failed: dict[str, str]) -> str:

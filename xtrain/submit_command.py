@@ -16,7 +16,8 @@ from xtrain.cli import Flag, Options, StudyOptions
 from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import script_text
 from xtrain.dispatch.cluster import LOCAL, load_profile
-from xtrain.dispatch.job_graph import JobNode
+from xtrain.dispatch.job_graph import JOBS, JobNode
+from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import behind_of
 from xtrain.errors import EXIT_FAILED
@@ -89,6 +90,8 @@ def print_plan(plan: Plan, console: Console, *, dry: bool) -> None:
     for decision in plan.decisions:
         if decision.why and decision.what in (FAILED, LEFT_OUT, SUBMIT):
             console.print(f"{decision.node.job_name}: {decision.why}", highlight=False, markup=False, soft_wrap=True)
+    for bad in bad_nodes(plan.out):
+        console.print(f"not on {bad.node}: {bad.reason}", style="yellow", highlight=False, soft_wrap=True)
     counts = Counter(decision.what for decision in plan.decisions)
     parts = [f"{counts[what]} {_word(what, dry)}" for what in STYLES if counts[what]]
     running = "1 at a time" if profile.limits.running == 1 else f"at most {profile.limits.running} at a time"
@@ -157,7 +160,10 @@ def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
 
 
 def _print_end(plan: Plan, new: Sequence[Submission], console: Console, study: StudyOptions) -> None:
-    if new:
+    if plan.profile.is_local and plan.of(SUBMIT):
+        log = plan.out / JOBS / f"{plan.graph.study}.log"
+        console.print(f"{len(plan.of(SUBMIT))} jobs run in the background on this machine; {log}", highlight=False)
+    elif new:
         first, last = new[0].job, new[-1].job
         console.print(f"submitted {len(new)} jobs: {first} to {last}", style="bold", highlight=False)
     else:

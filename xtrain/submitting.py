@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import behind_of, submit_job
 from xtrain.errors import Problem, UserError
-from xtrain.files import content_hash, make_folder, read_json, write_text
-from xtrain.graph import EVALUATE, INTERMEDIATE, TARGET, Phase
-from xtrain.runner import PROJECT, Job, check_ranks
+from xtrain.files import make_folder, read_json, write_text
+from xtrain.graph import INTERMEDIATE, TARGET
+from xtrain.runner import PROJECT, Job, check_ranks, job_graph
 from xtrain.study import resolved
 
 # What becomes of a job upon submission.
@@ -60,33 +59,6 @@ class Plan:
         return [decision for decision in self.decisions if decision.what in whats]
 
 
-def job_graph(job: Job, profile: Profile) -> JobGraph:
-    """The jobs of a study: one that prepares the data, one a phase, one that writes the report."""
-    study, graph = job.study, job.graph
-    whole = content_hash(sorted(graph.phases))
-    title = re.sub(r"[^A-Za-z0-9_.+-]+", "-", study.name)
-    first = JobNode(whole, PREPARE, PREPARE, f"{title}/{PREPARE}", f"{PREPARE}/{title}-{whole}")
-    nodes = [first]
-    for phase in graph.phases.values():
-        parents = (phase.parent,) if phase.parent else (first.hash,)
-        nodes.append(JobNode(phase.hash, phase.kind, phase.name, _job_name(title, phase), phase.folder, parents))
-    others = tuple(node.hash for node in nodes[1:])
-    nodes.append(JobNode(f"report-{whole}", REPORT, REPORT, f"{title}/{REPORT}", f"{REPORT}/{title}-{whole}", others))
-    return JobGraph(
-        study.name,
-        tuple(nodes),
-        profile.to_mapping(),
-        str(job.data_root.absolute()) if job.data_root else "",
-    )
-
-
-def _job_name(title: str, phase: Phase) -> str:
-    """``phang2020/mnli-s1/xnli`` for the target phase ``mnli/xnli-s1``, ``.../xnli/evaluate`` for its evaluation."""
-    row, _, task = phase.name.removesuffix(f"-s{phase.seed}").partition("/")
-    parts = [title, f"{row}-s{phase.seed}", *([task] if task else []), *([EVALUATE] if phase.kind == EVALUATE else [])]
-    return "/".join(re.sub(r"[^A-Za-z0-9_.+-]+", "-", part) for part in parts)
-
-
 def plan_submission(job: Job, profile: Profile) -> Plan:
     """Decide for every job of the study whether it is to be submitted.
 
@@ -95,7 +67,7 @@ def plan_submission(job: Job, profile: Profile) -> Plan:
     for kind in (INTERMEDIATE, TARGET):
         ranks = profile.resources(kind).num_ranks
         check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {ranks} ranks", kind)
-    graph = job_graph(job, profile)
+    graph = job_graph(job, profile.to_mapping(), around=True)
     plan = Plan(graph, job.out.absolute(), profile)
     alive = _alive(plan)
     without: dict[str, str] = {}  # hash -> why there will be no result

@@ -30,11 +30,11 @@ class Knobs:
     accounting: bool = True
     """slurmdbd over MariaDB. Without it, sacct says that accounting is disabled. It adds about 3 s to the start."""
     slurmd_timeout: int = 30
-    """A node that is silent for about this long is DOWN. 12 is right for tests of lost nodes; a loaded machine needs more."""
+    """A node that is silent for about this long is DOWN. 12 suits tests of lost nodes; a loaded machine needs more."""
     kill_wait: int = 5
     """From SIGTERM to SIGKILL when a job is cancelled or over its time."""
     cred_expire: int = 5
-    """How long a requeued job waits before it may start again; also the life of a launch credential."""
+    """How long a requeued job waits before it may start again (SLURM takes no less than 5, and 120 instead of that)."""
     min_job_age: int = 600
     """How long squeue still knows a job that has ended."""
     preempt_user_signal: bool = True
@@ -49,6 +49,10 @@ class Knobs:
     """With own_tmp: the folders below /tmp that the nodes share all the same."""
     extra: str = ""
     """More lines of slurm.conf."""
+
+    def __post_init__(self) -> None:
+        if self.cred_expire < 5:
+            raise ValueError(f"cred_expire is {self.cred_expire}; SLURM takes 5 or more")
 
     @property
     def names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What runs inside the cluster for tests: its keeper, the controller's and the nodes' first processes. Standard library only.
+"""The first processes of the cluster for tests: its guard, the controller's and the nodes'. Standard library only.
 
     guard (host)                 ends everything and removes the folder when the test process is gone
       unshare
@@ -8,8 +8,8 @@
             node (pid 1 of a node: network, host name, mounts, process space, IPC of its own)
               slurmd, and the jobs
 
-Every process of the cluster lives in the controller's process space, so when its first process is killed, so is all else,
-by the kernel. Nothing has to be found and ended one by one, whatever state a test has left it in.
+Every process of the cluster lives in the controller's process space, so when its first process is killed, so is all
+else, by the kernel. Nothing has to be found and ended one by one, whatever state a test has left it in.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def command(script_arguments: list[str]) -> list[str]:
 
 
 def guard(folder: Path, parent: int) -> None:
-    """Start the controller's namespaces; once standard input closes or `parent` has gone, end all and remove `folder`."""
+    """Start the controller's namespaces; end all, `folder` too, once standard input closes or `parent` has gone."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open(folder / "log/controller.out", "wb") as output:
         space = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The cluster for tests is what it says: nodes apart from each other, failures as on a real one, nothing left behind."""
+"""The cluster for tests is what it says: nodes that are apart, failures as on a real one, nothing left behind."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_without_accounting_sacct_says_so_and_the_queue_knows(make_cluster: Make
 
 
 def test_a_node_without_power_is_down_and_its_job_starts_again(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster(nodes=2, accounting=False, slurmd_timeout=6, cred_expire=2)
+    cluster = make_cluster(nodes=2, accounting=False, slurmd_timeout=12)
     script = 'echo $SLURM_RESTART_COUNT $(hostname) >> $F/starts; [ -n "$SLURM_RESTART_COUNT" ] || sleep 300'
     job = submit(cluster, tmp_path, script, "-w", "n2")
     wait_for((tmp_path / "starts").exists, "the job to run")
@@ -145,9 +145,7 @@ def test_a_job_outlives_the_controller(cluster: Cluster, tmp_path: Path) -> None
 def test_preemption_tells_the_job_first_where_it_is_set_so(
     make_cluster: MakeCluster, tmp_path: Path, told: bool
 ) -> None:
-    cluster = make_cluster(
-        nodes=1, accounting=False, preempt_user_signal=told, grace_time=2, kill_wait=1, cred_expire=2
-    )
+    cluster = make_cluster(nodes=1, accounting=False, preempt_user_signal=told, grace_time=2, kill_wait=1)
     script = """
         trap 'echo told >> $F/story' USR2
         echo start >> $F/story

@@ -82,7 +82,7 @@ def test_a_healthy_cluster(site: Site) -> None:
         assert timing["bus_gbs"] == pytest.approx(timing["algorithm_gbs"], rel=1e-3)  # 2 (n - 1) / n is 1 for two
         assert timing["bytes"] / timing["seconds"] / 1e9 == pytest.approx(timing["algorithm_gbs"], rel=1e-2)
     assert not list((site.folder / "out").iterdir())  # nothing is left behind
-    assert site.cluster.run("squeue", "-h").stdout == ""
+    assert site.cluster.run("squeue", "-h", "-t", "R,PD").stdout == ""
 
 
 def test_faults_of_a_node(site: Site) -> None:
@@ -150,10 +150,10 @@ def test_faults_of_the_scheduler(make_cluster: MakeCluster, tmp_path: Path) -> N
 def test_a_time_limit_shorter_than_the_lead_time(site: Site) -> None:
     code, report = site.doctor(site.profile(job={"time_limit": "00:01:00"}), "--nodes", "1")
     assert code == 2
-    lead = [one for one in findings(report) if "preemption.lead_seconds" in one["looked_at"]]
-    assert lead
-    assert "not less than the time limit" in lead[0]["found"]
-    assert lead[0]["to_do"]
+    told = [one for one in findings(report) if one["level"] == "problem"]
+    assert "job.time_limit" in told[0]["looked_at"]
+    assert "60 s, but intermediate jobs begin to save 120 s before their end" in told[0]["found"]
+    assert "preemption.lead_seconds" in told[0]["to_do"]
 
 
 def test_a_partition_that_is_not_there(site: Site) -> None:

@@ -18,7 +18,7 @@ def run(tmp_path: Path) -> Run:
     return Run(graph(("none-s0",), ("xnli",)).nodes[1], tmp_path)
 
 
-def test_a_long_record_is_read_from_its_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_record_is_read_from_its_end(run: Run) -> None:
     with open(run.run.metrics, "wb") as handle:  # 100 MB that are no JSON: nobody is to look at them
         handle.truncate(100 * 2**20)
         handle.seek(0, 2)
@@ -50,12 +50,15 @@ def test_lines_of_an_earlier_start_do_not_count_for_the_rate(run: Run) -> None:
     with Recorder(run.run) as record:
         record.event("resume", step=100, planned_steps=200)
     pace = pace_of(run.run)
-    assert pace.step == 100 and pace.steps_per_second is None and pace.eta_seconds(0.0) is None
+    assert pace.step == 100
+    assert pace.steps_per_second is None
+    assert pace.eta_seconds(0.0) is None
 
 
 def test_torn_and_broken_lines_are_passed_over(run: Run) -> None:
     assert list(newest_first(b'{"a": 1}\nnonsense\n[2]\n{"b": 2}\n{"torn": ')) == [{"b": 2}, {"a": 1}]
-    assert list(newest_first(b"")) == [] and end_of(run.run.path / "nothing", 10) == b""
+    assert list(newest_first(b"")) == []
+    assert end_of(run.run.path / "nothing", 10) == b""
 
 
 def test_news_that_tell_nothing_are_left_out(run: Run) -> None:
@@ -76,4 +79,5 @@ def test_progress_is_read_as_it_is_printed(run: Run) -> None:
         found = log_progress(path)
     assert found is not None
     assert (found.done, found.total, found.unit) == (30_000, 80_000, "tokens")
-    assert found.tokens_per_second and found.eta_seconds
+    assert found.tokens_per_second
+    assert found.eta_seconds

@@ -93,7 +93,8 @@ def test_words_for_what_a_phase_waits_for(life: dict[str, PhaseState]) -> None:
 def test_finished_phases_are_not_asked_for(tmp_path: Path) -> None:
     study, _ = every_state(tmp_path)
     asked = jobs_to_ask(views(study.nodes, tmp_path))
-    assert "103" in asked and "130" in asked
+    assert "103" in asked
+    assert "130" in asked
     assert not {"100", "101", "105", "110", "120"} & set(asked)
 
 
@@ -135,7 +136,8 @@ def test_what_slurm_says_of_a_job(tmp_path: Path, state: JobState, word: str, pa
     study = graph(("none-s0",), ("xnli",))
     Run(study.nodes[1], tmp_path).submit("7")
     found = observed(tmp_path, study, Answer({"7": state}))["none-s0/xnli"]
-    assert found.state == word and part in found.detail
+    assert found.state == word
+    assert part in found.detail
 
 
 def test_a_chained_job_waits_behind_the_one_that_runs(tmp_path: Path) -> None:
@@ -157,7 +159,8 @@ def test_a_phase_in_a_lane_waits_for_its_turn(tmp_path: Path) -> None:
     Run(by_name["phang/none-s0/pawsx"], tmp_path).submit("8", lane=2, ended=("7",))
     states = {"7": in_queue("7", "RUNNING"), "8": in_queue("8", "PENDING", "Dependency")}
     found = observed(tmp_path, study, Answer(states))["none-s0/pawsx"]
-    assert found.state == "held" and found.detail == "waits for its turn: lane 3, behind phang/none-s0/xnli"
+    assert found.state == "held"
+    assert found.detail == "waits for its turn: lane 3, behind phang/none-s0/xnli"
 
 
 def test_cancelled_by_the_user(tmp_path: Path) -> None:
@@ -183,7 +186,8 @@ def test_run_on_this_machine_without_jobs(tmp_path: Path) -> None:
     running = Run(by_name["phang/none-s0/pawsx"], tmp_path).train(30, 100)
     with running.run.held():
         found = observed(tmp_path, study, Answer())
-    assert found["none-s0/pawsx"].state == "running" and found["none-s0/pawsx"].eta_seconds is not None
+    assert found["none-s0/pawsx"].state == "running"
+    assert found["none-s0/pawsx"].eta_seconds is not None
     assert found["none-s0/xnli"].state == "stopped"
     assert found["report"].state == "to do"
     assert observed(tmp_path, study, Answer())["none-s0/pawsx"].state == "stopped"
@@ -217,4 +221,6 @@ def test_infinite_losses_do_not_break_the_line(tmp_path: Path) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         handle.write(json.dumps({"time": now, "step": 40, "loss": "NaN"}) + "\n")
     found = observed(tmp_path, study, Answer())["none-s0/xnli"]
-    assert found.loss is not None and found.loss != found.loss and found.step == 40
+    assert found.loss is not None
+    assert found.loss != found.loss
+    assert found.step == 40

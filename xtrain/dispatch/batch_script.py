@@ -14,6 +14,7 @@ from xtrain.dispatch.cluster import LOCAL, Profile, Resources
 from xtrain.errors import Problem, UserError
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the package and train.py stand
+LEAVING_SECONDS = 300
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 
 
@@ -68,6 +69,21 @@ def submitit_parameters(
             **more,
         },
     }
+
+
+_SITE = ("account", "partition", "qos", "constraint", "reservation")
+
+
+def overruling_variables(profile: Profile, kind: str, environment: Mapping[str, str]) -> list[str]:
+    """The variables of a shell to be hidden from sbatch: to it they go before what stands in the script.
+
+    ``SLURM_*`` are those of a job that we may be in. Of the user's own ``SBATCH_*``, those stay that say what the
+    profile leaves open: ``SBATCH_ACCOUNT``.
+    """
+    asked = profile.resources(kind)
+    open_ones = {f"SBATCH_{key.upper()}" for key in _SITE if not getattr(asked, key)}
+    ours = [name for name in environment if name.startswith(("SLURM_", "SBATCH_"))]
+    return [name for name in ours if name != "SLURM_CONF" and name not in open_ones]
 
 
 def _memory(gib: float) -> str:
@@ -127,8 +143,12 @@ def srun_command(profile: Profile, kind: str, run_dir: Path, mounts: Sequence[Pa
         "--export=ALL",  # under sbatch --export=NONE a step would get nothing
         "--mpi=none",  # ranks meet by torch.distributed; PMIx would only be one more thing to fail
         "--input=none",
+        # Ranks that saved leave one after the other with exit code 75. With 1, SLURM would kill the last of them within
+        # KillWait, and srun's own exit code would be that signal's.
         "--kill-on-bad-exit=0",
-        "--wait=0",  # the site's WaitTime would kill a rank that writes its last files when others have ended
+        # What the others get once a rank has ended: for last files, or to find that it is gone. The site's WaitTime,
+        # which this replaces, may be too short; without an end, a rank that waits for a dead one would hold the nodes.
+        f"--wait={LEAVING_SECONDS}",
         f"--output={_pattern(run_dir / 'logs')}/rank-%t.log",
         "--open-mode=append",
         *_container(profile, asked, mounts),

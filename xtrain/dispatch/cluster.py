@@ -228,7 +228,7 @@ class Profile:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "profile") -> Profile:
         """A profile of plain values; every mistake in them is in one :class:`UserError` that names ``where``."""
-        from xtrain.dispatch.cluster_check import check
+        from xtrain.dispatch.cluster_check import check  # it needs these classes
 
         problems: list[Problem] = []
         profile = build(cls, mapping, where, problems)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from xtrain.dispatch.cluster import LOCAL, SINGLE, TRAINING, Profile, Resources
 from xtrain.errors import Problem, listed, nearest
@@ -50,70 +52,77 @@ _SECRET_REMEDY = (
 def check(profile: Profile, resources: Mapping[str, Resources], where: str, problems: list[Problem]) -> None:
     """Append what is wrong with ``profile`` as a whole; ``resources`` is empty where a kind's could not be read."""
     for kind, asked in resources.items():
-        _check_ranks(kind, asked, f"{where}: job.{kind}", problems)
-        _check_sbatch(asked, f"{where}: job.{kind}.sbatch", problems)
-        if profile.scheduler == LOCAL:
-            _check_local_kind(asked, f"{where}: job.{kind}", problems)
-        else:
-            _check_time(profile, kind, asked, where, problems)
+        job = _Job(kind, asked, profile, where)
+        job.check()
+        problems += [problem for problem in job.problems if problem not in problems]  # of [job] itself: once
     if profile.scheduler == LOCAL:
         _check_local(profile, where, problems)
     _check_environment(profile, where, problems)
     _check_rest(profile, where, problems)
 
 
-def _check_ranks(kind: str, asked: Resources, where: str, problems: list[Problem]) -> None:
-    if kind in SINGLE:
-        if asked.num_ranks > 1 and (asked.nodes > 1 or asked.tasks_per_node):
-            what = f"asks for {asked.nodes} x {asked.ranks_per_node} tasks"
-            problems.append(Problem(where, what, "one task on one node", "it is one process; give it cpus_per_task"))
-    elif asked.gpus_per_node and asked.ranks_per_node != asked.gpus_per_node:
-        problems.append(
-            Problem(
-                f"{where}.tasks_per_node",
-                f"{asked.ranks_per_node} tasks on {asked.gpus_per_node} GPUs of a node",
-                f"{asked.gpus_per_node}: one task a GPU",
-                "leave tasks_per_node out, or change gpus_per_node",
-            )
-        )
+@dataclass
+class _Job:
+    """One kind of job, checked."""
 
+    kind: str
+    asked: Resources
+    profile: Profile
+    file: str
+    problems: list[Problem] = field(default_factory=list)
 
-def _check_time(profile: Profile, kind: str, asked: Resources, where: str, problems: list[Problem]) -> None:
-    limit = asked.time_limit_seconds
-    if limit is None:
-        remedy = 'add time_limit = "04:00:00" to [job]; sinfo shows what the partition allows'
-        problems.append(Problem(f"{where}: job.{kind}.time_limit", "missing", remedy=remedy))
-    elif kind in TRAINING and profile.preemption.lead_seconds >= limit:
-        problems.append(
-            Problem(
-                f"{where}: preemption.lead_seconds",
-                f"{profile.preemption.lead_seconds} s are not less than the time limit of {kind} jobs, {limit} s",
-                f"less than {limit}",
-                f"a longer job.{kind}.time_limit, or a shorter lead",
-            )
-        )
+    def check(self) -> None:
+        self._check_ranks()
+        self._check_sbatch()
+        if self.profile.scheduler == LOCAL:
+            self._check_local()
+        else:
+            self._check_time()
 
+    def _add(self, key: str, what: str, allowed: str = "", remedy: str = "") -> None:
+        own: Any = self.profile.job.get(self.kind, {})
+        name = key.partition(".")[0]
+        own = name in own and (key == name or key.partition(".")[2] in own[name])
+        self.problems.append(Problem(f"{self.file}: job.{f'{self.kind}.' * own}{key}", what, allowed, remedy))
 
-def _check_sbatch(asked: Resources, where: str, problems: list[Problem]) -> None:
-    for option, value in asked.sbatch.items():
-        name = option.lstrip("-").replace("_", "-")
-        if name in TAKEN:
-            problems.append(Problem(f"{where}.{option}", "is set already", remedy=f"by {TAKEN[name]}; remove it here"))
-        elif not _OPTION.fullmatch(option):
-            allowed = "a long option of sbatch without its dashes, in small letters: mail-type"
-            problems.append(Problem(f"{where}.{option}", "is no option", allowed, nearest(name, TAKEN)))
-        elif isinstance(value, str) and ("\n" in value or not value):
-            problems.append(Problem(f"{where}.{option}", f"{value!r} is not allowed", "text in one line, or true"))
+    def _check_ranks(self) -> None:
+        gpus, tasks = self.asked.gpus_per_node, self.asked.ranks_per_node
+        if self.kind in SINGLE:
+            for key, number in (("nodes", self.asked.nodes), ("tasks_per_node", self.asked.tasks_per_node or 1)):
+                if number > 1:
+                    remedy = "it is one process: remove the key, and give it cpus_per_task"
+                    self._add(key, f"{number} is not allowed for {self.kind}", "1", remedy)
+        elif gpus and tasks != gpus:
+            remedy = "leave tasks_per_node out, or change gpus_per_node"
+            self._add("tasks_per_node", f"{tasks} tasks on {gpus} GPUs of a node", f"{gpus}: one task a GPU", remedy)
 
+    def _check_time(self) -> None:
+        limit, lead = self.asked.time_limit_seconds, self.profile.preemption.lead_seconds
+        if limit is None:
+            self._add("time_limit", "missing", remedy='add time_limit = "04:00:00"; sinfo -s has the most there is')
+        elif self.kind in TRAINING and lead >= limit:
+            what = f"{limit} s, but training begins to save {lead} s before a job's end"
+            self._add("time_limit", what, f"more than {lead} s", "a longer time limit, or less preemption.lead_seconds")
 
-def _check_local_kind(asked: Resources, where: str, problems: list[Problem]) -> None:
-    for key in ("partition", "account", "qos", "constraint", "reservation", "gpu_type", "exclusive", "sbatch"):
-        if getattr(asked, key):
-            what = f"{getattr(asked, key)!r} is not allowed"
-            remedy = 'remove it, or set scheduler = "slurm"'
-            problems.append(Problem(f"{where}.{key}", what, "nothing: a local profile has no queue", remedy))
-    if asked.nodes > 1:
-        problems.append(Problem(f"{where}.nodes", f"{asked.nodes} is not allowed", "1: this machine"))
+    def _check_sbatch(self) -> None:
+        for option, value in self.asked.sbatch.items():
+            key = f"sbatch.{option}"
+            name = option.lstrip("-").replace("_", "-")
+            if name in TAKEN:
+                self._add(key, "is set already", remedy=f"by {TAKEN[name]}; remove it here")
+            elif not _OPTION.fullmatch(option):
+                allowed = "a long option of sbatch without its dashes, in small letters: mail-type"
+                self._add(key, "is no option", allowed, nearest(name, TAKEN))
+            elif isinstance(value, str) and ("\n" in value or not value):
+                self._add(key, f"{value!r} is not allowed", "text in one line, or true")
+
+    def _check_local(self) -> None:
+        for key in ("partition", "account", "qos", "constraint", "reservation", "gpu_type", "exclusive", "sbatch"):
+            if value := getattr(self.asked, key):
+                remedy = 'remove it, or set scheduler = "slurm"'
+                self._add(key, f"{value!r} is not allowed", "nothing: a local profile has no queue", remedy)
+        if self.asked.nodes > 1:
+            self._add("nodes", f"{self.asked.nodes} is not allowed", "1: this machine")
 
 
 def _check_local(profile: Profile, where: str, problems: list[Problem]) -> None:

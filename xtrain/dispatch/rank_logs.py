@@ -20,6 +20,10 @@ class Failure:
     rank: int
     words: str
     """The exception's last lines, the user's mistake, or the last line of all."""
+    users: bool = False
+    """Whether it is the user's mistake."""
+    alone: bool = False
+    """Whether no other rank says so of itself: then its node may be the reason."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class RankLogs:
             for rank, log in (own or said).items():
                 words = words_of(log.text())
                 if words:
-                    return Failure(rank, words)
+                    return Failure(rank, words, words_of is _user_error, alone=len(own) == 1 < len(said))
         return None
 
 

@@ -92,12 +92,18 @@ class Requeueing:
             time.sleep(POLL_SECONDS if answer.complete else slurm.RETRY_SECONDS)
 
     def _exclude(self, bad: Sequence[str]) -> None:
-        """While it waits; SLURM ends this process soon."""
-        if bad:
-            nodes = sorted({*bad, *(node.node for node in bad_nodes(self.out))})
+        """Of a job that waits. SLURM needs a moment until it does, and ends this process some seconds later."""
+        if not bad:
+            return
+        nodes = sorted({*bad, *(node.node for node in bad_nodes(self.out))})
+        until = time.monotonic() + SETTLING_SECONDS
+        while True:
             reply = slurm.exclude_nodes(self.job, nodes)
-            said = f"job {self.job} is not to start on {', '.join(nodes)}"
-            print(said if reply.ok else f"could not be told: {said}: {reply.said}", flush=True)
+            if reply.ok or time.monotonic() > until:
+                break
+            time.sleep(POLL_SECONDS)
+        said = f"job {self.job} is not to start on {', '.join(nodes)}"
+        print(said if reply.ok else f"could not be told: {said}: {reply.said}", flush=True)
 
     def _chain(self, behind: Behind, bad: Sequence[str]) -> Submission:
         """A job in the place of this one; those that wait for this one then wait for that."""

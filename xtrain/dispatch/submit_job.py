@@ -8,13 +8,13 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtrain.dispatch.attempts import Attempts
-from xtrain.dispatch.batch_script import submitit_parameters
+from xtrain.dispatch.batch_script import overruling_variables, submitit_parameters
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode, graph_file
 from xtrain.dispatch.submissions import JobFolder, Submission
@@ -91,7 +91,9 @@ def submit_job(
     parameters = submitit_parameters(
         profile, node.kind, job_name=node.job_name, dependency=str(behind), exclude=tuple(excluded), comment=node.hash
     )
-    job = _through_submitit(folder.submitit, parameters, profile, PhaseJob(folder.run.path.absolute()))
+    overruling = overruling_variables(profile, node.kind, os.environ)
+    work = PhaseJob(folder.run.path.absolute())
+    job = _through_submitit(folder.submitit, parameters, profile, work, overruling)
     first = Attempts(folder.run).newest() + 1
     if chained and folder.submissions():
         first = folder.submissions()[-1].first_attempt
@@ -102,14 +104,16 @@ def submit_job(
     return submission
 
 
-def _through_submitit(folder: Path, parameters: Mapping[str, Any], profile: Profile, work: Any) -> str:
+def _through_submitit(
+    folder: Path, parameters: Mapping[str, Any], profile: Profile, work: Any, overruling: Collection[str]
+) -> str:
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
     executor = submitit.SlurmExecutor(folder=folder, python=profile.python or None)
     executor.update_parameters(**parameters)
     try:
-        with _as_if_from_a_shell():
+        with _without(overruling):
             job: str = executor.submit(work).job_id
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(_refusal(error, parameters)) from error
@@ -134,10 +138,10 @@ def _refusal(error: Exception, parameters: Mapping[str, Any]) -> Problem:
 
 
 @contextlib.contextmanager
-def _as_if_from_a_shell() -> Iterator[None]:
-    """Without the SLURM variables of the job that we may be in: sbatch would take them for the new job's options."""
-    keep = ("SLURM_CONF",)
-    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("SLURM_") and key not in keep}
+def _without(names: Collection[str]) -> Iterator[None]:
+    """Without the variables that sbatch would take for the new job's options: those of the job that we may be in, and
+    what the user's shell has set for jobs of another kind."""
+    hidden = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:

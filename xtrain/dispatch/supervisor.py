@@ -258,11 +258,16 @@ class Supervisor:
                 return process.wait(POLL_SECONDS)
             if time.time() > warn_at or self.asked.to_pass_on():
                 warn_at = float("inf")
-                process.send_signal(signal.SIGUSR2)  # srun forwards it to every task
+                process.send_signal(self._warning())
             if time.monotonic() - looked > FENCE_SECONDS:
                 looked = time.monotonic()
                 if not fence.holds():
                     self._let_go(process)
+
+    def _warning(self) -> int:
+        """The signal that srun forwards to every task; of a SIGTERM it would end them itself."""
+        name = self.profile.preemption.signal
+        return signal.Signals["SIGUSR2" if name == "SIGTERM" else name]
 
     @staticmethod
     def _let_go(process: subprocess.Popen[bytes]) -> None:

@@ -54,16 +54,22 @@ def verdict_of(
         kept = f"saved at step {step}" if step else "nothing was there to be saved yet"
         return Verdict(how, EXIT_PREEMPTED, kept + (f" ({signalled})" if signalled else ""), again=True)
     failure = logs.failure()
-    node = nodes[failure.rank // ranks_per_node] if failure and failure.rank // ranks_per_node < len(nodes) else ""
     words = failure.words if failure else ""
+    node = _node_of(failure.rank, nodes, ranks_per_node) if failure and failure.alone else ""
     if code == EXIT_FAILED:
         reason = json.loads(run.failed_marker.read_bytes())["reason"] if run.failed else words
         return Verdict(attempts.COLLAPSED, code, reason, again=False)
-    if code == EXIT_USER:
-        return Verdict(attempts.USER, code, words or "a mistake in the study or its data", again=False)
+    if code == EXIT_USER or (code > 128 and failure and failure.users):  # others were killed while they waited for it
+        return Verdict(attempts.USER, EXIT_USER, words or "a mistake in the study or its data", again=False)
     who = f"rank {failure.rank}{f' on {node}' if node else ''}: " if failure else ""
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
     return Verdict(attempts.FAILED, code or EXIT_OURS, f"{ended}; {who}{words}".rstrip("; "), again=True, node=node)
+
+
+def _node_of(rank: int, nodes: Sequence[str], ranks_per_node: int) -> str:
+    """The node that ``rank`` ran on: srun deals them out block by block."""
+    number = rank // ranks_per_node
+    return nodes[number] if number < len(nodes) else ""
 
 
 @dataclass(frozen=True)

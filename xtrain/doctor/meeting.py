@@ -50,8 +50,10 @@ class Meeting:
     host: str = ""
     address: str = ""
     """Of the interface that the profile names; empty where it names none."""
-    patience_seconds: float = 20.0
-    """How long others may take to come, and files to show up: network file systems cache folders."""
+    patience_seconds: float = 40.0
+    """How long others may take to come: Python starts slowly from a network file system."""
+    file_seconds: float = 10.0
+    """How long files may take to show up once all have come: network file systems cache folders."""
 
     met: dict[str, Acquaintance] = field(default_factory=dict)
     not_written: str = ""
@@ -60,9 +62,9 @@ class Meeting:
     """Whose files did not show up though they were written."""
 
     def run(self, at: Callable[[str], object] = lambda stage: None) -> None:
-        """Meet the others; takes ``patience_seconds`` at most, and moments where all are well. Never raises OSError."""
-        self._deadline = time.monotonic() + self.patience_seconds
-        self._visitors: set[str] = set()
+        """Meet the others; takes moments where all are well, and where not twice the patience. Never raises OSError."""
+        self._visits_end = time.monotonic() + self.patience_seconds
+        self._left: set[str] = set()  # others that need nothing more of this node
         self._others_wrote: dict[str, bool] = {}
         at("output folder")
         own = token_file(self.folder, self.token, self.name)
@@ -78,7 +80,7 @@ class Meeting:
                     self.met = dict(zip(self.others, pool.map(self._visit, self.others), strict=True))
             at("files of other nodes")
             self.not_seen = self._unseen()
-            self._wait_for_visitors()
+            self._take_leave()
         with contextlib.suppress(OSError):
             own.unlink(missing_ok=True)
 
@@ -102,8 +104,8 @@ class Meeting:
                     continue
                 answer = {"token": self.token, "name": self.name, "time": time.time(), "address": self.address}
                 _write(connection, {**answer, "wrote": not self.not_written})
-                if question.get("last"):
-                    self._visitors.add(str(question.get("name")))
+                if question.get("leaving"):
+                    self._left.add(str(question.get("name")))
 
     def _visit(self, other: str) -> Acquaintance:
         """Ask another node until it answers: by its name, then at its interface's address."""
@@ -112,7 +114,7 @@ class Meeting:
             try:
                 first = self._ask(other)
                 address = str(first[0].get("address") or "") or first[1]
-                answer, _, round_trip, ahead = self._ask(address, last=True)
+                answer, _, round_trip, ahead = self._ask(address)
                 self._others_wrote[other] = bool(answer.get("wrote"))
                 return Acquaintance("", address, round_trip, ahead)
             except socket.gaierror as error:
@@ -121,18 +123,18 @@ class Meeting:
                 trouble = f"no answer on port {self.port} (timed out)"
             except (OSError, ValueError) as error:
                 trouble = f"port {self.port}: {getattr(error, 'strerror', None) or error}"
-            if time.monotonic() > self._deadline:
+            if time.monotonic() > self._visits_end:
                 return Acquaintance(trouble)
             time.sleep(_PAUSE_SECONDS)
 
-    def _ask(self, address: str, last: bool = False) -> tuple[dict[str, Any], str, float, float]:
+    def _ask(self, address: str, leaving: bool = False) -> tuple[dict[str, Any], str, float, float]:
         """The answer, the address that gave it, the round trip and how far its clock is ahead, in seconds."""
         trouble: OSError | ValueError = ConnectionRefusedError("nobody listens")
         for port in range(self.port, self.port + _PORTS):
             try:
                 with socket.create_connection((address, port), timeout=_CONNECT_SECONDS) as connection:
                     before = time.time()
-                    _write(connection, {"token": self.token, "name": self.name, "last": last})
+                    _write(connection, {"token": self.token, "name": self.name, "leaving": leaving})
                     answer = _read(connection)
                     after = time.time()
                     if answer.get("token") != self.token:
@@ -146,17 +148,23 @@ class Meeting:
     def _unseen(self) -> list[str]:
         """Whose files have not shown up in time, of all that were written."""
         wanted = [name for name in (*self.others, self.host) if name and self._others_wrote.get(name, True)]
+        end = time.monotonic() + self.file_seconds
         while True:
             with contextlib.suppress(OSError):
                 os.listdir(self.folder)  # makes NFS ask its server again; a look at the file alone would not
             wanted = [name for name in wanted if not sees(token_file(self.folder, self.token, name), self.token)]
-            if not wanted or time.monotonic() > self._deadline:
+            if not wanted or time.monotonic() > end:
                 return wanted
             time.sleep(_PAUSE_SECONDS)
 
-    def _wait_for_visitors(self) -> None:
-        """Stay until all others have been here and have seen this node's file."""
-        while not {*self.others} <= self._visitors and time.monotonic() < self._deadline:
+    def _take_leave(self) -> None:
+        """Say so to all that were met, and stay until they have: they may still look for this node's file."""
+        met = {name: seen.address for name, seen in self.met.items() if not seen.trouble}
+        for address in met.values():
+            with contextlib.suppress(OSError, ValueError):
+                self._ask(address, leaving=True)
+        end = time.monotonic() + self.patience_seconds
+        while not {*met} <= self._left and time.monotonic() < end:
             time.sleep(_PAUSE_SECONDS)
 
 

@@ -108,8 +108,9 @@ def _rank_map(places: Mapping[str, Mapping[str, Any]], interface: str) -> Table:
     rows = []
     for place in sorted(places.values(), key=lambda place: int(place["rank"])):
         name, address = _address(place["interfaces"], interface)
-        values = (place["rank"], place["node"], place["local_rank"], place["device"], place["visible_gpus"])
-        rows.append((*("all" if value is None else str(value) for value in values), address, name))
+        visible = "-" if place["device"] == "cpu" else "all" if place["visible_gpus"] is None else place["visible_gpus"]
+        values = (place["rank"], place["node"], place["local_rank"], place["device"], visible, address, name)
+        rows.append(tuple(map(str, values)))
     return Table("rank map", columns, tuple(rows))
 
 

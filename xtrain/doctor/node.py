@@ -115,7 +115,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cache", required=True, help="the folder that nodes share")
     parser.add_argument("--scratch", required=True, help="a folder of the node's own disk")
     parser.add_argument("--interface", default="", help="network interfaces, with commas between")
-    parser.add_argument("--patience", type=float, default=20.0, help="seconds that others may take to come")
+    parser.add_argument("--patience", type=float, default=40.0, help="seconds that others may take to come")
     return parser.parse_args(arguments)
 
 

@@ -14,13 +14,13 @@ from xtrain.dispatch.batch_script import PROJECT, rank_environment, setup_lines,
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.rendezvous import slurm_port
 from xtrain.doctor.allocation import Allocation, Step, run_step
-from xtrain.doctor.findings import Finding, problem
+from xtrain.doctor.findings import Finding, note, problem
 from xtrain.doctor.meeting import HERE, PREFIX, token_file, write_token
 from xtrain.doctor.node import NodeReport
-from xtrain.errors import UserError
+from xtrain.errors import UserError, listed
 
 KIND = "intermediate"  # of the jobs whose resources are tried: those of most ranks
-PATIENCE_SECONDS = 20.0  # that nodes wait for each other
+PATIENCE_SECONDS = 40.0  # that nodes wait for each other
 NODE_SECONDS = 120.0  # beyond that, for starting Python on all nodes and looking at folders
 
 
@@ -109,18 +109,21 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
         if value is not None:
             reports[node] = NodeReport.from_mapping(value)
     silent = [node for node in allocation.nodes if node not in reports]
-    return reports, [_silence(node, step, limit) for node in silent]
+    never_began = [node for node in silent if step.last(node, "at") is None]
+    return reports, [_silence(node, step, limit, [*never_began]) for node in silent]
 
 
 def _all_reported(step: Step, allocation: Allocation) -> bool:
     return all(step.last(node, "report") is not None for node in allocation.nodes)
 
 
-def _silence(node: str, step: Step, limit: float) -> Finding:
-    """Why a node has not reported."""
+def _silence(node: str, step: Step, limit: float, never_began: Sequence[str]) -> Finding:
+    """Why a node has not reported; ``never_began`` are those from which nothing came at all."""
     stage = step.last(node, "at")
     said = [line for line in (*step.other, *step.errors) if node in line] or step.errors
     words = "; ".join(said[-3:])
+    if stage is not None and never_began and not step.timed_out:
+        return note(f"node {node}", f"began; SLURM ended it since {listed(never_began)} could not be started")
     if stage is not None:
         found = f"began, and did not come to an end within {limit:.0f} s: {stage}"
         to_do = f"log in to {node} and look whether that answers (ls, df, nvidia-smi); have the node drained if not"

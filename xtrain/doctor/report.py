@@ -43,8 +43,8 @@ def _rich_section(section: Section) -> RichTable:
         padding=(0, 1),
         expand=False,
     )
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True, max_width=26, overflow="fold")
+    grid.add_column(no_wrap=True, min_width=_WIDTH)
+    grid.add_column(no_wrap=True, min_width=20, max_width=26, overflow="fold")
     grid.add_column(overflow="fold")
     for finding in section.findings:
         found = Text(finding.found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -96,9 +97,15 @@ def print_log(
         if path is None:
             raise UserError(_no_log(run, rank, job))
     data, position = _end(path, lines)
-    write(data.decode("utf-8", errors="replace"))
+    decoder = _decoder()
+    write(decoder.decode(data))
     if follow:
-        _follow(run, rank, job, path, position, write)
+        _follow(run, rank, job, path, position, lambda data: write(decoder.decode(data)))
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    """A character whose last bytes are still to come waits for them."""
+    return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 def _the_log(run: RunDirectory, rank: int, job: bool) -> Path | None:
@@ -117,15 +124,17 @@ def _await(run: RunDirectory, rank: int, job: bool) -> Path | None:
         time.sleep(POLL_SECONDS)
 
 
-def _follow(run: RunDirectory, rank: int, job: bool, path: Path, position: int, write: Callable[[str], object]) -> None:
+def _follow(
+    run: RunDirectory, rank: int, job: bool, path: Path, position: int, write: Callable[[bytes], object]
+) -> None:
     """Print what is appended; where the phase goes on in another job, that one's log."""
     until: float | None = None
     while until is None or time.monotonic() < until:
         if until is None and over(run):
             until = time.monotonic() + LEAVING_SECONDS
-        text, position = _appended(path, position)
-        if text:
-            write(text)
+        data, position = _appended(path, position)
+        if data:
+            write(data)
             continue
         newer = _the_log(run, rank, job)
         if newer is not None and newer != path:
@@ -134,27 +143,13 @@ def _follow(run: RunDirectory, rank: int, job: bool, path: Path, position: int, 
         time.sleep(POLL_SECONDS)
 
 
-def _appended(path: Path, position: int) -> tuple[str, int]:
+def _appended(path: Path, position: int) -> tuple[bytes, int]:
     """What was written behind ``position``, and where that ends; a file that became shorter begins anew."""
     with contextlib.suppress(OSError), open(path, "rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(position if size >= position else 0)
-        data = handle.read(_BLOCK)
-        whole = len(data) if len(data) < 4 else _whole_characters(data)
-        return data[:whole].decode("utf-8", errors="replace"), handle.tell() - len(data) + whole
-    return "", position
-
-
-def _whole_characters(data: bytes) -> int:
-    """The length of ``data`` without a character whose last bytes are still to come."""
-    for back in range(1, 4):
-        byte = data[-back]
-        if byte >= 0xC0:  # the first of several bytes
-            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(data) - back if needed > back else len(data)
-        if byte < 0x80:
-            break
-    return len(data)
+        return handle.read(_BLOCK), handle.tell()
+    return b"", position
 
 
 def _to_terminal(text: str) -> None:

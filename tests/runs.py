@@ -83,11 +83,11 @@ class Nursery:
 
     @classmethod
     def open(cls) -> Nursery:
-        here = Path(__file__).parent
-        path = os.pathsep.join(map(str, [PROJECT, here, here.parent]))
+        tests = Path(__file__).parent
+        path = os.pathsep.join(map(str, [PROJECT, tests / "faults", tests]))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1",
                        "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}  # fmt: skip
-        command = [sys.executable, str(here / "nursery.py")]
+        command = [sys.executable, str(tests / "faults" / "nursery.py")]
         return cls(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
 
     def start(

@@ -1,0 +1,266 @@
+"""What SLURM is told of a job: the batch script as submitit writes it, the ranks' srun line, their environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import submitit
+
+from xtrain.dispatch.batch_script import (
+    cache_folder,
+    job_scratch,
+    overruling_variables,
+    rank_environment,
+    script_text,
+    setup_lines,
+    srun_command,
+    submitit_parameters,
+    warning_seconds,
+)
+from xtrain.dispatch.cluster import KINDS, Profile, load_profile
+from xtrain.errors import UserError
+
+PROFILES = Path(__file__).parents[2] / "slurm" / "clusters"
+JOB: dict[str, Any] = {"time_limit": "04:00:00", "nodes": 2, "gpus_per_node": 4, "gpu_type": "h100", "cpus_per_task": 6}
+
+
+def profile(job: dict[str, Any] | None = None, **changes: Any) -> Profile:
+    return Profile.from_mapping({"scheduler": "slurm", "name": "site", "job": {**JOB, **(job or {})}, **changes})
+
+
+def options(read: Profile, kind: str = "target", **parameters: Any) -> dict[str, str]:
+    """The #SBATCH lines; an empty text for an option without a value."""
+    text = script_text(read, kind, Path("/out/job/submitit"), **{"job_name": "s/mnli/xnli", **parameters})
+    lines = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+    pairs = [line.partition("=") for line in lines]
+    assert len({name for name, _, _ in pairs}) == len(pairs), "an option is there twice"
+    return {name: value for name, _, value in pairs}
+
+
+def test_a_job_of_two_nodes() -> None:
+    found = options(
+        profile({"partition": "gpu", "account": "me", "qos": "long", "constraint": "a&b", "memory_gib": 480}),
+        dependency="afterok:7:8,afterany:9",
+        exclude=["n3", "n5"],
+        comment="abc",
+    )
+    assert found == {
+        "job-name": "s/mnli/xnli",
+        "partition": "gpu",
+        "account": "me",
+        "qos": "long",
+        "constraint": "'a&b'",
+        "nodes": "2",
+        "ntasks-per-node": "4",
+        "gpus-per-node": "h100:4",
+        "cpus-per-task": "6",
+        "mem": "480G",
+        "time": "240",
+        "signal": "USR2@60",
+        "requeue": "",
+        "dependency": "afterok:7:8,afterany:9",
+        "kill-on-invalid-dep": "yes",
+        "exclude": "n3,n5",
+        "comment": "abc",
+        "output": "/out/job/submitit/%j_0_log.out",
+        "open-mode": "append",
+    }
+
+
+def test_what_the_profile_leaves_out_is_the_sites_choice() -> None:
+    found = options(Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 60}}))
+    assert set(found) == {
+        "job-name", "nodes", "ntasks-per-node", "time", "signal", "requeue", "output", "open-mode",
+    }  # fmt: skip
+
+
+def test_no_work_characterisation_key_but_the_profiles_own() -> None:
+    assert "wckey" not in options(profile())
+    assert options(profile({"sbatch": {"wckey": "k"}}))["wckey"] == "k"
+
+
+def test_more_options() -> None:
+    more = {"mail-type": "END,FAIL", "spread-job": True, "hint": False, "exclude": "n1", "nice": 100}
+    found = options(profile({"sbatch": more, "reservation": "r", "exclusive": True}), exclude=["n2"])
+    assert (found["mail-type"], found["spread-job"], found["nice"]) == ("END,FAIL", "", "100")
+    assert "hint" not in found
+    assert found["exclude"] == "n1,n2"
+    assert (found["reservation"], found["exclusive"]) == ("r", "")
+
+
+@pytest.mark.parametrize(("gib", "text"), [(0, "0"), (480, "480G"), (1.5, "1536M")])
+def test_memory(gib: float, text: str) -> None:
+    assert options(profile({"memory_gib": gib}))["mem"] == text
+
+
+def test_gpus_in_the_older_words() -> None:
+    found = options(profile({"gpu_option": "gres"}))
+    assert found["gres"] == "gpu:h100:4"
+    assert "gpus-per-node" not in found
+    assert options(profile({"gpu_option": "gres", "gpu_type": ""}))["gres"] == "gpu:4"
+
+
+def test_prepare_asks_for_no_gpus() -> None:
+    found = options(profile(), "prepare")
+    assert not {"gpus-per-node", "gres"} & set(found)
+    assert (found["nodes"], found["ntasks-per-node"]) == ("1", "1")
+
+
+def test_without_leave_to_requeue() -> None:
+    found = options(profile(preemption={"requeue": False, "signal": "SIGTERM"}))
+    assert "no-requeue" in found
+    assert "requeue" not in found
+    assert found["signal"] == "TERM@60"
+
+
+@pytest.mark.parametrize(
+    ("limit", "lead", "expected"),
+    [("04:00:00", 120, 60), ("04:00:00", 300, 240), ("04:00:00", 30, 0), (5, 120, 15), (1, 30, 0)],
+)
+def test_slurms_own_warning_never_comes_before_the_supervisors(limit: str | int, lead: int, expected: int) -> None:
+    assert warning_seconds(profile({"time_limit": limit}, preemption={"lead_seconds": lead}), "target") == expected
+
+
+def test_the_script_is_the_one_that_submitit_submits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = tmp_path / "bin" / "srun"  # submitit only looks whether there is one
+    srun.parent.mkdir()
+    srun.write_text("")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    for name in ("a100", "h100", "cpu"):
+        read = load_profile(name, PROFILES)
+        for kind in KINDS:
+            executor = submitit.SlurmExecutor(folder=tmp_path / "a b" / "submitit")
+            executor.update_parameters(**submitit_parameters(read, kind, job_name="x/y", dependency="afterok:1"))
+            submitted = executor._make_submission_file_text(executor._submitit_command_str, "")
+            assert submitted == script_text(read, kind, executor.folder, job_name="x/y", dependency="afterok:1")
+
+
+def test_local_parameters_are_submitits_own(tmp_path: Path) -> None:
+    read = load_profile("local", PROFILES)
+    parameters = submitit_parameters(read, "target", job_name="x")
+    assert parameters["tasks_per_node"] == 1, "one supervisor, which starts the ranks"
+    submitit.LocalExecutor(folder=tmp_path).update_parameters(**parameters)
+    assert script_text(read, "target", tmp_path, job_name="x") == ""
+
+
+def test_the_shells_variables_do_not_overrule_the_profile() -> None:
+    shell = dict.fromkeys(
+        ["SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_TIMELIMIT", "SLURM_JOB_ID", "SLURM_CONF", "HOME"], "x"
+    )
+    assert overruling_variables(profile({"qos": "long"}), "target", shell) == [
+        "SBATCH_QOS",
+        "SBATCH_TIMELIMIT",
+        "SLURM_JOB_ID",
+    ]
+    assert "SBATCH_ACCOUNT" in overruling_variables(profile({"account": "me"}), "target", shell)
+
+
+def setup(read: Profile, tmp_path: Path, head: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the script's setup lines as the batch shell would, then print what it has."""
+    script = tmp_path / "script.sh"
+    script.write_text("\n".join([head, *setup_lines(read), "env"]))
+    return subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False)
+
+
+def test_setup_lines(tmp_path: Path) -> None:
+    read = profile(environment={"modules": ["cuda/12"], "setup": ["export B=$A-b"], "variables": {"A": "a 'c' $x"}})
+    ran = setup(read, tmp_path, "module() { echo loads $2; }")
+    assert ran.returncode == 0, ran.stderr
+    assert "loads cuda/12" in ran.stdout
+    assert "A=a 'c' $x\n" in ran.stdout
+    assert "B=a 'c' $x-b\n" in ran.stdout
+
+
+def test_a_module_that_is_missing_ends_the_job(tmp_path: Path) -> None:
+    ran = setup(profile(environment={"modules": ["cuda/99"]}), tmp_path, "module() { return 1; }")
+    assert ran.returncode == 1
+    assert "module load cuda/99 failed on " in ran.stderr
+
+
+def test_ranks_of_two_nodes() -> None:
+    line = srun_command(profile(), "target", Path("/out/a b/100%"))
+    assert line[0] == "srun"
+    for option in ("--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=6", "--gpus-per-node=h100:4",
+                   "--output=/out/a b/100%%/logs/rank-%t.log", "--open-mode=append", "--export=ALL"):  # fmt: skip
+        assert option in line
+    assert not [option for option in line if option.startswith(("--gpus-per-task", "--container", "--cpu-bind"))]
+
+
+def test_each_rank_sees_its_own_gpu() -> None:
+    assert "--gpus-per-task=h100:1" in srun_command(profile({"gpu_layout": "one"}), "target", Path("/out"))
+    assert "--gpus-per-task=1" in srun_command(profile({"gpu_layout": "one", "gpu_type": ""}), "target", Path("/out"))
+    cpu = srun_command(profile({"gpu_layout": "one"}), "prepare", Path("/out"))
+    assert not [option for option in cpu if "gpu" in option]
+
+
+def test_ranks_without_a_number_of_cpus_are_not_bound_to_one() -> None:
+    line = srun_command(Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 60}}), "target", Path("/o"))
+    assert "--cpu-bind=none" in line
+
+
+CONTAINER = {"image": "/images/x.sqsh", "mounts": ["/data", "/a:/b:ro"]}
+
+
+def test_in_a_container_of_srun() -> None:
+    read = profile(container=CONTAINER, storage={"scratch": "/local", "cache": "/cache"})
+    line = srun_command(read, "target", Path("/out/run"), mounts=[Path("/out")])
+    assert "--container-image=/images/x.sqsh" in line
+    (mounts,) = [option for option in line if option.startswith("--container-mounts=")]
+    assert mounts.endswith(",/out:/out,/cache:/cache,/local:/local,/data:/data,/a:/b:ro")
+    assert read.rank_python == "python3"
+
+
+def test_in_apptainer() -> None:
+    read = profile(container={**CONTAINER, "runtime": "apptainer"}, storage={"scratch": "/local", "cache": "/cache"})
+    line = srun_command(read, "target", Path("/out/run"))
+    start = line.index("apptainer")
+    assert line[start : start + 3] == ["apptainer", "exec", "--nv"]
+    assert line[-1] == "/images/x.sqsh"
+    assert "--nv" not in srun_command(read, "prepare", Path("/out/run"))
+
+
+def test_environment_of_ranks() -> None:
+    read = profile(
+        storage={"scratch": "/local/$USER/${SLURM_JOB_ID}"},
+        network={"interface": "ib0,ib1"},
+        environment={"variables": {"NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": 3}},
+    )
+    found = rank_environment(read, "target", "77", {"USER": "me", "SLURM_JOB_ID": "77"})
+    root = f"/local/me/77/xtrain-{os.getuid()}-77"
+    assert found == {
+        "OMP_NUM_THREADS": "3",
+        "TRITON_CACHE_DIR": f"{root}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{root}/inductor",
+        "GLOO_SOCKET_IFNAME": "ib0,ib1",
+        "NCCL_SOCKET_IFNAME": "=ib0,ib1",
+        "NCCL_DEBUG": "INFO",
+    }
+
+
+def test_threads_of_a_rank() -> None:
+    env = {"SLURM_CPUS_ON_NODE": "64"}
+    assert rank_environment(profile(), "target", "1", env)["OMP_NUM_THREADS"] == "6"
+    free = Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 60, "tasks_per_node": 4}})
+    assert rank_environment(free, "target", "1", env)["OMP_NUM_THREADS"] == "16"
+    assert rank_environment(free, "prepare", "1", env)["OMP_NUM_THREADS"] == "64"
+
+
+def test_two_jobs_on_a_node_share_no_cache() -> None:
+    folders = {job_scratch(profile(), job, {"SLURM_TMPDIR": "/local"}) for job in ("7", "8")}
+    assert len(folders) == 2
+    assert job_scratch(profile(), "7", {}).parent == Path("/tmp")
+
+
+def test_folders_with_variables() -> None:
+    env = {"USER": "me"}
+    assert cache_folder(profile(storage={"cache": "/s/$USER/c"}), env) == Path("/s/me/c")
+    assert cache_folder(profile(storage={"cache": "${X:-/d}/c"}), env) == Path("/d/c")
+    assert cache_folder(profile(storage={"cache": "${X:-/d}/c"}), {"X": "/x"}) == Path("/x/c")
+    assert cache_folder(profile(storage={"cache": "~/c"}), env) == Path.home() / "c"
+    with pytest.raises(UserError, match=r"site: storage\.cache: .*SCRATCH is not set in the job"):
+        cache_folder(profile(storage={"cache": "$SCRATCH/c"}), env)

@@ -1,0 +1,276 @@
+"""Cluster profiles: what is read, what a job of each kind gets, and every mistake named at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xtrain.dispatch.cluster import KINDS, Profile, lead_for, load_profile, parse_time
+from xtrain.errors import UserError
+
+PROFILES = Path(__file__).parents[2] / "slurm" / "clusters"
+GPUS: dict[str, Any] = {
+    "scheduler": "slurm",
+    "job": {"partition": "gpu", "gpus_per_node": 8, "cpus_per_task": 12, "time_limit": "04:00:00", "exclusive": True},
+}
+
+
+def profile(**changes: Any) -> Profile:
+    return Profile.from_mapping({**GPUS, **changes})
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    return {"job": {**GPUS["job"], **changes}}
+
+
+def problems(**changes: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        profile(**changes)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("name", ["a100", "h100", "cpu", "local"])
+def test_the_examples_are_valid(name: str) -> None:
+    read = load_profile(name, PROFILES)
+    assert read.name == name
+    assert read.description
+    assert all(read.resources(kind).num_ranks >= 1 for kind in KINDS)
+    assert read.is_local == (name == "local")
+
+
+def test_the_h100_example_has_a_rank_a_gpu() -> None:
+    read = load_profile("h100", PROFILES)
+    assert read.resources("intermediate").num_ranks == 16
+    assert read.resources("target").num_ranks == 8
+    assert read.resources("target").gpu_hours == 64
+    assert read.resources("prepare").num_ranks == 1
+
+
+def test_kinds_override_key_by_key() -> None:
+    read = profile(**job(sbatch={"licenses": "a", "hint": "x"}, target={"nodes": 2, "sbatch": {"hint": False}}))
+    target = read.resources("target")
+    assert (target.nodes, target.gpus_per_node, target.partition, target.num_ranks) == (2, 8, "gpu", 16)
+    assert target.sbatch == {"licenses": "a", "hint": False}
+    assert read.resources("evaluate").sbatch == {"licenses": "a", "hint": "x"}
+
+
+def test_single_processes_do_not_take_gpus_nor_nodes() -> None:
+    read = profile(**job(nodes=4, prepare={"cpus_per_task": 32}))
+    prepare = read.resources("prepare")
+    assert (prepare.nodes, prepare.gpus_per_node, prepare.num_ranks, prepare.exclusive) == (1, 0, 1, False)
+    assert (prepare.partition, prepare.cpus_per_task) == ("gpu", 32)
+    assert read.resources("report").num_ranks == 1
+    assert read.resources("target").nodes == 4
+
+
+def test_a_site_that_has_gpus_alone_can_give_one_to_prepare() -> None:
+    read = profile(**job(prepare={"gpus_per_node": 1}))
+    assert (read.resources("prepare").gpus_per_node, read.resources("prepare").num_ranks) == (1, 1)
+
+
+def test_through_json_and_back() -> None:
+    for name in ("a100", "h100", "cpu", "local"):
+        read = load_profile(name, PROFILES)
+        again = Profile.from_mapping(json.loads(json.dumps(read.to_mapping())))
+        assert again == read
+        assert [again.resources(kind) for kind in KINDS] == [read.resources(kind) for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("01:30:00", 5400), ("2-00:00:00", 172800), ("100:00:00", 360000), ("00:00:30", 30), (90, 5400), (1, 60)],
+)
+def test_times(text: str | int, seconds: int) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "4h", "90", "1:00", "00:61:00", "00:00:00", "-1-00:00:00", 0, -5])
+def test_no_times(text: str | int) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse_time(text)
+
+
+def test_slurm_counts_whole_minutes() -> None:
+    asked = profile(**job(time_limit="00:02:30")).resources("target")
+    assert (asked.time_limit_minutes, asked.time_limit_seconds) == (3, 180)
+
+
+@pytest.mark.parametrize(
+    ("limit", "lead", "expected"), [(86400, 120, 120), (600, 120, 120), (480, 120, 120), (240, 120, 60), (60, 30, 15)]
+)
+def test_short_jobs_keep_three_quarters_of_their_time(limit: int, lead: int, expected: int) -> None:
+    assert lead_for(limit, lead) == expected
+
+
+def test_a_name_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('scheduler = "local"\n')
+    assert load_profile("mine", tmp_path).name == "mine"
+    assert load_profile(str(tmp_path / "mine.toml"), Path("/nowhere")).file == str(tmp_path / "mine.toml")
+    with pytest.raises(UserError, match=r"--cluster mime: there is no such profile\n  allowed: mine\n.*mean 'mine'"):
+        load_profile("mime", tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        load_profile("./mine.toml", tmp_path)
+
+
+def test_all_mistakes_at_once() -> None:
+    found = problems(
+        scheduler="slrum",
+        job={"partitoin": "gpu", "time_limit": "4 hours", "prepar": {}, "target": {"nodes": 0}},
+        preemption={"signal": "SIGKILL"},
+        limits={"running": 0},
+        storage={"scrach": "/tmp"},
+    )
+    text = "\n".join(found)
+    assert len(found) == 8, text
+    assert (
+        "profile: scheduler: 'slrum' is not allowed\n  allowed: slurm, local\n  to do:   did you mean 'slurm'?" in text
+    )
+    assert "profile: job.partitoin: unknown key" in text
+    assert "did you mean 'partition'?" in text
+    assert "profile: job.time_limit: '4 hours' is not allowed" in text
+    assert "profile: job.prepar: unknown key" in text
+    assert "did you mean 'prepare'?" in text
+    assert "profile: job.target.nodes: 0 is not allowed" in text
+    assert "profile: preemption.signal: 'SIGKILL' is not allowed\n  allowed: SIGUSR2, SIGUSR1, SIGTERM" in text
+    assert "profile: limits.running: 0 is not allowed" in text
+    assert "profile: storage.scrach: unknown key" in text
+
+
+def test_what_is_wrong_in_job_is_said_once_and_where_it_stands() -> None:
+    found = problems(**job(tasks_per_node=4))
+    assert len(found) == 1
+    assert found[0].startswith("profile: job.tasks_per_node: 4 tasks on 8 GPUs of a node")
+    found = problems(**job(evaluate={"tasks_per_node": 9}))
+    assert len(found) == 1
+    assert found[0].startswith("profile: job.evaluate.tasks_per_node: 9 tasks on 8 GPUs")
+
+
+def test_a_time_limit_is_needed() -> None:
+    found = problems(job={"gpus_per_node": 1})
+    assert len(found) == 1
+    assert found[0].startswith("profile: job.time_limit: missing")
+    assert Profile.from_mapping({"scheduler": "local"}).lead_seconds("target") is None
+
+
+def test_the_lead_must_fit_into_every_training_job() -> None:
+    found = problems(**job(target={"time_limit": 2}, report={"time_limit": 1}))
+    assert len(found) == 1
+    assert found[0].startswith("profile: job.target.time_limit: 120 s, but training begins to save 120 s before")
+    assert "allowed: more than 120 s" in found[0]
+    assert len(problems(**job(time_limit=2))) == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("nodes", 2), ("tasks_per_node", 2)])
+def test_prepare_is_one_process(key: str, value: int) -> None:
+    assert problems(**job(prepare={key: value}))[0].startswith(f"profile: job.prepare.{key}: {value} is not allowed")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("time", "by time_limit"),
+        ("gres", "by gpus_per_node, gpu_type and gpu_option"),
+        ("--mem", "by memory_gib"),
+        ("ntasks_per_node", "by tasks_per_node"),
+        ("signal", r"by [preemption] signal"),
+        ("output", "by the run directory"),
+    ],
+)
+def test_options_of_ours_are_refused_in_sbatch(option: str, said: str) -> None:
+    found = problems(**job(sbatch={option: "1"}))
+    assert len(found) == 1
+    assert f"profile: job.sbatch.{option}: is set already" in found[0]
+    assert said in found[0]
+
+
+@pytest.mark.parametrize("option", ["p", "mail type", "--mail-type", "Mail"])
+def test_no_options(option: str) -> None:
+    assert "is no option" in problems(**job(sbatch={option: "1"}))[0]
+
+
+def test_a_local_profile_has_no_queue() -> None:
+    with pytest.raises(UserError) as caught:
+        Profile.from_mapping(
+            {
+                "scheduler": "local",
+                "job": {"partition": "gpu", "target": {"nodes": 2}},
+                "environment": {"modules": ["cuda"]},
+                "container": {"image": "/a.sif"},
+            }
+        )
+    where = [problem.where for problem in caught.value.problems]
+    assert where == [
+        "profile: job.partition",
+        "profile: job.target.nodes",
+        "profile: environment.modules",
+        "profile: container.image",
+    ]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_API_KEY": "anything"},
+        {"HF_TOKEN": "x"},
+        {"MY_PASSWORD": "x"},
+        {"AWS_ACCESS_KEY_ID": "x"},
+        {"WHATEVER": "hf_" + "a" * 30},
+        {"WHATEVER": "0123456789abcdef0123456789abcdef01234567"},
+    ],
+)
+def test_secrets_are_refused(variables: dict[str, str]) -> None:
+    (found,) = problems(environment={"variables": variables})
+    name, value = next(iter(variables.items()))
+    assert f"environment.variables.{name}: looks like a secret" in found
+    assert "~/.netrc" in found
+    assert len(value) < 8 or value not in found, "the message must not spread it"
+
+
+@pytest.mark.parametrize("line", ["export WANDB_API_KEY=abc", "true; HF_TOKEN='abc' ./x", "export A=hf_" + "b" * 20])
+def test_secrets_are_refused_in_setup_lines(line: str) -> None:
+    (found,) = problems(environment={"setup": ["true", line]})
+    assert found.startswith("profile: environment.setup[1]:")
+    assert "looks like a secret" in found
+
+
+def test_what_is_no_secret() -> None:
+    variables = {"TOKENIZERS_PARALLELISM": "false", "NCCL_IB_HCA": "mlx5", "HF_TOKEN_PATH": "/a", "KEYBOARD": "us"}
+    setup = ["export WANDB_API_KEY=$(cat ~/.wandb)", "source env.sh", "ulimit -n 65536"]
+    assert profile(environment={"variables": variables, "setup": setup}).environment.variables == variables
+
+
+@pytest.mark.parametrize("name", ["RANK", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "SLURM_NTASKS"])
+def test_variables_that_each_rank_has_for_itself(name: str) -> None:
+    assert "is set for each rank" in problems(environment={"variables": {name: "1"}})[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "where"),
+    [
+        ({"network": {"interface": "^lo"}}, "network.interface"),
+        ({"network": {"interface": "=eth0"}}, "network.interface"),
+        ({"container": {"mounts": ["/a"]}}, "container.image"),
+        ({"container": {"image": "a.sif", "mounts": ["data:/data"]}}, "container.mounts[0]"),
+        ({"storage": {"scratch": "scratch"}}, "storage.scratch"),
+        ({"limits": {"running": 20, "queued": 10}}, "limits.running"),
+        ({"environment": {"modules": ["a; rm -r x"]}}, "environment.modules[0]"),
+        ({"environment": {"variables": {"A-B": "1"}}}, "environment.variables.A-B"),
+        ({"preemption": {"lead_seconds": 1}}, "preemption.lead_seconds"),
+    ],
+)
+def test_mistakes(table: dict[str, Any], where: str) -> None:
+    (found,) = problems(**table)
+    assert found.startswith(f"profile: {where}: ")
+
+
+def test_the_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('scheduler = "slurm"\nname = "other"\n')
+    with pytest.raises(UserError, match=r"site\.toml: name: unknown key"):
+        load_profile(str(path), tmp_path)
+    path.write_text('scheduler = "slurm"\n[job]\npartition = 3\n')
+    with pytest.raises(UserError, match=r"site\.toml: job\.partition: 3 is not allowed"):
+        load_profile(str(path), tmp_path)

@@ -1,0 +1,192 @@
+"""The checks on this machine, with what they look at made better or worse."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from xtrain.cli import main
+from xtrain.doctor import machine, versions
+from xtrain.doctor.allocation import salloc_command
+from xtrain.doctor.findings import Finding
+from xtrain.doctor.folders import FolderReport, check_folder, file_system, look_at
+from xtrain.doctor.hardware import Hardware, this_machine
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/root rw
+30 22 0:40 / {root}/home rw shared:1 - nfs4 server:/home rw
+31 30 0:41 / {root}/home/fast\\040disk rw - xfs /dev/nvme0 rw
+"""
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine whose home is a folder of the test's own, without W&B."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", "XTRAIN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    return tmp_path
+
+
+def test_the_command_line(roomy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--out", str(roomy / "out"), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert [section["title"] for section in report["sections"]] == [
+        "versions",
+        "devices",
+        "folders",
+        "limits",
+        "tracking",
+    ]
+    assert (code == 2) == (report["level"] == "problem")
+    assert not (roomy / "out").exists()
+
+    assert main(["doctor", "--out", str(roomy / "out"), "--data", str(roomy / "nothing")]) == 2
+    shown = capsys.readouterr().out
+    assert f"  problem  data: {roomy}/nothing: does not exist\n" in shown
+    assert "             to do: name the folder with the data sets" in shown
+    assert " checks: 1 problem, " in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--nodes", "2"], "there is no cluster"),
+        (["--cluster", "h100", "--nodes", "-1"], "a whole number >= 0"),
+        (["--wait", "0"], "minutes, more than 0"),
+    ],
+)
+def test_what_makes_no_sense(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_profile_that_is_not_there(roomy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--cluster", "h10", "--out", str(roomy)]) == 2
+    assert "did you mean 'h100'?" in capsys.readouterr().out
+
+
+def test_no_slurm_here(roomy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (roomy / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(roomy / "empty"))
+    assert main(["doctor", "--cluster", "h100", "--out", str(roomy)]) == 2
+    assert "call it where SLURM's commands are" in capsys.readouterr().out
+
+
+def test_ninja_is_missing(roomy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (roomy / "tools").mkdir()
+    (roomy / "tools" / "c++").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(roomy / "tools"))
+    monkeypatch.setattr("xtrain.training.ops._is_installed", lambda op: False)
+    (finding,) = machine.check_ops(this_machine())
+    assert finding.level == "warning"
+    assert "torch's fused AdamW" in finding.found
+    assert "ninja not found on PATH" in finding.found
+    assert "pip install ninja" in finding.to_do
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    have = {"python": "3.11.2", "torch": "2.10.1", "deepspeed": "", "transformers": "5.17.0.dev0", "rich": "1.0"}
+    need = ["python>=3.11", "torch>=2.11", "deepspeed>=0.19.8", "transformers>=5.17", "rich>=14"]
+    monkeypatch.setattr(versions, "installed", lambda wanted: have)
+    monkeypatch.setattr(versions, "requirements", lambda: need)
+    found = {finding.looked_at: finding for finding in versions.check_versions()}
+    assert {name: one.level for name, one in found.items()} == {
+        "python": "ok",
+        "torch": "problem",
+        "deepspeed": "problem",
+        "transformers": "ok",  # a build of one's own
+        "rich": "problem",
+    }
+    assert found["torch"].found == "2.10.1, needed: >=2.11"
+    assert "pip install" in found["deepspeed"].to_do
+
+
+def test_a_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
+    mounts = MOUNTS.format(root=tmp_path)
+    (tmp_path / "home" / "fast disk").mkdir(parents=True)
+    assert file_system(tmp_path / "home" / "me" / "out", mounts) == "nfs4"
+    assert file_system(tmp_path / "home" / "fast disk" / "out", mounts) == "xfs"
+    assert file_system(tmp_path / "homes", mounts) == "ext4"
+
+
+def test_a_folder_is_looked_at_without_leaving_anything(tmp_path: Path) -> None:
+    report = look_at(tmp_path / "new" / "out")
+    assert (report.exists, report.refused, report.free > 0) == (False, "", True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    assert look_at(tmp_path / "file").refused == "Not a directory"
+
+
+def test_a_cache_on_a_network_file_system(roomy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "look_at", lambda path: FolderReport(str(path), True, free=2**40, kind="nfs4"))
+    found = {finding.looked_at: finding for finding in machine.check_caches({"TRITON_CACHE_DIR": "/home/me/t"})}
+    assert found["TRITON_CACHE_DIR"].level == "warning"
+    assert "export TRITON_CACHE_DIR=" in found["TRITON_CACHE_DIR"].to_do
+    assert found["xtrain's cache"].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("report", "level"),
+    [
+        (FolderReport("/d", True, free=2**40), "ok"),
+        (FolderReport("/d", True, free=2**33), "warning"),
+        (FolderReport("/d", True, free=2**29), "problem"),
+        (FolderReport("/d", True, "No space left on device", True, 0), "problem"),
+        (FolderReport("/d", True, free=2**40, files_free=3), "problem"),
+    ],
+)
+def test_room_on_disk(report: FolderReport, level: str) -> None:
+    assert check_folder("disk", report, remedy="choose another", wanted=2**34).level == level
+
+
+def test_tracking_shows_no_key(roomy: Path) -> None:
+    secret = "0123456789" * 4
+    assert machine.check_tracking({"WANDB_API_KEY": secret}).level == "ok"
+    assert secret not in str(machine.check_tracking({"WANDB_API_KEY": secret}))
+    assert machine.check_tracking({}).found.startswith("no key")
+    (roomy / ".netrc").write_text(f"machine wandb.mine.org login user password {secret}\n")
+    os.chmod(roomy / ".netrc", 0o600)
+    assert machine.check_tracking({}).found.startswith("no key for https://api.wandb.ai")
+    mine = machine.check_tracking({"WANDB_BASE_URL": "https://wandb.mine.org"})
+    assert (mine.level, secret in mine.found) == ("ok", False)
+    assert "WANDB_MODE=offline" in machine.check_tracking({"WANDB_MODE": "offline"}).found
+
+
+@pytest.mark.parametrize(("limit", "level"), [(-1, "ok"), (65536, "ok"), (1024, "warning"), (256, "problem")])
+def test_open_files(limit: int, level: str) -> None:
+    assert machine.check_open_files(limit).level == level
+
+
+def test_this_machine() -> None:
+    found = this_machine()
+    assert found.cores >= 1
+    assert 0 < found.memory_free <= found.memory
+    assert isinstance(found, Hardware)
+
+
+def test_a_warning_says_what_to_do() -> None:
+    with pytest.raises(AssertionError, match="what is to be done"):
+        Finding("warning", "disk", "full")
+
+
+def test_the_nodes_are_asked_for_as_the_jobs_are() -> None:
+    from xtrain.dispatch.cluster import Profile
+
+    job = {
+        "partition": "gpu",
+        "account": "mine",
+        "nodes": 2,
+        "gpus_per_node": 8,
+        "time_limit": "04:00:00",
+        "sbatch": {"mail-type": "END", "nodelist": "g[1-2]"},
+    }
+    words = salloc_command(Profile("slurm", job=job), "intermediate", "name")
+    assert words[:3] == ["salloc", "--no-shell", "--time=10"]
+    assert {"--partition=gpu", "--account=mine", "--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8"} <= {*words}
+    assert "--nodelist=g[1-2]" in words
+    assert not [word for word in words if word.startswith(("--signal", "--requeue", "--mail", "--comment"))]

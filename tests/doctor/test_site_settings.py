@@ -1,0 +1,119 @@
+"""SLURM's settings against what jobs need: each setting that would lose work is named, with its arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from xtrain.dispatch.cluster import Profile
+from xtrain.doctor.findings import Finding
+from xtrain.doctor.scheduler import Site, SiteNode, _gpus, check_site, num_usable, parse_slurm_time
+
+CONFIG = {
+    "SLURM_VERSION": "24.05.1",
+    "ClusterName": "far",
+    "AccountingStorageType": "accounting_storage/slurmdbd",
+    "PreemptType": "preempt/partition_prio",
+    "PreemptMode": "REQUEUE",
+    "SlurmctldParameters": "idle_on_node_suspend,preempt_send_user_signal",
+    "KillWait": "60 sec",
+    "JobRequeue": "1",
+    "SlurmdTimeout": "300 sec",
+    "EnforcePartLimits": "ALL",
+    "ProctrackType": "proctrack/cgroup",
+}
+PARTITION = {
+    "PartitionName": "gpu",
+    "State": "UP",
+    "MaxTime": "1-00:00:00",
+    "PreemptMode": "REQUEUE",
+    "GraceTime": "120",
+    "TotalNodes": "3",
+}
+
+
+def node(name: str, state: str = "idle", gpus: int = 8, reason: str = "") -> SiteNode:
+    return SiteNode(name, state, {"h100": gpus}, ("ib",), reason, 64, 512 * 1024)
+
+
+def look(
+    config: dict[str, str] | None = None,
+    partition: dict[str, str] | None = None,
+    nodes: tuple[SiteNode, ...] = (node("g1"), node("g2"), node("g3")),
+    preemption: dict[str, Any] | None = None,
+    **job: Any,
+) -> dict[str, Finding]:
+    """The findings by what was looked at."""
+    asked = {"partition": "gpu", "gpus_per_node": 8, "time_limit": "12:00:00", "constraint": "ib", "nodes": 2, **job}
+    profile = Profile("slurm", job=asked, preemption=Profile.from_mapping(mapping(asked, preemption or {})).preemption)
+    site = Site("24.05.1", {**CONFIG, **(config or {})}, {**PARTITION, **(partition or {})}, ("gpu", "cpu"), nodes)
+    return {finding.looked_at: finding for finding in check_site(site, profile, 2)}
+
+
+def mapping(job: dict[str, Any], preemption: dict[str, Any]) -> dict[str, Any]:
+    return {"scheduler": "slurm", "job": {**job, "constraint": ""}, "preemption": preemption}
+
+
+def test_nothing_to_say_of_a_good_site() -> None:
+    assert {finding.level for finding in look().values()} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("change", "looked_at", "level", "words"),
+    [
+        ({"config": {"SlurmctldParameters": "(null)"}}, "signal before preemption", "warning", "no SIGUSR2"),
+        ({"partition": {"GraceTime": "0"}}, "GraceTime of gpu", "warning", "0 s: with KillWait 60 s"),
+        ({"partition": {"PreemptMode": "CANCEL"}}, "preemption", "warning", "does not requeue"),
+        ({"partition": {"PreemptMode": "GANG,SUSPEND"}}, "preemption", "warning", "suspends"),
+        ({"partition": {"PreemptMode": "OFF"}}, "preemption", "ok", "off in gpu"),
+        ({"partition": {"State": "DOWN"}}, "partition", "problem", "gpu is DOWN"),
+        ({"partition": {"MaxTime": "08:00:00"}}, "time limit", "problem", "12 h are asked for, gpu allows 8 h"),
+        ({"config": {"AccountingStorageType": "(null)"}}, "accounting", "note", "squeue"),
+        ({"config": {"KillWait": "5 sec"}, "partition": {"GraceTime": "0"}}, "KillWait", "note", "5 s between"),
+        ({"config": {"SlurmdTimeout": "0 sec"}}, "SlurmdTimeout", "note", "never"),
+        ({"config": {"EnforcePartLimits": "NO"}}, "EnforcePartLimits", "note", "waits for ever"),
+        ({"time_limit": "00:06:00"}, "lead time", "note", "90 s, a quarter"),
+        ({"preemption": {"requeue": False}, "config": {"JobRequeue": "0"}}, "requeue", "note", "JobRequeue=0"),
+        ({"gpu_type": "a100"}, "nodes", "problem", "g1 has 0 a100 GPUs, not 8"),
+        ({"constraint": "nvlink"}, "nodes", "problem", "g1 is not nvlink"),
+        ({"memory_gib": 900}, "nodes", "problem", "g1 has 512 GiB of memory, not 900"),
+        ({"cpus_per_task": 9}, "nodes", "problem", "g1 has 64 CPUs, not 72"),
+    ],
+)
+def test_a_setting_that_matters(change: dict[str, Any], looked_at: str, level: str, words: str) -> None:
+    finding = look(**change)[looked_at]
+    assert (finding.level, words in finding.found) == (level, True), finding
+    assert finding.to_do or level == "ok"
+
+
+def test_nodes_out_of_service_are_named_with_their_reasons() -> None:
+    nodes = (node("g1"), node("g2", "down*", reason="Not responding"), node("g3", "drained", reason="ECC errors"))
+    found = look(nodes=nodes)["nodes"]
+    assert found.level == "problem"
+    assert "2 are wanted, 1 of gpu can serve" in found.found
+    assert "g2 (down*: Not responding), g3 (drained: ECC errors)" in found.found
+    enough = look(nodes=(node("g1"), node("g2", "allocated"), nodes[2]))
+    assert enough["nodes"].level == "ok"
+    assert "g3 (drained: ECC errors)" in enough["nodes out of service"].found
+
+
+def test_usable_nodes_are_those_in_service_of_a_partition_that_is_up() -> None:
+    nodes = (node("g1"), node("g2", "mixed"), node("g3", "drained"), node("g4", gpus=4))
+    profile = Profile("slurm", job={"gpus_per_node": 8})
+    assert num_usable(Site("", CONFIG, PARTITION, (), nodes), profile) == 2
+    assert num_usable(Site("", CONFIG, {**PARTITION, "State": "DRAIN"}, (), nodes), profile) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2-01:02:03", 176523), ("02:00:00", 7200), ("10:00", 600), ("UNLIMITED", None), ("", None)],
+)
+def test_times(text: str, value: int | None) -> None:
+    assert parse_slurm_time(text) == value
+
+
+def test_gpus_of_a_node() -> None:
+    assert _gpus("gpu:h100:8(S:0-1)") == {"h100": 8}
+    assert _gpus("gpu:2,gpu:a100_3g.20gb:4") == {"": 2, "a100_3g.20gb": 4}
+    assert _gpus("(null)") == {}
