@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from xtrain.cli import Flag, Options, StudyOptions
 from xtrain.console import new_console, run_command
-from xtrain.dispatch.batch_script import script_text
+from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, load_profile
 from xtrain.dispatch.job_graph import JOBS, JobNode
 from xtrain.dispatch.node_check import bad_nodes
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _submit(options: SubmitOptions) -> int:
     console = new_console()
     profile = load_profile(options.cluster, clusters_folder())
+    os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
     job = options.study.open()
     with console.status("looking at what is there"):
         plan = plan_submission(job, profile)

@@ -226,7 +226,7 @@ def test_in_apptainer() -> None:
 
 def test_environment_of_ranks() -> None:
     read = profile(
-        storage={"scratch": "/local/$USER/${SLURM_JOB_ID}"},
+        storage={"scratch": "/local/$USER/${SLURM_JOB_ID}", "cache": "/shared/$USER"},
         network={"interface": "ib0,ib1"},
         environment={"variables": {"NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": 3}},
     )
@@ -234,6 +234,8 @@ def test_environment_of_ranks() -> None:
     root = f"/local/me/77/xtrain-{os.getuid()}-77"
     assert found == {
         "OMP_NUM_THREADS": "3",
+        "XTRAIN_CACHE": "/shared/me",
+        "XTRAIN_SCRATCH": root,
         "TRITON_CACHE_DIR": f"{root}/triton",
         "TORCHINDUCTOR_CACHE_DIR": f"{root}/inductor",
         "GLOO_SOCKET_IFNAME": "ib0,ib1",

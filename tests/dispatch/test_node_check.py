@@ -166,8 +166,8 @@ def test_bad_nodes_are_remembered_for_a_day(tmp_path: Path) -> None:
     assert bad_nodes(tmp_path, now=6000.0) == both
     assert bad_nodes(tmp_path, now=1000.0 + 24 * 3600) == both[1:]
     remember(tmp_path, [], now=1000.0 + 24 * 3600)
-    assert "n1" not in (tmp_path / "jobs" / "bad_nodes.json").read_text()
-    (tmp_path / "jobs" / "bad_nodes.json").write_text("{}")
+    assert "n1" not in (tmp_path / "bad_nodes.json").read_text()
+    (tmp_path / "bad_nodes.json").write_text("{}")
     assert bad_nodes(tmp_path) == []
 
 

@@ -81,7 +81,7 @@ def test_two_nodes_that_are_alike() -> None:
         ({"folders": folder("scratch", kind="nfs4")}, "scratch", "warning", "a network file system (nfs4)"),
         ({"folders": folder("out", free=2**33)}, "output folder", "warning", "XLM-R Large takes 20.8 GiB"),
         ({"data": "No such file or directory"}, "data", "problem", "b: No such file"),
-        ({"interfaces": {"eth0": "10.0.0.2"}}, "network interface", "problem", "ib0 is not on b, which has eth0"),
+        ({"interfaces": {"eth0": "10.0.0.2"}}, "network interface", "problem", "ib0 is not on b (there: eth0)"),
         ({"met": {"a": Acquaintance("timed out")}}, "nodes reach each other", "problem", "a cannot be reached from b"),
         ({"hardware": hardware(tools=("c++", *TOOLS[3:]))}, "ops that build", "warning", "ninja not found on b"),
         ({"hardware": hardware(tools=TOOLS[:3])}, "SLURM's commands in a job", "problem", "scontrol, squeue not found"),

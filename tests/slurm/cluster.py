@@ -32,7 +32,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ClusterError(Exception):
-    """The cluster for tests does not do what it should; the message ends with the ends of its logs."""
+    """The cluster for tests does not do what it should."""
 
 
 def missing(accounting: bool = True) -> str:
@@ -73,7 +73,8 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # sockets lie in it: 107 characters at most
         try:
             self._start()
-        except BaseException:
+        except BaseException as error:
+            error.add_note(self.log_tails())
             self.stop()
             raise
 
@@ -106,8 +107,10 @@ class Cluster:
     def _start_accounting(self) -> None:
         defaults = f"--defaults-file={self.folder}/etc/my.cnf"
         self._inside("mariadb-install-db", defaults, "--user=root", f"--datadir={self.folder}/db/data",
-                     "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")  # fmt: skip
-        self._inside("setsid", "--fork", "mariadbd", defaults, f"--init-file={self.folder}/etc/init.sql")
+                     "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+                     output="mariadb-install.out")  # fmt: skip
+        self._inside("setsid", "--fork", "mariadbd", defaults, f"--init-file={self.folder}/etc/init.sql",
+                     output="mariadb.out")  # fmt: skip
         self._wait(30, "MariaDB", (self.folder / "run/mysqld.sock").exists)
         self._inside("slurmdbd")
         self._wait(30, "slurmdbd", lambda: self._asked("sacctmgr", "-n", "show", "cluster") is not None)
@@ -279,9 +282,11 @@ class Cluster:
         return sorted((self.folder / "log").glob("*"))
 
     def log_tails(self, lines: int = 20) -> str:
-        """The ends of all logs that say something, each below its path."""
+        """The ends of the logs that say something, each below its path: SLURM's, or all if it never came up."""
         tails = []
         for path in self.log_files():
+            if path.name.startswith(("mariadb", "munge")) and (self.folder / "log/slurmctld.log").exists():
+                continue
             # every daemon complains of MPI libraries that are not installed and not needed
             said = [line for line in path.read_text(errors="replace").splitlines() if "mpi" not in line.lower()]
             if said:
@@ -349,7 +354,7 @@ class Cluster:
                 [*enter, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, timeout=60
             ).returncode
         if code:
-            raise ClusterError(f"{' '.join(words)} ended with {code}\n{self.log_tails()}")
+            raise ClusterError(f"{' '.join(words)} ended with {code}; see the end of {output}")
 
     def _answers(self) -> bool:
         return self._asked("scontrol", "ping") is not None
@@ -366,5 +371,6 @@ class Cluster:
         until = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > until:
-                raise ClusterError(f"waited {seconds:.0f} s in vain for {what}\n{self.log_tails()}")
+                states = self._asked("sinfo", "-h", "-N", "-p", "main", "-o", "%N is %t") or "SLURM does not answer"
+                raise ClusterError(f"waited {seconds:.0f} s in vain for {what}: {', '.join(states.splitlines())}")
             time.sleep(0.05)

@@ -31,6 +31,9 @@ class Knobs:
     """slurmdbd over MariaDB. Without it, sacct says that accounting is disabled. It adds about 3 s to the start."""
     slurmd_timeout: int = 30
     """A node that is silent for about this long is DOWN. 12 suits tests of lost nodes; a loaded machine needs more."""
+    message_timeout: int = 10
+    """How long SLURM's parts wait for each other. A node without power is DOWN no sooner than three of these; 5 is less
+    than a loaded machine may need."""
     kill_wait: int = 5
     """From SIGTERM to SIGKILL when a job is cancelled or over its time."""
     cred_expire: int = 5
@@ -156,6 +159,7 @@ EnforcePartLimits=ALL
 ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout={knobs.slurmd_timeout}
+MessageTimeout={knobs.message_timeout}
 InactiveLimit=0
 KillWait={knobs.kill_wait}
 MinJobAge={knobs.min_job_age}

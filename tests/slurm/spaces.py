@@ -134,7 +134,7 @@ def node(folder: Path, name: str) -> None:
     run("ip", "addr", "add", f"{plan['addresses'][name]}/24", "dev", "eth0")
     run("ip", "link", "set", "eth0", "up")
     os.environ.update(SLURM_CONF=str(folder / "etc/slurm.conf"))
-    subprocess.Popen(["slurmd", "-D", "-N", name], stdin=subprocess.DEVNULL)
+    run("slurmd", "-N", name)  # goes into the background, a child of this process then
     reap()
 
 

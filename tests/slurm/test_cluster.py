@@ -80,7 +80,8 @@ def test_accounting_knows_an_ended_job(cluster: Cluster, tmp_path: Path) -> None
 
 
 def test_without_accounting_sacct_says_so_and_the_queue_knows(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster(nodes=1, accounting=False)
+    cluster = make_cluster(nodes=1, accounting=False, preempt_user_signal=False)
+    assert "preempt_send_user_signal" not in cluster.run("scontrol", "show", "config").stdout
     job = submit(cluster, tmp_path, "true")
     cluster.wait_job(job, "COMPLETED")
     asked = cluster.run("sacct", "-j", job, check=False)
@@ -89,7 +90,7 @@ def test_without_accounting_sacct_says_so_and_the_queue_knows(make_cluster: Make
 
 
 def test_a_node_without_power_is_down_and_its_job_starts_again(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster(nodes=2, accounting=False, slurmd_timeout=12)
+    cluster = make_cluster(nodes=2, accounting=False, slurmd_timeout=6, message_timeout=5)
     script = 'echo $SLURM_RESTART_COUNT $(hostname) >> $F/starts; [ -n "$SLURM_RESTART_COUNT" ] || sleep 300'
     job = submit(cluster, tmp_path, script, "-w", "n2")
     wait_for((tmp_path / "starts").exists, "the job to run")
@@ -124,9 +125,10 @@ def test_a_job_outlives_slurmd(cluster: Cluster, tmp_path: Path) -> None:
     cluster.kill_slurmd("n3")
     assert not reaches(cluster, "n1", "n3")
     (tmp_path / "go").touch()
-    cluster.wait_job(job, "COMPLETED")
+    wait_for((tmp_path / "on").exists, "the job to go on without slurmd")
     cluster.start_slurmd("n3")
     assert reaches(cluster, "n1", "n3")
+    cluster.wait_job(job, "COMPLETED")
     assert (tmp_path / "on").read_text() == "n3\n"
 
 
@@ -134,18 +136,15 @@ def test_a_job_outlives_the_controller(cluster: Cluster, tmp_path: Path) -> None
     job = submit(cluster, tmp_path, "touch $F/runs; until [ -e $F/go ]; do sleep 0.1; done; touch $F/went")
     wait_for((tmp_path / "runs").exists, "the job to run")
     cluster.stop_controller()
-    assert cluster.state("n1") == ""
+    assert "DOWN" in cluster.run("scontrol", "ping", check=False).stdout
     (tmp_path / "go").touch()
     wait_for((tmp_path / "went").exists, "the job to go on without slurmctld")
     cluster.start_controller()
     cluster.wait_job(job, "COMPLETED")
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_preemption_tells_the_job_first_where_it_is_set_so(
-    make_cluster: MakeCluster, tmp_path: Path, told: bool
-) -> None:
-    cluster = make_cluster(nodes=1, accounting=False, preempt_user_signal=told, grace_time=2, kill_wait=1)
+def test_a_preempted_job_is_told_and_starts_again(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    cluster = make_cluster(nodes=1, accounting=False, grace_time=2, kill_wait=1)
     script = """
         trap 'echo told >> $F/story' USR2
         echo start >> $F/story
@@ -156,7 +155,7 @@ def test_preemption_tells_the_job_first_where_it_is_set_so(
     wait_for((tmp_path / "story").exists, "the job to run")
     cluster.run("srun", "-p", "high", "--exclusive", "true")
     cluster.wait_job(job, "COMPLETED")
-    assert (tmp_path / "story").read_text().split() == (["start", "told", "start"] if told else ["start", "start"])
+    assert (tmp_path / "story").read_text().split() == ["start", "told", "start"]
 
 
 def test_simulated_gpus_are_handed_out(make_cluster: MakeCluster) -> None:
@@ -193,7 +192,7 @@ def test_folders_differ_on_one_node_alone(cluster: Cluster, tmp_path: Path) -> N
     assert "1: " in full.stderr
     assert "No space left" in full.stderr
     cluster.reset()  # undoes both that are left
-    assert cluster.run(*look, f"ls {tmp_path} | wc -l; touch {tmp_path}/there").stdout.split() == ["0:", "2", "1:", "2"]
+    assert cluster.run(*look, f"ls {tmp_path} | wc -l; touch {tmp_path}/there").stdout.split()[1::2] == ["2", "2"]
 
 
 def test_a_node_may_have_a_tmp_of_its_own(make_cluster: MakeCluster, tmp_path: Path) -> None:
@@ -208,8 +207,9 @@ def test_a_node_may_have_a_tmp_of_its_own(make_cluster: MakeCluster, tmp_path: P
 
 def test_a_failed_start_leaves_nothing(slurm_installed: None) -> None:
     cluster = Cluster(nodes=1, accounting=False, extra="NoSuchSetting=1")
-    with pytest.raises(ClusterError, match="NoSuchSetting"):
+    with pytest.raises(ClusterError) as caught:
         cluster.start()
+    assert "NoSuchSetting" in "".join(caught.value.__notes__)
     assert not cluster.folder.exists()
     assert not processes_of(cluster.folder)
 

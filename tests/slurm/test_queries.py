@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,22 +103,28 @@ def test_a_signal_reaches_the_tasks(here: Cluster, tmp_path: Path) -> None:
     here.wait_job(job, "COMPLETED")
 
 
-def test_while_the_controller_is_away(here: Cluster) -> None:
-    job = submit(here, "sleep 100")
-    here.wait_job(job, "RUNNING")
-    here.stop_controller()
+def test_while_the_controller_is_away(make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster of its own, whose accounting is disabled too."""
+    cluster = make_cluster(nodes=1, accounting=False)
+    cluster.use_in(monkeypatch)
+    job = submit(cluster, "sleep 100")
+    cluster.wait_job(job, "RUNNING")
+    answer = slurm.job_states([job], budget=30)
+    assert answer.states[job].running
+    assert "disabled" in answer.silent["sacct"]
+    cluster.stop_controller()
+    assert not slurm.job_states([job], budget=0.6).complete
+    reply = slurm.requeue(job, timeout=2)
+    assert (reply.ok, reply.unreachable) == (False, True)
+    reply = slurm.requeue(job)  # without our own limit the command gives up by itself, in words of its own
+    assert (reply.ok, reply.unreachable) == (False, True), reply.said
+    back = threading.Timer(2, cluster.start_controller)
+    back.start()
     try:
-        answer = slurm.job_states([job], budget=0.6)
-        assert not answer.complete
-        reply = slurm.requeue(job, timeout=2)
-        assert (reply.ok, reply.unreachable) == (False, True)
-        reply = slurm.requeue(job)  # without our own limit the command gives up by itself
-        assert (reply.ok, reply.unreachable) == (False, True), reply.said
+        assert slurm.requeue(job, patience_seconds=120).ok
     finally:
-        here.start_controller()
-    assert slurm.requeue(job, patience_seconds=120).ok
+        back.join()
     wait_for(lambda: slurm.squeue([job]).states[job].restarts == 1, "the job to be requeued")
-    assert slurm.cancel([job]).ok
 
 
 def xtrain(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -199,6 +199,8 @@ def rank_environment(
     scratch = job_scratch(profile, job_id, env)
     result = {
         "OMP_NUM_THREADS": str(asked.cpus_per_task or _share_of_node(asked, env)),
+        "XTRAIN_CACHE": str(cache_folder(profile, env)),
+        "XTRAIN_SCRATCH": str(scratch),
         "TRITON_CACHE_DIR": str(scratch / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
     }

@@ -131,7 +131,7 @@ class Storage:
 
     scratch: str = "${SLURM_TMPDIR:-/tmp}"
     """A folder of each node's own disk; variables (``$USER``, ``$SLURM_JOB_ID``) are those of the job."""
-    cache: str = "~/.cache/xtrain"
+    cache: str = "${XTRAIN_CACHE:-~/.cache/xtrain}"
     """A folder that all nodes share, for operators built once per type of node."""
 
 

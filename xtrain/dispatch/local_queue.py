@@ -83,6 +83,9 @@ class LocalSupervisor(Supervisor):
     def _end_time(self) -> float | None:
         return None
 
+    def _clean(self) -> None:
+        """Nothing lies elsewhere."""
+
     def _check_nodes(self, fence: Fence) -> list[Any]:
         return []
 

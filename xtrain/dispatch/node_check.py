@@ -1,7 +1,7 @@
 """Whether the nodes of a job are fit for its ranks; ``python -m xtrain.dispatch.node_check RUN_DIR`` on each, by srun.
 
 One task a node, before the ranks start, and well under a second: no torch. Each prints one line of JSON. Bad nodes are
-remembered for a day in ``jobs/bad_nodes.json`` of the output folder, so that the next attempt is not given them again.
+remembered for a day in ``bad_nodes.json`` of the output folder, so that the next attempt is not given them again.
 """
 
 from __future__ import annotations
@@ -194,21 +194,21 @@ def _answers(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def remember(out: Path, bad: Sequence[BadNode], now: float | None = None) -> None:
-    """Add ``bad`` to ``jobs/bad_nodes.json`` of the output folder ``out``, and forget those of long ago.
+    """Add ``bad`` to ``bad_nodes.json`` of the output folder ``out``, and forget those of long ago.
 
     Of two jobs that write at once, one may undo the other's: it will meet that node again, and find it bad again.
     """
     when = time.time() if now is None else now
     known = {node.node: node for node in bad_nodes(out, when)}
     known |= {node.node: Remembered(node.node, node.reason, when) for node in bad}
-    write_json(make_folder(out / "jobs") / MEMORY, {"nodes": [asdict(node) for node in known.values()]})
+    write_json(make_folder(out) / MEMORY, {"nodes": [asdict(node) for node in known.values()]})
 
 
 def bad_nodes(out: Path, now: float | None = None) -> list[Remembered]:
     """The nodes that were found to be bad within a day before ``now`` (seconds since 1970), the first found first."""
     when = time.time() if now is None else now
     try:
-        known = [Remembered(**item) for item in json.loads((out / "jobs" / MEMORY).read_bytes())["nodes"]]
+        known = [Remembered(**item) for item in json.loads((out / MEMORY).read_bytes())["nodes"]]
     except (OSError, ValueError, KeyError, TypeError):  # none yet; or no file of ours, and not worth a study
         return []
     return [node for node in known if when - node.time < FORGET_SECONDS]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from xtrain.dispatch import attempts, slurm
 from xtrain.dispatch.attempts import Attempts, Fence
-from xtrain.dispatch.batch_script import rank_environment, scratch_root, srun_command
+from xtrain.dispatch.batch_script import job_scratch, rank_environment, scratch_root, srun_command
 from xtrain.dispatch.cluster import Profile, lead_for
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, study_file
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
@@ -36,6 +36,7 @@ PROJECT = Path(__file__).resolve().parents[2]  # where train.py stands
 PARENT_PATIENCE_SECONDS = 60.0  # a file that another node wrote may show up late on a network file system
 POLL_SECONDS = 0.2
 FENCE_SECONDS = 2.0  # between looks at whether a newer attempt has begun
+CLEAN_SECONDS = 20.0
 LEAVING_SECONDS = 30.0  # that fenced ranks get to leave by themselves
 
 
@@ -148,6 +149,7 @@ class Supervisor:
             return self._again(fence.number, f"node check: {said}", [node.node for node in bad])
         logs = RankLogs.now(self.run.logs)
         code = self._run_ranks(fence, end)
+        self._clean()
         if not fence.holds():
             print("a newer attempt has begun elsewhere: nothing is left to do here", flush=True)
             return EXIT_FENCED
@@ -263,6 +265,15 @@ class Supervisor:
                 looked = time.monotonic()
                 if not fence.holds():
                     self._let_go(process)
+
+    def _clean(self) -> None:
+        """Remove the job's folder from each node's own disk, while there is time for that."""
+        scratch = job_scratch(self.profile, self.job)
+        if self.asked.first or not scratch.is_dir():
+            return
+        command = ["srun", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet"]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run([*command, "rm", "-rf", str(scratch)], timeout=CLEAN_SECONDS, capture_output=True)
 
     def _warning(self) -> int:
         """The signal that srun forwards to every task; of a SIGTERM it would end them itself."""

@@ -54,6 +54,8 @@ class Step:
     errors: list[str] = field(default_factory=list)
     """Lines on standard error: SLURM's, and the tasks'."""
     timed_out: bool = False
+    nodes: tuple[str, ...] = ()
+    """Where it ran."""
 
     def last(self, task: str, key: str) -> Any:
         """The last value of ``task`` that has ``key``, that is; None for none."""

@@ -57,10 +57,12 @@ def check_ranks(names: Sequence[str], places: Mapping[str, Mapping[str, Any]], s
         to_do = "the message is the node's own: mend [environment] of the profile, or the resources of [job]"
         return [problem(looked_at, found, to_do)]
     if apart:
-        troubles = [f"{name} on {places[name]['node']}: {step.last(name, 'trouble')}" for name in apart[:4]]
+        troubles = list(dict.fromkeys(step.last(name, "trouble") or "no word" for name in apart))
         nodes = sorted({str(places[name]["node"]) for name in apart})
-        found = f"all {len(names)} started, but {len(apart)} of them, on {listed(nodes, 8)}, could not join"
-        found += f" within {JOIN_SECONDS:.0f} s: {'; '.join(troubles)}"
+        found = (
+            f"all {len(names)} started, but {len(apart)} of them, on {listed(nodes, 8)}, could not join the others: "
+        )
+        found += "; ".join(troubles[:3])
         to_do = (
             "look at the findings about interfaces and reach above: set network.interface of the profile to what all "
             "nodes have in common, and have ports between the nodes opened"

@@ -120,18 +120,23 @@ def check_interfaces(reports: Reports, interface: str) -> Iterator[Finding]:
         without = {node: report for node, report in reports.items() if not {*wanted} & {*report.interfaces}}
         if not without:
             return (yield ok(looked_at, f"{interface} on {_nodes(reports)}"))
+        there: dict[str, list[str]] = {}
         for node, report in without.items():
-            there = listed(f"{name} ({address})" for name, address in report.interfaces.items())
-            to_do = f"set network.interface of the profile to one that all nodes have; {node} has {there or 'none'}"
-            yield problem(looked_at, f"{interface} is not on {node}, which has {there or 'none'}", to_do)
-        return
+            there.setdefault(listed(report.interfaces) or "none", []).append(node)
+        missing = [f"{interface} is not on {listed(nodes, 8)} (there: {names})" for names, nodes in there.items()]
+        to_do = f"set network.interface of the profile to one that all nodes have: {_common(reports)}"
+        return (yield problem(looked_at, "; ".join(missing), to_do))
     loops = {node: report.own_address for node, report in reports.items() if report.own_address.startswith("127.")}
     if loops and len(reports) > 1:
-        common = set.intersection(*({*report.interfaces} for report in reports.values()))
         said = "; ".join(f"{node} stands for {address} on itself" for node, address in loops.items())
-        to_do = f"set network.interface of the profile (all nodes have: {listed(sorted(common)) or 'none'})"
+        to_do = f"set network.interface of the profile to one that all nodes have: {_common(reports)}"
         return (yield problem(looked_at, f"{said}: Gloo would wait for the others there", to_do))
     yield ok(looked_at, "chosen by Gloo and NCCL themselves; network.interface of the profile names none")
+
+
+def _common(reports: Reports) -> str:
+    """The interfaces that all nodes have."""
+    return listed(sorted(set.intersection(*({*report.interfaces} for report in reports.values())))) or "there is none"
 
 
 def check_reach(reports: Reports) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
         environment = work.environment(allocation, 1)
         limit = work.patience_seconds + NODE_SECONDS
         step = run_step(command, environment, limit, lambda step: _all_reported(step, allocation))
+        step.nodes = allocation.nodes
     reports = {}
     for node in allocation.nodes:
         value = step.last(node, "report")
@@ -120,19 +122,28 @@ def _all_reported(step: Step, allocation: Allocation) -> bool:
 def _silence(node: str, step: Step, limit: float, never_began: Sequence[str]) -> Finding:
     """Why a node has not reported; ``never_began`` are those from which nothing came at all."""
     stage = step.last(node, "at")
-    said = [line for line in (*step.other, *step.errors) if node in line] or step.errors
-    words = "; ".join(said[-3:])
+    words = "; ".join(_said_of(node, step))
     if stage is not None and never_began and not step.timed_out:
         return note(f"node {node}", f"began; SLURM ended it since {listed(never_began)} could not be started")
     if stage is not None:
-        found = f"began, and did not come to an end within {limit:.0f} s: {stage}"
+        how = f"within {limit:.0f} s" if step.timed_out else f"({words or 'no word'})"
         to_do = f"log in to {node} and look whether that answers (ls, df, nvidia-smi); have the node drained if not"
-        return problem(f"node {node}", f"{found}{f' ({words})' if words else ''}", to_do)
-    if "No module named" in words or "No such file" in words or "not found" in words:
-        to_do = (
-            f"python, modules and the project ({PROJECT}) have to be on a file system that "
-            "every node has, under the same path: see [environment] of the profile"
-        )
-    else:
+        return problem(f"node {node}", f"began, and did not come to an end {how}: {stage}", to_do)
+    if "launch" in words or "xited with" not in words:
         to_do = f"srun --nodelist={node} hostname shows whether jobs start there; have the node drained if not"
+    else:
+        to_do = (
+            f"mend [environment] of the profile (modules, setup, python): python and the project ({PROJECT}) have to "
+            "be on a file system that every node has, under the same path"
+        )
     return problem(f"node {node}", f"did not report: {words or 'no word'}", to_do)
+
+
+def _said_of(node: str, step: Step) -> list[str]:
+    """The last lines that name a node; before them those that name none: programs seldom say where they are."""
+    said = (line.removeprefix("srun: error: ") for line in (*step.errors, *step.other))
+    lines = list(dict.fromkeys(line for line in said if "lacks support for cpu binding" not in line))  # harmless
+    of_it = [line for line in lines if re.search(rf"\b{re.escape(node)}\b", line)]
+    nodes = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in {*step.nodes} - {node}) or "$^")
+    of_none = [line for line in lines if line not in of_it and not nodes.search(line)]
+    return [*of_none[-2:], *of_it[-3:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _all_reduce(ranks, name, place, options.timeout)
     except Exception as error:  # whatever torch says is the finding
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = re.sub(r"\[enforce fail at [^]]*\] ", "", str(error))  # where in Gloo's source
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         emit(name, {"trouble": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:400]})
     sys.stdout.flush()
     os._exit(0)  # not through the others' end, which may never come

@@ -12,7 +12,8 @@ from pathlib import Path
 from xtrain.dispatch import slurm
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.submissions import JobFolder
-from xtrain.watching.run_view import RunView, local_process, views
+from xtrain.watching.run_view import RunView, held_here, local_process, views
+from xtrain.watching.state import local_queue_lock
 
 _ROUNDS = 3  # a job that is just leaving may have put another one in the queue
 
@@ -61,8 +62,20 @@ def _may_be_alive(job: str, answer: slurm.Answer | None) -> bool:
     return state is not None and not state.ended
 
 
-def cancel_jobs(nodes: Sequence[JobNode], out: Path, timeout: float = slurm.TIMEOUT_SECONDS) -> Cancelled:
+def to_come(graph: JobGraph, nodes: Sequence[JobNode], out: Path) -> list[RunView]:
+    """Of these jobs the ones that the queue on this machine, which submits each when it can run, has still to start."""
+    lock = local_queue_lock(out, graph)
+    if lock not in held_here([lock]):
+        return []
+    return [one for one in views(list(nodes), out) if not one.over and not one.submissions]
+
+
+def cancel_jobs(
+    graph: JobGraph, nodes: Sequence[JobNode], out: Path, timeout: float = slurm.TIMEOUT_SECONDS
+) -> Cancelled:
     """Mark the jobs, so that none puts itself back in the queue, then end them: what waits first, then what runs."""
+    for one in to_come(graph, nodes, out):
+        JobFolder(one.run).ask_to_stop()
     ended: dict[str, str] = {}
     for _ in range(_ROUNDS):
         jobs = [job for one in views(list(nodes), out) if not one.over for job in one.jobs]

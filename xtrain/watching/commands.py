@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.prompt import Confirm
 
 from xtrain.dispatch.job_graph import JobGraph, JobNode
-from xtrain.errors import EXIT_OURS, Problem, UserError
+from xtrain.errors import EXIT_OURS, Problem, UserError, listed
 from xtrain.watching import logs
-from xtrain.watching.cancel import Cancelled, cancel_jobs, concerned, to_cancel
+from xtrain.watching.cancel import Cancelled, cancel_jobs, concerned, to_cancel, to_come
 from xtrain.watching.run_view import views
 from xtrain.watching.studies import ask, find_phase, look, studies
 from xtrain.watching.table import as_json, say, show
@@ -68,14 +68,18 @@ def run_cancel(out: Path, phases: Sequence[str], *, study: str, yes: bool, conso
     concerns = [(graph, concerned(graph, chosen)) for graph, chosen in _chosen(out, phases, study)]
     seen = [(graph, to_cancel(nodes, out, ask(views(nodes, out), _PATIENCE_SECONDS))) for graph, nodes in concerns]
     jobs = {job: one.node.job_name for _, found in seen for one, some in found for job in some}
-    if not jobs:
+    later = [one.node.job_name for graph, nodes in concerns for one in to_come(graph, nodes, out)]
+    if not jobs and not later:
         say(console, "no job of these is in the queue or runs: nothing to cancel")
         return 0
-    _list("to be cancelled", jobs, console)
-    if not yes and not _agreed(len(jobs), console):
+    if jobs:
+        _list("to be cancelled", jobs, console)
+    if later:
+        say(console, f"not to be started any more: {listed(later)}")
+    if not yes and not _agreed(len(jobs) + len(later), console):
         say(console, "nothing was cancelled")
         return 0
-    return max(_report(graph, cancel_jobs(nodes, out), console) for graph, nodes in concerns)
+    return max(_report(graph, cancel_jobs(graph, nodes, out), console) for graph, nodes in concerns)
 
 
 def _chosen(out: Path, phases: Sequence[str], study: str) -> list[tuple[JobGraph, list[JobNode]]]:

@@ -29,7 +29,8 @@ def job_log(run: RunDirectory) -> Path | None:
     """Where the newest job of the phase that printed something did; None for none."""
     folder = JobFolder(run)
     for submission in reversed(folder.submissions()):
-        path = folder.submitit / f"{submission.job}_0_log.out"
+        number = submission.job.removeprefix("local-").partition("-")[0]  # of the process, on this machine
+        path = folder.submitit / f"{number}_0_log.out"
         if path.is_file():
             return path
     found = list(folder.submitit.glob("*_log.out")) if folder.submitit.is_dir() else []

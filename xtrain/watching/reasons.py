@@ -58,6 +58,6 @@ def explain(reason: str, job: str = "") -> tuple[str, str]:
     if limit:
         whose = {"QOS": "QOS", "Assoc": "account", "Account": "account"}[limit[1]]
         return f"a limit of the {whose} is reached; it starts when jobs under that limit end", (
-            "lower max_running in the profile or wait; sacctmgr show qos (or assoc) lists the limits"
+            "wait, or lower limits.running in the profile; sacctmgr show qos (or assoc) lists the limits"
         )
     return "SLURM's own word; see JOB REASON CODES in man squeue", ""

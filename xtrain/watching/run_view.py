@@ -108,14 +108,18 @@ def local_process(job: str) -> int | None:
     return int(match[1]) if state not in "ZX" and match[2] in (None, started) else None
 
 
-def held_here(runs: Iterable[RunDirectory]) -> set[Path]:
-    """The run directories that a process on this machine holds (``xtrain run``); asks without touching the locks."""
+def held_here(locks: Iterable[Path]) -> set[Path]:
+    """Which of these lock files a process on this machine holds; asks without touching the locks.
+
+    ``xtrain run`` holds ``.lock`` of the run directory that it works on; a queue on this machine, its study's.
+    """
     try:
         text = Path("/proc/locks").read_text("utf-8")
     except OSError:
         return set()
+    # By inode alone: some file systems have a device there that stat does not give.
     inodes = {int(match) for match in re.findall(r"FLOCK .*:(\d+) 0 EOF", text)}
-    return {run.path for run in runs if _inode(run.path / ".lock") in inodes}
+    return {lock for lock in locks if _inode(lock) in inodes}
 
 
 def _inode(path: Path) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xtrain.dispatch import attempts
-from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode
+from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode
 from xtrain.dispatch.slurm import Answer, JobState
 from xtrain.watching.reasons import explain
 from xtrain.watching.record_end import Pace, event_words, log_progress, newest_event, pace_of, stamp
@@ -81,12 +81,18 @@ def observe(
     return list(watcher.states.values())
 
 
+def local_queue_lock(out: Path, graph: JobGraph) -> Path:
+    """What the queue of a study on this machine, without SLURM, holds while it runs."""
+    return out / JOBS / f".{graph.study}.lock"
+
+
 class _Watcher:
     def __init__(self, graph: JobGraph, out: Path, answer: Answer, seen: Mapping[str, RunView], now: float) -> None:
         self.graph, self.out, self.answer, self.seen, self.now = graph, out, answer, seen, now
         self.states: dict[str, PhaseState] = {}
         self.names = {job: one.node.job_name for one in seen.values() for job in one.jobs}
-        self.held = held_here(one.run for one in seen.values() if not one.over)
+        self.queue = local_queue_lock(out, graph)
+        self.locked = held_here([self.queue, *(one.run.path / ".lock" for one in seen.values() if not one.over)])
 
     def state(self, one: RunView) -> PhaseState:
         """The state of a job whose parents' states are known."""
@@ -151,7 +157,8 @@ class _Watcher:
                 return f"waits for the end of {len(missing)} jobs"
         if missing:
             return "waits for " + ", ".join(parent.node.job_name for parent in missing[:3])
-        before = [job for job in one.submissions[-1].ended if job in self.answer.states]
+        ended = one.submissions[-1].ended if one.submissions else ()
+        before = [job for job in ended if job in self.answer.states]
         before = [job for job in before if not self.answer.states[job].ended]
         if not before:
             return ""
@@ -160,7 +167,7 @@ class _Watcher:
 
     def _nowhere(self, one: RunView) -> tuple[str, str, JobState | None]:
         """No job of the phase is in the queue, and it has no end."""
-        if one.run.path in self.held:
+        if one.run.path / ".lock" in self.locked:
             return RUNNING, "", None
         if one.stopped:
             return CANCELLED, "by the user", None
@@ -173,6 +180,9 @@ class _Watcher:
             last = self.answer.states.get(newest)
             how = f"{_ended_words(last)} and" if last is not None else "is not in the queue and"
             return LOST, f"job {newest} {how} wrote no end: submit again", last
+        if self.queue in self.locked:
+            missing = self._held(one)
+            return (HELD, missing, None) if missing else (WAITING, "waits for its turn on this machine", None)
         if one.begun:
             return STOPPED, "the same command goes on", None
         return TO_DO, "", None

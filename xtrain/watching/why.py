@@ -187,7 +187,7 @@ def waits_for(found: Found, state: PhaseState, observed: Observed) -> list[str]:
             lines.append(f"its dependency: {queue.dependency}")
     lines += [parent_words(parent) for parent in _parents(found, observed) if parent.state != words.DONE][:12]
     if state.state == words.HELD and state.detail.startswith("waits for its turn"):
-        lines.append(f"{state.detail}: the profile's max_running limits how many jobs run at once")
+        lines.append(f"{state.detail}: limits.running of the profile says how many jobs run at once")
     return lines
 
 

@@ -1,0 +1,52 @@
+"""Following a study until all its jobs have ended: a table on a terminal, a line a change in a log."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from xtrain.dispatch.job_graph import JobGraph
+from xtrain.watching.state import IN_QUEUE, NO_RESULT, TO_DO, UNKNOWN
+from xtrain.watching.studies import look
+from xtrain.watching.table import say, show, study_table
+
+EVERY_SECONDS = 3.0
+PATIENCE_SECONDS = 10.0  # for the queue: nobody waits for this screen
+STARTING_SECONDS = 30.0  # a queue on this machine needs a moment before its first job shows
+
+
+def follow(out: Path, graph: JobGraph, console: Console, every_seconds: float = EVERY_SECONDS) -> bool:
+    """Show the study's jobs until none is in the queue any more; whether any has no result."""
+    before: dict[str, str] = {}
+    began = time.monotonic()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else _Nothing() as live:
+        while True:
+            (observed,) = look(out, [graph], PATIENCE_SECONDS)
+            states = observed.states
+            if isinstance(live, Live):
+                live.update(study_table(observed, console.width), refresh=True)
+            else:
+                for one in states:
+                    if before.get(one.node.hash, TO_DO) != one.state:
+                        say(console, f"{one.node.job_name}: {one.state}" + (f": {one.detail}" if one.detail else ""))
+            before = {one.node.hash: one.state for one in states}
+            going_on = {*IN_QUEUE, UNKNOWN} & set(before.values())
+            starting = TO_DO in before.values() and time.monotonic() - began < STARTING_SECONDS
+            if not going_on and not starting:
+                break
+            time.sleep(every_seconds)
+    show([observed], console)
+    return any(one.state in (*NO_RESULT, TO_DO) for one in states)
+
+
+class _Nothing:
+    """What stands for the live table in a log."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
