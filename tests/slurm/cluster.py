@@ -154,8 +154,8 @@ class Cluster:
 
         Raises ClusterError with what it printed if it fails and `check` is set.
         """
-        more = {"env": self.environment, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL} | more
-        done: subprocess.CompletedProcess[str] = subprocess.run(words, timeout=timeout, check=False, **more)
+        options: dict[str, Any] = {"env": self.environment, "capture_output": True, "stdin": subprocess.DEVNULL}
+        done = subprocess.run(words, timeout=timeout, check=False, text=True, **(options | more))
         if check and done.returncode:
             raise ClusterError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done
@@ -167,9 +167,14 @@ class Cluster:
         enter = ["nsenter", "-t", str(self._first_process(node)), "--net", "--uts", "--ipc", "--pid", "--mount", "--"]
         return self.run(*enter, *words, check=check, timeout=timeout, **more)
 
+    def states(self) -> dict[str, str]:
+        """What SLURM says of each node: "idle", "mix", "down*", ... ("*": silent); empty if slurmctld is silent."""
+        words = (self._asked("sinfo", "-h", "-N", "-p", "main", "-o", "%N %t") or "").split()
+        return dict(zip(words[::2], words[1::2], strict=True))
+
     def state(self, node: str) -> str:
-        """What SLURM says of a node: "idle", "mixed", "down*", ... ("*": silent); empty if slurmctld is silent."""
-        return (self._asked("sinfo", "-h", "-p", "main", "-n", node, "-o", "%t") or "").strip()
+        """One node's part of `states`; empty if slurmctld is silent."""
+        return self.states().get(node, "")
 
     def job_states(self) -> dict[str, str]:
         """The jobs SLURM still knows, ended ones too: RUNNING, PENDING, COMPLETED, ... Raises ClusterError."""
@@ -186,7 +191,7 @@ class Cluster:
 
     def wait_idle(self, timeout: float = 60) -> None:
         """Wait until every node is idle. Raises ClusterError."""
-        self._wait(timeout, "all nodes to be idle", lambda: all(self.state(name) == "idle" for name in self.nodes))
+        self._wait(timeout, "all nodes to be idle", lambda: list(self.states().values()) == ["idle"] * self.knobs.nodes)
 
     # ---- break and repair
 
@@ -270,8 +275,8 @@ class Cluster:
         self.run("scancel", "--user=root")
         self.run("scancel", "--user=root", "--signal=KILL", "--full", check=False)  # not after KillWait
         self._wait(60, "all jobs to end", lambda: self._asked("squeue", "-h") == "")
-        for name in self.nodes:
-            if self.state(name).startswith(("dr", "down")):
+        for name, state in self.states().items():
+            if state.startswith(("dr", "down")):
                 self.run("scontrol", "update", f"nodename={name}", "state=resume", check=False)
         self.wait_idle()
 
@@ -371,6 +376,5 @@ class Cluster:
         until = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > until:
-                states = self._asked("sinfo", "-h", "-N", "-p", "main", "-o", "%N is %t") or "SLURM does not answer"
-                raise ClusterError(f"waited {seconds:.0f} s in vain for {what}: {', '.join(states.splitlines())}")
+                raise ClusterError(f"waited {seconds:.0f} s in vain for {what}: {self.states() or 'SLURM is silent'}")
             time.sleep(0.05)

@@ -81,7 +81,6 @@ def test_accounting_knows_an_ended_job(cluster: Cluster, tmp_path: Path) -> None
 
 def test_without_accounting_sacct_says_so_and_the_queue_knows(make_cluster: MakeCluster, tmp_path: Path) -> None:
     cluster = make_cluster(nodes=1, accounting=False, preempt_user_signal=False)
-    assert "preempt_send_user_signal" not in cluster.run("scontrol", "show", "config").stdout
     job = submit(cluster, tmp_path, "true")
     cluster.wait_job(job, "COMPLETED")
     asked = cluster.run("sacct", "-j", job, check=False)
@@ -143,21 +142,6 @@ def test_a_job_outlives_the_controller(cluster: Cluster, tmp_path: Path) -> None
     cluster.wait_job(job, "COMPLETED")
 
 
-def test_a_preempted_job_is_told_and_starts_again(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster(nodes=1, accounting=False, grace_time=2, kill_wait=1)
-    script = """
-        trap 'echo told >> $F/story' USR2
-        echo start >> $F/story
-        [ -n "$SLURM_RESTART_COUNT" ] && exit
-        while :; do sleep 0.1; done
-    """
-    job = submit(cluster, tmp_path, script, "--exclusive", "--signal=B:USR2@60", "--time=60")
-    wait_for((tmp_path / "story").exists, "the job to run")
-    cluster.run("srun", "-p", "high", "--exclusive", "true")
-    cluster.wait_job(job, "COMPLETED")
-    assert (tmp_path / "story").read_text().split() == ["start", "told", "start"]
-
-
 def test_simulated_gpus_are_handed_out(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(
         nodes=2, accounting=False, gpus="h100:8", features="h100,ib", partitions={"big": "MaxTime=60"}
@@ -169,6 +153,12 @@ def test_simulated_gpus_are_handed_out(make_cluster: MakeCluster) -> None:
     refused = cluster.run("srun", "--gpus-per-node=a100:1", "true", check=False)
     assert refused.returncode
     assert "Requested node configuration is not available" in refused.stderr
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_whether_a_preempted_job_is_told_can_be_set(make_cluster: MakeCluster, told: bool) -> None:
+    cluster = make_cluster(nodes=1, accounting=False, preempt_user_signal=told)
+    assert ("preempt_send_user_signal" in cluster.run("scontrol", "show", "config").stdout) == told
 
 
 def test_limits_are_enforced_when_a_job_is_submitted(cluster: Cluster) -> None:
@@ -236,6 +226,23 @@ time.sleep(300)
             test.send_signal(signal.SIGKILL)
     wait_for(lambda: not processes_of(folder), "every process to be gone")
     wait_for(lambda: not folder.exists(), "the folder to be removed")
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("0", "1 skipped"), ("1", "1 error")])
+def test_without_slurm_the_tests_skip_or_fail_where_they_must_run(
+    slurm_installed: None, required: str, outcome: str
+) -> None:
+    one = f"{__file__}::test_limits_are_enforced_when_a_job_is_submitted"
+    tests = f"{sys.executable} -m pytest -rs -p no:cacheprovider --confcutdir={HERE} {one}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"mount --bind /dev/null $(command -v slurmctld) && exec {tests}"],
+        env=dict(os.environ, XTRAIN_REQUIRE_SLURM=required, PATH=f"{os.environ['PATH']}:/usr/sbin:/sbin"),
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+    )
+    assert outcome in done.stdout
+    assert "a SLURM cluster for tests needs slurmctld" in done.stdout
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -81,6 +81,8 @@ def test_a_healthy_cluster(site: Site) -> None:
     for timing in details["all_reduce"]:
         assert timing["bus_gbs"] == pytest.approx(timing["algorithm_gbs"], rel=1e-3)  # 2 (n - 1) / n is 1 for two
         assert timing["bytes"] / timing["seconds"] / 1e9 == pytest.approx(timing["algorithm_gbs"], rel=1e-2)
+    told = {finding["looked_at"]: finding["found"] for finding in findings(report)}
+    assert told["sbatch"] == "takes the jobs of the profile; scontrol requeue is allowed"
     assert not list((site.folder / "out").iterdir())  # nothing is left behind
     assert site.cluster.run("squeue", "-h", "-t", "R,PD").stdout == ""
 
@@ -167,6 +169,13 @@ def test_a_time_limit_shorter_than_the_lead_time(site: Site) -> None:
     assert "60 s, but" in told[0]["found"]
     assert "120 s before" in told[0]["found"]
     assert "lead_seconds" in told[0]["to_do"]
+
+
+def test_options_that_sbatch_refuses(site: Site) -> None:
+    code, report = site.doctor(site.profile(job={"sbatch": {"licenses": "matlab:3"}}), "--nodes", "1")
+    assert code == 2
+    assert "[job]" in said(report, "sbatch", "Invalid license specification")["to_do"]
+    assert site.cluster.run("squeue", "-h", "-t", "R,PD").stdout == ""
 
 
 def test_a_partition_that_is_not_there(site: Site) -> None:

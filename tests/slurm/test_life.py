@@ -13,6 +13,8 @@ from runs import ALL_FAULTS, note_case, same_weights
 
 from xtrain.dispatch.attempts import Attempts
 
+SOON_DOWN = {"slurmd_timeout": 8, "message_timeout": 5}  # a silent node, after some 13 s
+
 MakeLife = Callable[..., Life]
 MakeCluster = Callable[..., Cluster]
 
@@ -76,7 +78,7 @@ def test_preempted_by_a_higher_partition(
 
 @pytest.mark.parametrize("which", [0, 1], ids=["the first node", "another node"])
 def test_power_off_in_mid_step(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, which: int) -> None:
-    cluster = make_cluster(nodes=3, slurmd_timeout=12)
+    cluster = make_cluster(nodes=3, **SOON_DOWN)
     one = life(cluster).wait_step(8)
     node = Attempts(one.run).read(1).nodes[which]
     one.disturb(lambda: cluster.power_off(node))
@@ -86,8 +88,8 @@ def test_power_off_in_mid_step(make_cluster: MakeCluster, life: MakeLife, undist
 
 def test_slurmd_killed_while_its_task_goes_on(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     """No split brain: the first job's ranks live on where SLURM does not see them, and must not write any more."""
-    cluster = make_cluster(nodes=2, slurmd_timeout=12)
-    one = life(cluster, job={"nodes": 1, "tasks_per_node": 2}, pace=1.0).wait_step(8)
+    cluster = make_cluster(nodes=2, **SOON_DOWN)
+    one = life(cluster, job={"nodes": 1, "tasks_per_node": 2}, pace=2.0).wait_step(3)
     (node,) = Attempts(one.run).read(1).nodes
     one.disturb(lambda: cluster.kill_slurmd(node))
     seconds = one.recover(2)
@@ -99,7 +101,7 @@ def test_slurmd_killed_while_its_task_goes_on(make_cluster: MakeCluster, life: M
 
 @pytest.mark.parametrize("seconds", [6, 60])
 def test_network_of_a_node_cut(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, seconds: int) -> None:
-    cluster = make_cluster(nodes=4, slurmd_timeout=20)
+    cluster = make_cluster(nodes=4, **SOON_DOWN)
     one = life(cluster, steps=STEPS).wait_step(8)
     node = Attempts(one.run).read(1).nodes[1]
 
@@ -108,7 +110,7 @@ def test_network_of_a_node_cut(make_cluster: MakeCluster, life: MakeLife, undist
         threading.Timer(seconds, cluster.restore_network, [node]).start()
 
     one.disturb(cut)
-    again = 1 if seconds < 20 else 2
+    again = 1 if seconds < 10 else 2
     took = one.recover(again)
     check(one, undisturbed, f"network of a node cut for {seconds} s", attempts=again,
           lost=0 if again == 1 else SAVE_EVERY + 1, seconds=took)  # fmt: skip

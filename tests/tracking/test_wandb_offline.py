@@ -254,3 +254,25 @@ def test_rank_0_may_die_at_any_time(tmp_path: Path, end: str) -> None:
     assert compare(run) == []
     assert [event["event"] for event in read_events(run.events)] == ["tracking_started"]
     assert SETTINGS.mode == "auto"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_run_that_another_process_goes_on_with_is_let_go(tmp_path: Path, at_once: bool) -> None:
+    """Neither finished nor reported as a problem; with the worker under way, and when it has hardly been started."""
+    phase = Phase(tmp_path / "phase")
+    if not at_once:
+        phase.train(range(1, 6))
+        wait_until(lambda: bool(phase.events("tracking_started")))
+    phase.wandb.abandon()
+    phase.wandb.abandon()
+    assert phase.wandb._ended.wait(30), "its process is gone"
+    phase.train(range(6, 9))
+    phase.wandb.finish()
+    assert [run.exit_code for run in fragments(phase.dir)] == [None] * (not at_once)
+    assert not phase.events("tracking_problem")
+    assert not phase.events("tracking_finished")
+    phase = Phase(tmp_path / "phase")
+    phase.train(range(6, 11))
+    assert phase.wandb.finish()
+    (last,) = fragments(phase.dir)[-1:]
+    assert (last.exit_code, last.run["run_id"]) == (0, (phase.dir.wandb / "id").read_text().strip())

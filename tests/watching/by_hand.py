@@ -12,7 +12,7 @@ from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.files import content_hash
+from xtrain.files import content_hash, read_json, write_json
 from xtrain.tracking import Recorder
 
 TRACEBACK = """Traceback (most recent call last):
@@ -86,6 +86,9 @@ class Run:
         steps_of = lambda line: line.get("step", 0)  # noqa: E731
         _restamp(self.run.metrics, lambda line: now - (steps - steps_of(line)) * seconds_a_step)
         _restamp(self.run.events, lambda line: now - (steps - steps_of(line)) * seconds_a_step)
+        if self.attempts.newest():
+            path = self.attempts.path(self.attempts.newest()) / "attempt.json"
+            write_json(path, {**read_json(path), "started": now - steps * seconds_a_step - 10})
         (self.run.checkpoints / f"step-{steps}").mkdir(parents=True, exist_ok=True)
         return self
 
@@ -158,7 +161,9 @@ def every_state(out: Path) -> tuple[JobGraph, dict[str, JobState]]:
     run("mnli-s0/pawsx/evaluate", "109", "PENDING", "Dependency")
     failed = run("qnli-s0", "110").attempt("110", ("n2",))
     failed.event("start", host="n2")
-    message = "toy/train-en.jsonl:7: label 'maybe' is none of the task's\n  allowed: yes, no\n  to do:   correct it"
+    message = (
+        "data/phang/train-en.jsonl:7: label 'maybe' is none of the task's\n  allowed: yes, no\n  to do:   correct it"
+    )
     failed.event("failed", error=f"UserError: {message}")
     failed.print(f"      reading\nerror: {message}\n")
     failed.end_attempt("user error", 2, message, "n2")

@@ -224,3 +224,24 @@ def test_infinite_losses_do_not_break_the_line(tmp_path: Path) -> None:
     assert found.loss is not None
     assert found.loss != found.loss
     assert found.step == 40
+
+
+def test_a_start_whose_ranks_have_said_nothing_yet(tmp_path: Path) -> None:
+    study = graph(("none-s0",), ("xnli",))
+    run = Run(study.nodes[1], tmp_path).submit("7").attempt("7")
+    states = Answer({"7": in_queue("7", "RUNNING", nodes="n1")})
+    assert observed(tmp_path, study, states)["none-s0/xnli"].event == "attempt 1 began"
+    run.train(30, 100, ago=100).attempt("7", restart=1)
+    found = observed(tmp_path, study, states)["none-s0/xnli"]
+    assert (found.event, found.attempts, found.step) == ("attempt 2 began", 2, 30)
+    run.event("start", host="n1")
+    assert observed(tmp_path, study, states)["none-s0/xnli"].event == "started on n1"
+
+
+def test_a_dependency_that_is_met(tmp_path: Path) -> None:
+    study = graph(("none-s0",), ("xnli",))
+    Run(study.nodes[0], tmp_path).finish(seconds=1)
+    Run(study.nodes[1], tmp_path).submit("7")
+    found = observed(tmp_path, study, Answer({"7": in_queue("7", "PENDING", "Dependency")}))["none-s0/xnli"]
+    assert found.state == "waiting"
+    assert "has ended" in found.detail

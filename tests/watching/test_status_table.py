@@ -70,7 +70,7 @@ def test_what_the_lines_say(life: Observed) -> None:
         "score 71.25, done",
         "45%           12,345",
         "waits for none-s0/pawsx",
-        "toy/train-en.jsonl:7: label 'maybe'",
+        "data/phang/train-en.jsonl:7: label 'maybe'",
         "5 done, 2 running, 1 restarting, 1 waiting, 6 held, 5 to do, 1 lost, 2 failed, 8 cancelled",
         "python -m xtrain why phang/qnli-s0",
     ):

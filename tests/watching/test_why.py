@@ -41,7 +41,7 @@ def test_a_mistake_of_the_user(why: Callable[[str], str]) -> None:
     assert "label 'maybe' is none of the task's\n    allowed: yes, no" in text
     assert "on node n2" in text
     assert "logs/rank-0.log" in text
-    assert "| error: toy/train-en.jsonl:7" in text
+    assert "| error: data/phang/train-en.jsonl:7" in text
     for name in ("qnli-s0/xnli", "qnli-s0/xnli/evaluate", "qnli-s0/pawsx", "qnli-s0/pawsx/evaluate"):
         assert f"  phang/{name}\n" in text.partition("cannot run without it")[2]
     assert "correct what the message says" in text
@@ -59,7 +59,7 @@ def test_a_crash_that_was_tried_three_times(why: Callable[[str], str]) -> None:
 
 def test_a_dependant_names_what_failed(why: Callable[[str], str]) -> None:
     text = why("qnli-s0/xnli")
-    assert "phang/qnli-s0 failed: toy/train-en.jsonl:7" in text
+    assert "phang/qnli-s0 failed: data/phang/train-en.jsonl:7" in text
     assert "python -m xtrain why phang/qnli-s0 says more" in text
 
 

@@ -62,7 +62,7 @@ def verdict_of(
     if code == EXIT_USER or (code > 128 and failure and failure.users):  # others were killed while they waited for it
         return Verdict(attempts.USER, EXIT_USER, words or "a mistake in the study or its data", again=False)
     who = f"rank {failure.rank}{f' on {node}' if node else ''}: " if failure else ""
-    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}" if code else "srun left the ranks"
     return Verdict(attempts.FAILED, code or EXIT_OURS, f"{ended}; {who}{words}".rstrip("; "), again=True, node=node)
 
 

@@ -65,13 +65,17 @@ class Step:
 
 def salloc_command(profile: Profile, kind: str, name: str, minutes: int = JOB_MINUTES) -> list[str]:
     """The salloc line with what a job of ``kind`` asks for, but a short time limit."""
-    parameters = submitit_parameters(profile, kind, job_name=name)
-    options = {key: value for key, value in parameters.items() if key not in _NOT_FOR_SALLOC}
-    more = parameters["additional_parameters"]
-    options.update({key: value for key, value in more.items() if key not in _NOT_FOR_SALLOC_MORE})
-    words = [_option(key, value) for key, value in options.items() if value is not None and value is not False]
     limit = min(minutes, profile.resources(kind).time_limit_minutes or minutes)
-    return ["salloc", "--no-shell", f"--time={limit}", *words]
+    return ["salloc", "--no-shell", f"--time={limit}", *options(profile, kind, name)]
+
+
+def options(profile: Profile, kind: str, name: str) -> list[str]:
+    """What a job of ``kind`` asks for, as salloc and sbatch have it, but for its time and its end."""
+    parameters = submitit_parameters(profile, kind, job_name=name)
+    wanted = {key: value for key, value in parameters.items() if key not in _NOT_FOR_SALLOC}
+    more = parameters["additional_parameters"]
+    wanted.update({key: value for key, value in more.items() if key not in _NOT_FOR_SALLOC_MORE})
+    return [_option(key, value) for key, value in wanted.items() if value is not None and value is not False]
 
 
 def _option(key: str, value: object) -> str:

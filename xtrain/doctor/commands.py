@@ -21,11 +21,6 @@ class Said:
     trouble: str = ""
     """What it wrote to standard error, in one line, or why it did not run or not end; empty where all is well."""
 
-    @property
-    def fine(self) -> bool:
-        """Whether it did what it was to do."""
-        return self.code == 0 and not self.trouble
-
 
 def ask(command: Sequence[str], timeout: float = ANSWER_SECONDS) -> Said:
     """Run a command; never raises for its failure."""

@@ -18,6 +18,7 @@ from xtrain.doctor.node_findings import check_reports
 from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes
 from xtrain.doctor.report import as_json, show_section, show_verdict
 from xtrain.doctor.scheduler import ask_site, check_site, longest_minutes, num_usable
+from xtrain.doctor.submission import SBATCH, check_submission
 from xtrain.errors import EXIT_USER, Problem, UserError, raise_if_any
 
 PROFILES = Path(__file__).resolve().parents[2] / "slurm" / "clusters"
@@ -71,6 +72,10 @@ class Examination:
         nodes = min(self.nodes, num_usable(site, profile))  # what is missing has been said
         if nodes:
             minutes = min(JOB_MINUTES, longest_minutes(site) or JOB_MINUTES)
+            taken = check_submission(with_nodes(profile, nodes))
+            yield Section("submission", [taken])
+            if taken.looked_at == SBATCH and taken.level == PROBLEM:
+                return  # salloc would say the same
             yield from self._on_nodes(with_nodes(profile, nodes), nodes, minutes, say)
 
     def _profile(self) -> Profile | Section:

@@ -72,7 +72,8 @@ def check_ranks(names: Sequence[str], places: Mapping[str, Mapping[str, Any]], s
         trouble = step.last(names[0], "trouble") or f"no result within {RANK_SECONDS:.0f} s"
         to_do = "run it again with NCCL_DEBUG=INFO (or TORCH_DISTRIBUTED_DEBUG=DETAIL) exported"
         return [problem(looked_at, f"all {len(names)} joined, and then: {trouble}", to_do)]
-    return [ok(looked_at, f"{len(names)} on {len({place['node'] for place in places.values()})} nodes")]
+    num_nodes = len({place["node"] for place in places.values()})
+    return [ok(looked_at, f"{len(names)} on {num_nodes} node{'s' * (num_nodes > 1)}")]
 
 
 def check_devices_differ(places: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

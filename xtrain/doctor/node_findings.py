@@ -226,6 +226,10 @@ def check_node_devices(reports: Reports, asked: Resources) -> Iterator[Finding]:
         said = "; ".join(f"{number} on {node}" for node, number in fewer.items())
         to_do = "nvidia-smi has to list them on the node: have it drained, or correct gpus_per_node of the profile"
         yield problem("GPUs", f"{asked.gpus_per_node} a node are asked for; seen by the driver: {said}", to_do)
+    old = [node for node, report in reports.items() if not all(gpu.has_bf16 for gpu in report.hardware.gpus)]
+    if old:
+        to_do = 'set engine.precision = "fp16" with ds_config "zero2_fp16", or ask for newer GPUs (gpu_type)'
+        yield warning("bf16", f"not in the hardware of the GPUs on {_nodes(old)}", to_do)
     kinds: dict[tuple[str, ...], list[str]] = {}
     for node, report in reports.items():
         gpus = sorted({f"{gpu.name}, driver {gpu.driver}" for gpu in report.hardware.gpus})

@@ -206,9 +206,13 @@ def _claim(attempts: Attempts, ranks: Ranks, agreement: Agreement) -> Fence:
 
 
 def _watchdog(run: RunDirectory, phase: PhaseFile, ranks: Ranks, observer: PhaseObserver, start: _Start) -> Watchdog:
-    def ending(kind: str, fields: Mapping[str, Any]) -> None:
+    def ending(kind: str, code: int, fields: Mapping[str, Any]) -> None:
         observer.event(f"ended_{kind}", **fields)
-        start.end(FAILED, EXIT_OURS, f"rank {fields['rank']} on {fields['host']} {fields['text']}")
+        start.end(
+            {EXIT_FENCED: FENCED, EXIT_USER: USER}.get(code, FAILED),
+            code,
+            f"rank {fields['rank']} on {fields['host']} {fields['text']}",
+        )
 
     watchdog = Watchdog(
         run.logs,

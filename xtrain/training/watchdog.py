@@ -79,9 +79,9 @@ class Watchdog:
     """Watches over one rank. ``tick`` is for the main thread; nothing happens before ``start``.
 
     ``stall_seconds`` without a tick on any rank end the run, and ``silent_seconds`` without a sign of a rank's thread.
-    ``store`` is the process group's, None in a world of one. ``on_ending(kind, fields)`` is told before a rank leaves
-    (for ``events.jsonl``), on all but the one that ends of its own error; it runs in a thread of its own, and is not
-    waited for longer than a few seconds.
+    ``store`` is the process group's, None in a world of one. ``on_ending(kind, code, fields)`` is told before a rank
+    leaves with exit code ``code`` (for ``events.jsonl``), on all but the one that ends of its own error; it runs in a
+    thread of its own, and is not waited for longer than a few seconds.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Watchdog:
         world_size: int,
         stall_seconds: float,
         store: Store | None = None,
-        on_ending: Callable[[str, Mapping[str, Any]], None] | None = None,
+        on_ending: Callable[[str, int, Mapping[str, Any]], None] | None = None,
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         self.rank, self.world_size = rank, world_size
@@ -351,7 +351,8 @@ class Watchdog:
             self._drop_empty_stacks()
         if self._on_ending is not None:
             with contextlib.suppress(Exception):
-                self._on_ending(ending.kind, {"rank": ending.rank, "host": ending.host, "text": ending.text})
+                fields = {"rank": ending.rank, "host": ending.host, "text": ending.text}
+                self._on_ending(ending.kind, ending.code, fields)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()

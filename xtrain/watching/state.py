@@ -145,7 +145,8 @@ class _Watcher:
             return RESTARTING, reason
         if "Dependency" not in state.reason:
             return WAITING, reason
-        return HELD, self._held(one) or reason
+        held = self._held(one)
+        return (HELD, held) if held else (WAITING, "what it waited for has ended; SLURM is about to look at it again")
 
     def _held(self, one: RunView) -> str:
         """Which jobs a waiting one waits for, in words."""
@@ -209,7 +210,10 @@ class _Watcher:
             eta = pace.eta_seconds(self.now)
             if pace.step is None:
                 pace, unit, eta = self._progress(one)
-        attempt = one.newest_attempt() if not (queue and queue.nodes) else None
+        attempt = one.newest_attempt() if word == RUNNING or not (queue and queue.nodes) else None
+        said = event_words(event)
+        if word == RUNNING and attempt is not None and (when is None or when < attempt.started - 1):
+            said, when = f"attempt {attempt.number} began", attempt.started  # its ranks have said nothing yet
         job = queue.job if queue is not None else attempt.job if attempt is not None else ""
         return PhaseState(
             one.node, word, detail,
@@ -218,7 +222,7 @@ class _Watcher:
             attempts=one.attempt,
             step=pace.step, planned_steps=pace.planned_steps, unit=unit, loss=pace.loss, score=score,
             tokens_per_second=pace.tokens_per_second, eta_seconds=eta,
-            event=event_words(event), event_age=None if when is None else max(0.0, self.now - when),
+            event=said, event_age=None if when is None else max(0.0, self.now - when),
             queue=queue,
         )  # fmt: skip
 

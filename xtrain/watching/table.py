@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def study_table(one: Observed, width: int) -> Table:
     table.add_column("news", no_wrap=True, overflow="ellipsis", ratio=1)
     for row, state in enumerate(states):
         cells = [Text(column.cells[row], STYLES[state.state] if column.head == "state" else "") for column in columns]
-        table.add_row(*cells, Text(_news(state).replace(head, "")))
+        table.add_row(*cells, Text(_news(state, head)))
     return table
 
 
@@ -157,8 +158,8 @@ def _ordered(graph: JobGraph) -> Iterator[tuple[JobNode, int]]:
         pending += [(child, depth + 1) for child in reversed(children.get(node.hash, []))]
 
 
-def _news(state: PhaseState) -> str:
-    """What is to be said of the phase in a line."""
+def _news(state: PhaseState, head: str) -> str:
+    """What is to be said of the phase in a line; where it names other jobs, without ``head`` as in their own lines."""
     age = "" if state.event_age is None else f"{duration(state.event_age)} ago"
     event = _line(state.event) + (f", {age}" if state.event and age else "")
     if state.state == words.DONE:
@@ -166,7 +167,10 @@ def _news(state: PhaseState) -> str:
         return f"{score}done {age}".rstrip()
     if state.state == words.RUNNING:
         return event or state.detail
-    return _line(state.detail) or event
+    detail = _line(state.detail)
+    if head and state.state in (words.HELD, words.CANCELLED):
+        detail = re.sub(rf"(?<!\S){re.escape(head)}", "", detail)
+    return detail or event
 
 
 def _totals(one: Observed) -> str:
