@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tomli_w
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +19,13 @@ from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, load_profile
 from xtrain.dispatch.job_graph import JOBS, JobNode
+from xtrain.dispatch.local_queue import held
 from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import behind_of
 from xtrain.errors import EXIT_FAILED
 from xtrain.files import make_folder, write_text
+from xtrain.study import resolved
 from xtrain.submitting import (
     DONE,
     FAILED,
@@ -67,15 +70,19 @@ def _submit(options: SubmitOptions) -> int:
     profile = load_profile(options.cluster, clusters_folder())
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
     job = options.study.open()
-    with console.status("looking at what is there"):
-        plan = plan_submission(job, profile)
-    print_plan(plan, console, dry=options.dry_run)
+    study = options.study
+    mapping = resolved(study.study, overrides=study.overrides, variant=study.variant)
+    text = tomli_w.dumps({key: value for key, value in mapping.items() if key != "variants"})
     if options.dry_run:
+        plan = plan_submission(job, profile, text)
+        print_plan(plan, console, dry=True)
         _print_scripts(plan, console, options.scripts)
         return 0
-    study = options.study
-    with Progress("submit", len(plan.of(SUBMIT)), "job") as progress:
-        new = submit(plan, study.study, study.overrides, study.variant, said=lambda one: progress.advance(1))
+    with held(job.out.absolute(), "submitting", "another submission into this folder is under way"):
+        plan = plan_submission(job, profile, text)
+        print_plan(plan, console, dry=False)
+        with Progress("submit", len(plan.of(SUBMIT)), "job") as progress:
+            new = submit(plan, said=lambda one: progress.advance(1))
     _print_end(plan, new, console, study)
     return _follow(plan, console) if options.follow else 0
 

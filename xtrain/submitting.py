@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import tomli_w
 
 from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobGraph, JobNode, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
-from xtrain.dispatch.local_queue import held, start_queue
+from xtrain.dispatch.local_queue import held_as_queue, start_queue
 from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import behind_of, submit_job
@@ -20,7 +18,6 @@ from xtrain.errors import Problem, UserError
 from xtrain.files import make_folder, read_json, write_text
 from xtrain.graph import INTERMEDIATE, TARGET
 from xtrain.runner import PROJECT, Job, check_ranks, job_graph
-from xtrain.study import resolved
 
 # What becomes of a job upon submission.
 DONE, JOINED, SUBMIT, FAILED, LEFT_OUT, LATER = "done", "joined", "submit", "failed", "left out", "later"
@@ -51,6 +48,8 @@ class Plan:
     graph: JobGraph
     out: Path
     profile: Profile
+    study: str = ""
+    """The study as TOML, with its variant and ``--set`` laid on it."""
     decisions: list[Decision] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
 
@@ -59,8 +58,8 @@ class Plan:
         return [decision for decision in self.decisions if decision.what in whats]
 
 
-def plan_submission(job: Job, profile: Profile) -> Plan:
-    """Decide for every job of the study whether it is to be submitted.
+def plan_submission(job: Job, profile: Profile, study: str) -> Plan:
+    """Decide for every job of the study, given as TOML too, whether it is to be submitted.
 
     Raises a :class:`UserError` where the profile cannot run the study, or SLURM does not answer.
     """
@@ -68,7 +67,7 @@ def plan_submission(job: Job, profile: Profile) -> Plan:
         ranks = profile.resources(kind).num_ranks
         check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {ranks} ranks", kind)
     graph = job_graph(job, profile.to_mapping(), around=True)
-    plan = Plan(graph, job.out.absolute(), profile)
+    plan = Plan(graph, job.out.absolute(), profile, study)
     alive = _alive(plan)
     without: dict[str, str] = {}  # hash -> why there will be no result
     for node in graph.nodes:
@@ -95,6 +94,8 @@ def _decide(plan: Plan, node: JobNode, alive: dict[str, Submission], without: di
         if run.done and not new:
             return Decision(node, DONE)
         return Decision(node, SUBMIT)
+    if node.kind == PREPARE and run.done:
+        return Decision(node, SUBMIT, "phases are to be written anew") if _outdated(plan) else Decision(node, DONE)
     if run.done:
         return Decision(node, DONE)
     if any(parent in without for parent in node.parents):
@@ -104,6 +105,18 @@ def _decide(plan: Plan, node: JobNode, alive: dict[str, Submission], without: di
         return Decision(node, FAILED, f"{why['reason']} (step {why['step']}); delete {run.failed_marker} to repeat it")
     ended = JobFolder(run).ended()
     return Decision(node, SUBMIT, f"ended before ({ended.how}): {_first_line(ended.reason)}" if ended else "")
+
+
+def _outdated(plan: Plan) -> bool:
+    """Whether a phase that is to be run was prepared with other settings of the study, or has lost its ``phase.toml``.
+
+    What changes a result is in a phase's hash, and makes it another one; how it is computed (``[engine]``) is not.
+    """
+    runs = [node.run(plan.out) for node in plan.graph.nodes if node.kind not in (PREPARE, REPORT)]
+    to_run = [run for run in runs if not run.done and not run.failed]
+    kept = study_file(plan.out, plan.graph.study)
+    same = kept.is_file() and kept.read_text("utf-8") == plan.study
+    return bool(to_run) and not (same and all(run.phase_file.is_file() for run in to_run))
 
 
 def _first_line(text: str) -> str:
@@ -153,14 +166,13 @@ def _place(plan: Plan) -> None:
     plan.placements = assign(jobs, plan.profile.limits.running, queued)
 
 
-def submit(
-    plan: Plan, study: Path, overrides: Sequence[str], variant: str, said: Callable[[Submission], None]
-) -> list[Submission]:
+def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
     """Submit what is decided, in order, each behind what it needs; returns the new jobs, and tells ``said`` of each.
 
     What is submitted is written down at once: when this is interrupted, submitting again goes on from there.
     """
-    _write_study(plan, study, overrides, variant)
+    make_folder(plan.out / JOBS)
+    write_text(study_file(plan.out, plan.graph.study), plan.study)
     plan.graph.write(plan.out)
     if plan.profile.is_local:
         return _start_local(plan)
@@ -169,8 +181,7 @@ def submit(
     new = []
     for decision in plan.of(SUBMIT):
         node = decision.node
-        folder = JobFolder(node.run(plan.out).create())
-        folder.reopen()
+        folder = _reopened(node, plan.out)
         place = plan.placements.get(node.hash)
         behind = behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
         lane = place.lane if place else -1
@@ -178,23 +189,33 @@ def submit(
         jobs[node.hash] = submission.job
         new.append(submission)
         said(submission)
+    if new:
+        _let_report_wait(plan, jobs)
     return new
+
+
+def _reopened(node: JobNode, out: Path) -> JobFolder:
+    """The job's folder, without what an earlier end has left there."""
+    run = node.run(out).create()
+    if node.kind in (PREPARE, REPORT):
+        run.done_marker.unlink(missing_ok=True)
+    folder = JobFolder(run)
+    folder.reopen()
+    return folder
+
+
+def _let_report_wait(plan: Plan, jobs: Mapping[str, str]) -> None:
+    """A report that was in the queue already waits for the new jobs too."""
+    for decision in plan.of(JOINED):
+        if decision.node.kind == REPORT:
+            slurm.update_dependency(decision.job, str(behind_of(decision.node, plan.graph, jobs)))
 
 
 def _start_local(plan: Plan) -> list[Submission]:
     """On this machine, a process of its own submits each job when it can run."""
-    for decision in plan.of(SUBMIT):
-        JobFolder(decision.node.run(plan.out)).reopen()
     if plan.of(SUBMIT):
-        with held(plan.out, plan.graph.study):
-            pass  # nobody else runs it
+        with held_as_queue(plan.out, plan.graph.study):  # nobody else runs it
+            for decision in plan.of(SUBMIT):
+                _reopened(decision.node, plan.out)
         start_queue(plan.out, plan.graph)
     return []
-
-
-def _write_study(plan: Plan, study: Path, overrides: Sequence[str], variant: str) -> None:
-    """Keep the study as it is submitted: the jobs read that, whatever becomes of the file."""
-    mapping = resolved(study, overrides=overrides, variant=variant)
-    mapping.pop("variants", None)
-    make_folder(plan.out / JOBS)
-    write_text(study_file(plan.out, plan.graph.study), tomli_w.dumps(mapping))

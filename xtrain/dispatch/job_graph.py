@@ -83,9 +83,12 @@ class JobGraph:
         return cls(value["study"], nodes, value["profile"], value["data"])
 
     def find(self, name: str) -> JobNode:
-        """The job with this phase name, job name, folder or beginning of a hash; raises a :class:`UserError`."""
+        """The job with this job name (the study before it may be left out), phase name, folder or beginning of a hash.
+
+        Raises a :class:`UserError` where there is none, or where several phases are called so.
+        """
         for node in self.nodes:
-            if name in (node.job_name, node.folder, node.hash):
+            if name in (node.job_name, node.job_name.partition("/")[2], node.folder, node.hash):
                 return node
         found = [node for node in self.nodes if name == node.name or (len(name) > 5 and node.hash.startswith(name))]
         if len(found) == 1:

@@ -47,17 +47,21 @@ def start_queue(out: Path, graph: JobGraph) -> int:
 
 
 @contextlib.contextmanager
-def held(out: Path, study: str) -> Iterator[None]:
-    """Hold the study, so that one queue at a time runs it; raises a :class:`UserError` where another does."""
-    path = make_folder(out / JOBS) / f".{study}.lock"
+def held(out: Path, name: str, what: str) -> Iterator[None]:
+    """Hold the lock ``jobs/.NAME.lock`` of an output folder; where another does, :class:`UserError` says ``what``."""
+    path = make_folder(out / JOBS) / f".{name}.lock"
     with writing(path), open(path, "a", encoding="ascii") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            what = "is being run on this machine already"
-            remedy = f"python -m xtrain status {out} shows it, python -m xtrain cancel {out} ends it"
-            raise UserError(Problem(f"study {study}", what, remedy=remedy)) from None
+            remedy = f"python -m xtrain status {out} shows what there is, python -m xtrain cancel {out} ends it"
+            raise UserError(Problem(str(out), what, remedy=remedy)) from None
         yield
+
+
+def held_as_queue(out: Path, study: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the study, so that one queue at a time runs it on this machine."""
+    return held(out, study, f"study {study} is being run on this machine already")
 
 
 class LocalJob(PhaseJob):
@@ -193,7 +197,7 @@ def main() -> int:
     """Run the queue of ``OUT STUDY``."""
     out, study = Path(sys.argv[1]).absolute(), sys.argv[2]
     try:
-        with held(out, study):
+        with held_as_queue(out, study):
             return Queue(out, JobGraph.read(graph_file(out, study))).run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

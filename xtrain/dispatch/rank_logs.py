@@ -10,6 +10,7 @@ from pathlib import Path
 from xtrain.dispatch.outcome import RankLog
 
 _NAME = re.compile(r"rank-(\d+)\.log")
+_NUMBERED = re.compile(r"\d+\. ")  # of several mistakes at once
 _MOST_LINES = 12
 
 
@@ -53,7 +54,8 @@ class RankLogs:
         said = {rank: log for rank, log in self.logs().items() if log.text().strip()}
         own = {rank: log for rank, log in said.items() if not log.lost_connection()}
         for words_of in (_user_error, _exception, _last_line):
-            for rank, log in (own or said).items():
+            # The user's mistake may be that something cannot be reached: its words are then those of lost peers.
+            for rank, log in (said if words_of is _user_error else own or said).items():
                 words = words_of(log.text())
                 if words:
                     return Failure(rank, words, words_of is _user_error, alone=len(own) == 1 < len(said))
@@ -68,7 +70,7 @@ def _user_error(text: str) -> str:
         return ""
     block = [lines[starts[-1]].removeprefix("error: ")]
     for line in lines[starts[-1] + 1 :]:
-        if not line.startswith(" "):
+        if not line.startswith(" ") and not _NUMBERED.match(line):
             break
         block.append(line)
     return "\n".join(block)

@@ -19,8 +19,11 @@ from xtrain.errors import UserError
 from xtrain.run_directory import RunDirectory
 
 PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
-SETTLING_SECONDS = 10.0  # until SLURM has decided what becomes of a job that it ends
+SETTLING_SECONDS = 10.0  # until a job that SLURM is putting back waits in the queue
 POLL_SECONDS = 0.5
+# Why SLURM ends a job that may go on; that somebody cancelled it, has no such word.
+_GOES_ON = ("TimeLimit", "NodeDown", "NodeFail", "BootFail")
+_GOES_ON_STATES = ("PREEMPTED", "NODE_FAIL", "TIMEOUT", "BOOT_FAIL", "OUT_OF_MEMORY")
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,17 @@ class Requeueing:
     profile: Profile
     out: Path
     job: str
+    restart: int
+    """How often SLURM had put it back before this start."""
 
     def again(self, bad: Sequence[str] = ()) -> Outcome:
         """Let the phase go on in another start, not on the nodes ``bad``."""
         state = self._settled()
-        if state is not None and state.state == "CANCELLED":
-            return Outcome(f"job {self.job} was cancelled", cancelled=True)
-        if state is not None and state.waiting:
+        if state is not None and (state.waiting or state.restarts > self.restart):
             self._exclude(bad)
             return Outcome(f"SLURM has put job {self.job} back into the queue")
+        if state is not None and self._cancelled(state):
+            return Outcome(f"job {self.job} was cancelled", cancelled=True)
         said = "this profile has requeue = false"
         if self.profile.preemption.requeue:
             reply = slurm.requeue(self.job, patience_seconds=PATIENCE_SECONDS)
@@ -78,18 +83,29 @@ class Requeueing:
         return True
 
     def _settled(self) -> JobState | None:
-        """This job's state, once SLURM has decided on it; None where that is not to be learnt."""
+        """This job's state; None where that is not to be learnt.
+
+        SLURM decides what becomes of a job before it signals it: nothing has to settle.
+        """
         until = time.monotonic() + PATIENCE_SECONDS
-        settling = time.monotonic() + SETTLING_SECONDS
         while True:
             answer = slurm.squeue([self.job])
-            state = answer.states.get(self.job)
-            undecided = state is not None and state.state in ("COMPLETING", "PREEMPTED", "NODE_FAIL", "TIMEOUT")
-            if answer.complete and not (undecided and time.monotonic() < settling):
-                return state
-            if time.monotonic() > until:
-                return state
-            time.sleep(POLL_SECONDS if answer.complete else slurm.RETRY_SECONDS)
+            if answer.complete or time.monotonic() > until:
+                return answer.states.get(self.job)
+            time.sleep(slurm.RETRY_SECONDS)
+
+    def _cancelled(self, state: JobState) -> bool:
+        """Whether somebody has cancelled this job: ``scontrol requeue`` would bring it back all the same.
+
+        As long as this process lives, squeue says ``COMPLETING``, of a job that was cancelled, preempted without being
+        put back, or over its time. Accounting knows which, where there is any.
+        """
+        if state.state != "COMPLETING":
+            return state.state == "CANCELLED"
+        if state.reason in _GOES_ON:
+            return False
+        known = slurm.sacct([self.job]).states.get(self.job)
+        return known is None or known.state not in _GOES_ON_STATES
 
     def _exclude(self, bad: Sequence[str]) -> None:
         """Of a job that waits. SLURM needs a moment until it does, and ends this process some seconds later."""
@@ -113,16 +129,21 @@ class Requeueing:
         new = submit_job(
             folder, self.profile, self.node, self.graph.study, behind, lane=lane, excluded=excluded, chained=True
         )
-        waiting = {}
+        self._hand_over({submission.job for submission in folder.submissions()}, new.job)
+        return new
+
+    def _hand_over(self, mine: set[str], new: str) -> None:
+        """Let the jobs that wait for this one wait for ``new``; they were submitted behind one of ``mine``."""
+        waiting = set()
         for node in self.graph.nodes:
             submissions = JobFolder(node.run(self.out)).submissions()
-            if submissions and self.job in (*submissions[-1].succeeded, *submissions[-1].ended):
-                waiting[submissions[-1].job] = submissions[-1]
+            if submissions and mine & {*submissions[-1].succeeded, *submissions[-1].ended}:
+                waiting.add(submissions[-1].job)
         for job, state in slurm.squeue(sorted(waiting)).states.items() if waiting else ():
-            if not state.waiting or job == new.job:
-                continue
             left = re.sub(r"\([^)]*\)", "", state.dependency)  # afterok:12(unfulfilled)
-            reply = slurm.update_dependency(job, re.sub(rf"\b{self.job}\b", new.job, left))
+            told = re.sub(rf"\b{self.job}\b", new, left)
+            if not state.waiting or job == new or told == left:
+                continue
+            reply = slurm.update_dependency(job, told)
             if not reply.ok:  # it will find out itself when it starts
-                print(f"job {job} could not be told to wait for job {new.job}: {reply.said}", flush=True)
-        return new
+                print(f"job {job} could not be told to wait for job {new}: {reply.said}", flush=True)

@@ -101,7 +101,7 @@ class Supervisor:
     @property
     def requeueing(self) -> Requeueing:
         """The ways back into the queue."""
-        return Requeueing(self.run, self.graph, self.node, self.profile, self.out, self.job)
+        return Requeueing(self.run, self.graph, self.node, self.profile, self.out, self.job, self.restart)
 
     def work(self) -> int:
         """The whole life of this start; returns the job's exit code."""
@@ -193,7 +193,7 @@ class Supervisor:
         """0 where another attempt is wanted; else the exit code of a phase that has ended."""
         if self.folder.asked_to_stop():
             return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled by the user", attempt=attempt)
-        idle = idle_attempts(self.run, self.folder, self.node.kind)
+        idle = idle_attempts(self.run, self.folder, self.node.kind, self.job)
         if idle.count >= self.profile.preemption.idle_attempts:
             return self._end(attempts.GIVEN_UP, EXIT_OURS, idle.reason, attempt=attempt)
         return 0

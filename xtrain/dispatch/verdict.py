@@ -48,19 +48,21 @@ def verdict_of(
     """
     if run.done:
         return Verdict(attempts.DONE, 0, "finished", again=False)
-    step = newest_step(run)
+    failure = logs.failure()
+    words = failure.words if failure else ""
+    if code == EXIT_FAILED or run.failed:
+        reason = json.loads(run.failed_marker.read_bytes())["reason"] if run.failed else words
+        return Verdict(attempts.COLLAPSED, EXIT_FAILED, reason, again=False)
+    # Others were killed perhaps while they waited for it. Without the words, 2 is what Python, or srun, ends with where
+    # the node does not have the program.
+    if failure is not None and failure.users and (code == EXIT_USER or code > 128):
+        return Verdict(attempts.USER, EXIT_USER, words, again=False)
     if code == EXIT_PREEMPTED or code in _TOO_EARLY:
+        step = newest_step(run)
         how = attempts.TIME_LIMIT if near_end else attempts.PREEMPTED
         kept = f"saved at step {step}" if step else "nothing was there to be saved yet"
         return Verdict(how, EXIT_PREEMPTED, kept + (f" ({signalled})" if signalled else ""), again=True)
-    failure = logs.failure()
-    words = failure.words if failure else ""
     node = _node_of(failure.rank, nodes, ranks_per_node) if failure and failure.alone else ""
-    if code == EXIT_FAILED:
-        reason = json.loads(run.failed_marker.read_bytes())["reason"] if run.failed else words
-        return Verdict(attempts.COLLAPSED, code, reason, again=False)
-    if code == EXIT_USER or (code > 128 and failure and failure.users):  # others were killed while they waited for it
-        return Verdict(attempts.USER, EXIT_USER, words or "a mistake in the study or its data", again=False)
     who = f"rank {failure.rank}{f' on {node}' if node else ''}: " if failure else ""
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}" if code else "srun left the ranks"
     return Verdict(attempts.FAILED, code or EXIT_OURS, f"{ended}; {who}{words}".rstrip("; "), again=True, node=node)
@@ -82,14 +84,13 @@ class Idle:
     reason: str
 
 
-def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str) -> Idle:
-    """The newest attempts of the present submission after which the phase stood where it had stood before.
+def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str, job: str) -> Idle:
+    """The newest attempts since ``job`` was submitted after which the phase stood where it had stood before.
 
     An evaluation has no steps: one that was preempted for another job's sake is not counted.
     """
     known, step = Attempts(run), newest_step(run)
-    submissions = folder.submissions()
-    first = submissions[-1].first_attempt if submissions else 1
+    first = _first_attempt(known, folder, job)
     count, why = 0, ""
     numbers = [number for number in known.numbers() if number >= first]
     for number in reversed(numbers):
@@ -103,3 +104,13 @@ def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str) -> Idle:
     where = f"all began at step {step}" if kind in (INTERMEDIATE, TARGET) else "it begins anew each time"
     reason = f"{count} attempts in a row made no new step ({where}); the last: {why}"
     return Idle(count, numbers[-1] if numbers else 0, reason)
+
+
+def _first_attempt(known: Attempts, folder: JobFolder, job: str) -> int:
+    """The number of the first attempt that counts: that of the jobs of one submission, which may be a chain."""
+    mine = [submission for submission in folder.submissions() if submission.job == job]
+    if mine:
+        return mine[-1].first_attempt
+    # It began before the one who submits it could write it down.
+    others = [number for number in known.numbers() if (attempt := known.read(number)) is None or attempt.job != job]
+    return max(others, default=0) + 1
