@@ -88,8 +88,7 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     signal_numbers(names)  # a wrong one is found now, not by the ranks
     make_folder(job.out)
     RunDirectory(job.out).writable()
-    if not graph_file(job.out, job.study.name).is_file():  # that of a submission says more
-        job_graph(job, {}, around=False).write(job.out)
+    _write_graph(job)
     failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
     with stopping_on(names):
         phases = list(job.graph.phases.values())
@@ -106,6 +105,14 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
         raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {len(phases)} phases have no result")
     assert path is not None
     return path
+
+
+def _write_graph(job: Job) -> None:
+    """For those who watch; the graph of a submission with the same phases says more, and stays."""
+    graph, path = job_graph(job, {}, around=False), graph_file(job.out, job.study.name)
+    known = {node.hash for node in JobGraph.read(path).nodes} if path.is_file() else set()
+    if not {node.hash for node in graph.nodes} <= known:
+        graph.write(job.out)
 
 
 def job_graph(job: Job, profile: Mapping[str, Any], *, around: bool) -> JobGraph:

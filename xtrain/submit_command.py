@@ -20,7 +20,7 @@ from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, load_profile
 from xtrain.dispatch.job_graph import JOBS, JobNode
 from xtrain.dispatch.local_queue import held
-from xtrain.dispatch.node_check import bad_nodes
+from xtrain.dispatch.node_check import MEMORY, bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import behind_of
 from xtrain.errors import EXIT_FAILED
@@ -100,7 +100,8 @@ def print_plan(plan: Plan, console: Console, *, dry: bool) -> None:
         if decision.why and decision.what in (FAILED, LEFT_OUT, SUBMIT):
             console.print(f"{decision.node.job_name}: {decision.why}", highlight=False, markup=False, soft_wrap=True)
     for bad in bad_nodes(plan.out):
-        console.print(f"not on {bad.node}: {bad.reason}", style="yellow", highlight=False, soft_wrap=True)
+        said = f"not on {bad.node}: {bad.reason} (delete {plan.out / MEMORY} to use it again)"
+        console.print(said, style="yellow", highlight=False, soft_wrap=True)
     counts = Counter(decision.what for decision in plan.decisions)
     parts = [f"{counts[what]} {_word(what, dry)}" for what in STYLES if counts[what]]
     running = "1 at a time" if profile.limits.running == 1 else f"at most {profile.limits.running} at a time"

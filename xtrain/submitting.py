@@ -8,14 +8,15 @@ from pathlib import Path
 
 from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobGraph, JobNode, study_file
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
 from xtrain.dispatch.local_queue import held_as_queue, start_queue
 from xtrain.dispatch.node_check import bad_nodes
+from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import behind_of, submit_job
+from xtrain.dispatch.submit_job import Behind, behind_of, submit_job
 from xtrain.errors import Problem, UserError
-from xtrain.files import make_folder, read_json, write_text
+from xtrain.files import content_hash, read_json, write_text
 from xtrain.graph import INTERMEDIATE, TARGET
 from xtrain.runner import PROJECT, Job, check_ranks, job_graph
 
@@ -39,6 +40,8 @@ class Decision:
     job: str = ""
     """Of a joined one: its job in the queue."""
     lane: int = -1
+    replaces: str = ""
+    """Of one to be submitted: its job in the queue, which is cancelled."""
 
 
 @dataclass
@@ -66,6 +69,8 @@ def plan_submission(job: Job, profile: Profile, study: str) -> Plan:
     for kind in (INTERMEDIATE, TARGET):
         ranks = profile.resources(kind).num_ranks
         check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {ranks} ranks", kind)
+    if "%" in str(job.out.absolute()):
+        raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
     graph = job_graph(job, profile.to_mapping(), around=True)
     plan = Plan(graph, job.out.absolute(), profile, study)
     alive = _alive(plan)
@@ -84,10 +89,15 @@ def _lost_parent(node: JobNode, without: dict[str, str]) -> str:
     return next(parent for parent in node.parents if parent in without)
 
 
-def _decide(plan: Plan, node: JobNode, alive: dict[str, Submission], without: dict[str, str]) -> Decision:
+def _decide(
+    plan: Plan, node: JobNode, alive: Mapping[str, tuple[Submission, JobState]], without: Mapping[str, str]
+) -> Decision:
     run = node.run(plan.out)
     if node.hash in alive:
-        submission = alive[node.hash]
+        submission, state = alive[node.hash]
+        again = {decision.node.hash for decision in plan.of(SUBMIT)} & set(node.parents)
+        if again and state.waiting and node.kind != REPORT:
+            return Decision(node, SUBMIT, f"job {submission.job} waits for one that is gone", replaces=submission.job)
         return Decision(node, JOINED, f"job {submission.job} is in the queue", submission.job, submission.lane)
     if node.kind == REPORT:
         new = [d for d in plan.decisions if d.what in (SUBMIT, JOINED)]
@@ -114,17 +124,19 @@ def _outdated(plan: Plan) -> bool:
     """
     runs = [node.run(plan.out) for node in plan.graph.nodes if node.kind not in (PREPARE, REPORT)]
     to_run = [run for run in runs if not run.done and not run.failed]
-    kept = study_file(plan.out, plan.graph.study)
-    same = kept.is_file() and kept.read_text("utf-8") == plan.study
-    return bool(to_run) and not (same and all(run.phase_file.is_file() for run in to_run))
+    if not to_run:
+        return False
+    prepared = read_json(plan.graph.nodes[0].run(plan.out).done_marker)
+    same = prepared.get("study") == content_hash(plan.study)
+    return not (same and all(run.phase_file.is_file() for run in to_run))
 
 
 def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def _alive(plan: Plan) -> dict[str, Submission]:
-    """The newest job of each node that is still in the queue."""
+def _alive(plan: Plan) -> dict[str, tuple[Submission, JobState]]:
+    """The newest job of each node that runs or can still run, and what squeue says of it."""
     newest = {}
     for node in plan.graph.nodes:
         submissions = JobFolder(node.run(plan.out)).submissions()
@@ -136,8 +148,12 @@ def _alive(plan: Plan) -> dict[str, Submission]:
     if not answer.complete:
         remedy = "try again when `squeue` answers here: what is submitted already could not be told from what is not"
         raise UserError(Problem("squeue", answer.silent[slurm.SQUEUE], remedy=remedy))
-    live = {job for job, state in answer.states.items() if not state.ended}
-    return {key: submission for key, submission in newest.items() if submission.job in live}
+    states = {
+        job: state
+        for job, state in answer.states.items()
+        if (state.waiting or state.running) and state.reason != "DependencyNeverSatisfied"
+    }
+    return {key: (one, states[one.job]) for key, one in newest.items() if one.job in states}
 
 
 def _limit_queue(plan: Plan) -> None:
@@ -171,51 +187,65 @@ def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
 
     What is submitted is written down at once: when this is interrupted, submitting again goes on from there.
     """
-    make_folder(plan.out / JOBS)
-    write_text(study_file(plan.out, plan.graph.study), plan.study)
-    plan.graph.write(plan.out)
     if plan.profile.is_local:
         return _start_local(plan)
+    plan.graph.write(plan.out)
+    if plan.of(SUBMIT, LATER):
+        _forget_report(plan)
     excluded = [bad.node for bad in bad_nodes(plan.out)]
     jobs = {d.node.hash: d.job for d in plan.of(JOINED)}
     new = []
     for decision in plan.of(SUBMIT):
         node = decision.node
-        folder = _reopened(node, plan.out)
+        if decision.replaces:
+            slurm.cancel([decision.replaces])
+        folder = _reopened(node, plan)
         place = plan.placements.get(node.hash)
         behind = behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
         lane = place.lane if place else -1
-        submission = submit_job(folder, plan.profile, node, plan.graph.study, behind, lane=lane, excluded=excluded)
+        submission = submit_job(folder, plan.profile, node, plan.graph, behind, lane=lane, excluded=excluded)
         jobs[node.hash] = submission.job
         new.append(submission)
         said(submission)
-    if new:
-        _let_report_wait(plan, jobs)
-    return new
+    return [*new, *_let_report_wait(plan, jobs)] if new else new
 
 
-def _reopened(node: JobNode, out: Path) -> JobFolder:
+def _forget_report(plan: Plan) -> None:
+    """The report of before is not that of what is submitted now, whenever its job is."""
+    for node in plan.graph.nodes:
+        if node.kind == REPORT:
+            node.run(plan.out).done_marker.unlink(missing_ok=True)
+
+
+def _reopened(node: JobNode, plan: Plan) -> JobFolder:
     """The job's folder, without what an earlier end has left there."""
-    run = node.run(out).create()
+    run = node.run(plan.out).create()
     if node.kind in (PREPARE, REPORT):
         run.done_marker.unlink(missing_ok=True)
+        write_text(study_file(run), plan.study)
     folder = JobFolder(run)
     folder.reopen()
     return folder
 
 
-def _let_report_wait(plan: Plan, jobs: Mapping[str, str]) -> None:
-    """A report that was in the queue already waits for the new jobs too."""
+def _let_report_wait(plan: Plan, jobs: Mapping[str, str]) -> list[Submission]:
+    """A report that was in the queue already waits for the new jobs too; where it has begun, another one follows it."""
     for decision in plan.of(JOINED):
         if decision.node.kind == REPORT:
-            slurm.update_dependency(decision.job, str(behind_of(decision.node, plan.graph, jobs)))
+            behind = behind_of(decision.node, plan.graph, jobs)
+            if not slurm.update_dependency(decision.job, str(behind)).ok:
+                behind = Behind(ended=(decision.job, *behind.ended))
+                folder = JobFolder(decision.node.run(plan.out))
+                return [submit_job(folder, plan.profile, decision.node, plan.graph, behind, lane=-1)]
+    return []
 
 
 def _start_local(plan: Plan) -> list[Submission]:
     """On this machine, a process of its own submits each job when it can run."""
     if plan.of(SUBMIT):
         with held_as_queue(plan.out, plan.graph.study):  # nobody else runs it
+            plan.graph.write(plan.out)
             for decision in plan.of(SUBMIT):
-                _reopened(decision.node, plan.out)
+                _reopened(decision.node, plan)
         start_queue(plan.out, plan.graph)
     return []

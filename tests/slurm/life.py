@@ -82,10 +82,9 @@ class Life:
     def submit(self) -> Life:
         """Put the job into the queue."""
         out = self.path.parents[1]
-        JobGraph(f"life-{self.node.hash}", (self.node,), self.profile.to_mapping()).write(out)
-        self.job = submit_job(
-            JobFolder(self.run), self.profile, self.node, f"life-{self.node.hash}", Behind(), lane=0
-        ).job
+        graph = JobGraph(f"life-{self.node.hash}", (self.node,), self.profile.to_mapping())
+        graph.write(out)
+        self.job = submit_job(JobFolder(self.run), self.profile, self.node, graph, Behind(), lane=0).job
         return self
 
     def wait_step(self, step: int, seconds: float = 120) -> Life:

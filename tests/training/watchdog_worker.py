@@ -127,7 +127,7 @@ def main(case: str, folder: str, stall_seconds: str, silent_seconds: str, port: 
     dist.init_process_group("gloo")
     store = dist.distributed_c10d._get_default_store() if world_size > 1 else None
 
-    def note(kind: str, fields: Mapping[str, Any]) -> None:
+    def note(kind: str, code: int, fields: Mapping[str, Any]) -> None:
         (logs / f"ending-{rank}.txt").write_text(f"{kind} of rank {fields['rank']}")
 
     watchdog = Watchdog(logs, rank, world_size, float(stall_seconds), store, note, float(silent_seconds))

@@ -107,6 +107,11 @@ class Attempts:
         """The number of the newest attempt; 0 before the first."""
         return max(self.numbers(), default=0)
 
+    def is_newest_of(self, job: str) -> bool:
+        """Whether the newest attempt is one of ``job``."""
+        attempt = self.read(self.newest())
+        return attempt is None or attempt.job == job
+
     def claim(self, *, job: str = "", restart: int = 0, nodes: tuple[str, ...] = ()) -> Fence:
         """Begin an attempt, and fence off all older ones; for a phase that is not done.
 

@@ -111,6 +111,15 @@ def warning_seconds(profile: Profile, kind: str) -> int:
     return max(0, (profile.lead_seconds(kind) or 0) - EARLY_SECONDS)
 
 
+def batch_python(profile: Profile) -> str:
+    """The interpreter of the batch script as submitit writes it there.
+
+    With ``exec``, it takes bash's place: that has no use for signals, and dies of them. A SIGTERM of SLURM's goes to
+    this one process alone where it tracks processes by cgroups.
+    """
+    return f"exec {shlex.quote(profile.python or sys.executable)}"
+
+
 def setup_lines(profile: Profile) -> list[str]:
     """The lines of the batch script before its command: modules, variables, the profile's own lines."""
     environment = profile.environment
@@ -258,6 +267,6 @@ def script_text(profile: Profile, kind: str, folder: Path, **parameters: Any) ->
         return ""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{shlex.quote(profile.python or sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    command = f"{batch_python(profile)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     text: str = _make_sbatch_string(command, folder, **submitit_parameters(profile, kind, **parameters))
     return text

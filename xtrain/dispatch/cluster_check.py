@@ -25,6 +25,7 @@ TAKEN: Mapping[str, str] = {
     "mem": "memory_gib", "mem-per-cpu": "memory_gib", "mem-per-gpu": "memory_gib", "time": "time_limit",
     "exclusive": "exclusive", "signal": "[preemption] signal and lead_seconds", "requeue": "[preemption] requeue",
     "no-requeue": "[preemption] requeue", "job-name": "the phase's name", "dependency": "the study's graph",
+    "clusters": "SLURM: jobs wait for each other within one cluster", "cluster": "SLURM",
     "kill-on-invalid-dep": "the study's graph", "array": "the study's graph", "output": "the run directory",
     "error": "the run directory", "input": "the run directory", "open-mode": "the run directory",
     "chdir": "the run directory", "comment": "the study", "wrap": "the batch script", "wait": "the submission",

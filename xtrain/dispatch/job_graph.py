@@ -112,6 +112,7 @@ def graphs(out: Path) -> Iterator[JobGraph]:
         yield JobGraph.read(path)
 
 
-def study_file(out: Path, study: str) -> Path:
-    """Where a submitted study is kept, with its variant and ``--set`` laid on it: what its jobs read."""
-    return out / JOBS / f"{study}.toml"
+def study_file(run: RunDirectory) -> Path:
+    """The study as it was submitted, variant and ``--set`` laid on it: what the job that prepares it, or reports on it,
+    reads. In the job's own run directory, so that no later submission changes what a queued job does."""
+    return run.path / "study.toml"

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,22 +27,24 @@ from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, graph_fil
 from xtrain.dispatch.local import RanksPreempted, run_ranks
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import JobSpec
-from xtrain.dispatch.supervisor import PhaseJob, Supervisor
+from xtrain.dispatch.supervisor import PROJECT, PhaseJob, Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
 from xtrain.files import make_folder, writing
 from xtrain.run_directory import RunDirectory
 
 POLL_SECONDS = 0.2
+TELL_SECONDS = 5.0  # between signals to jobs that are to stop: one that is just beginning does not hear the first
 A_YEAR_OF_MINUTES = 60 * 24 * 365  # submitit's executor must have a time limit
 
 
 def start_queue(out: Path, graph: JobGraph) -> int:
     """Start the queue of a study in the background; returns its process id."""
     log = make_folder(out / JOBS) / f"{graph.study}.log"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.getenv("PYTHONPATH")]))}
     with writing(log), open(log, "ab") as handle:
         command = [sys.executable, "-u", "-m", "xtrain.dispatch.local_queue", str(out), graph.study]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True
         )
     return process.pid
 
@@ -64,12 +67,21 @@ def held_as_queue(out: Path, study: str) -> contextlib.AbstractContextManager[No
     return held(out, study, f"study {study} is being run on this machine already")
 
 
+def local_job(process: int) -> str:
+    """``local-PID-START``, a job's id: START is when that process began, as the same PID will be used again."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
+    except OSError:  # another system than Linux
+        return f"local-{process}"
+    return f"local-{process}-{stat[19]}"  # field 22 of proc(5), in clock ticks since the machine was started
+
+
 class LocalJob(PhaseJob):
     """What submitit's local executor pickles: a run directory."""
 
     def supervisor(self) -> Supervisor:
         """The supervisor of a job on this machine."""
-        return LocalSupervisor.of(RunDirectory(Path(self.run)), f"local-{os.getppid()}")
+        return LocalSupervisor.of(RunDirectory(Path(self.run)), local_job(os.getppid()))
 
 
 @dataclass
@@ -78,13 +90,13 @@ class LocalSupervisor(Supervisor):
 
     @classmethod
     def of(cls, run: RunDirectory, job: str) -> Supervisor:
-        """The supervisor of the job ``local-PID``."""
+        """The supervisor of the job ``job`` (:func:`local_job`)."""
         spec = JobSpec.read(JobFolder(run))
-        graph = spec.graph(run)
-        node, profile = graph.by_hash[spec.hash], Profile.from_mapping(graph.profile)
-        return cls(run, graph, node, profile, spec.out(run), job, 0, (os.uname().nodename,))
+        profile = Profile.from_mapping(spec.profile)
+        return cls(run, spec.graph(), spec.node, profile, spec.out(run), job, 0, (os.uname().nodename,))
 
-    def _end_time(self) -> float | None:
+    def end_time(self) -> float | None:
+        """There is no time limit."""
         return None
 
     def _clean(self) -> None:
@@ -97,6 +109,8 @@ class LocalSupervisor(Supervisor):
         return None  # the queue has seen to it
 
     def _run_ranks(self, fence: Fence, end: float | None) -> int:
+        if self.asked.first:  # before there were ranks to tell
+            return EXIT_PREEMPTED
         os.environ.update(
             {**{k: str(v) for k, v in self.profile.environment.variables.items()}, attempts.VARIABLE: str(fence.number)}
         )
@@ -104,11 +118,13 @@ class LocalSupervisor(Supervisor):
         if isinstance(outcome, RanksPreempted):
             self.asked.first = self.asked.first or signal.SIGTERM
             return EXIT_PREEMPTED
-        return outcome.code if outcome is not None else 0
+        if outcome is None:
+            return 0
+        return outcome.code if outcome.code >= 0 else 128 - outcome.code  # as srun has it
 
     def _again(self, attempt: int, why: str, bad: Any = ()) -> int:
-        if self.asked.first:  # the machine, or the user, wants it to end: submitting again goes on
-            return EXIT_PREEMPTED
+        if self.asked.first and not self.folder.asked_to_stop():  # the machine is to end, or the queue: submitting
+            return EXIT_PREEMPTED  # again goes on
         return self._unless_idle(attempt) or self.work()
 
 
@@ -123,6 +139,7 @@ class Queue:
     over: set[str] = field(default_factory=set)
     """Hashes of the jobs that have ended, however that was, and of those that cannot run."""
     stopping: bool = False
+    _tell_at: float = 0.0
 
     def run(self) -> int:
         """Run all jobs that can be run; returns the exit code."""
@@ -132,7 +149,11 @@ class Queue:
         while len(self.over) < len(self.graph.nodes):
             self._collect()
             if self.stopping and not self.running:
+                print("stopped; submitting the study again goes on from here", flush=True)
                 return EXIT_PREEMPTED
+            if self.stopping and time.monotonic() >= self._tell_at:
+                self._tell_at = time.monotonic() + TELL_SECONDS
+                self._tell()
             for node in self.graph.nodes:
                 if len(self.running) < profile.limits.running and not self.stopping and self._ready(node):
                     self._start(node, profile)
@@ -141,6 +162,9 @@ class Queue:
 
     def _stop(self, number: int, frame: object) -> None:
         self.stopping = True
+
+    def _tell(self) -> None:
+        """Let the jobs that run save and leave."""
         for job in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
@@ -159,11 +183,12 @@ class Queue:
         if node.hash in self.over or node.hash in self.running:
             return False
         run = node.run(self.out)
-        if node.kind == REPORT:
-            return len(self.over) == len(self.graph.nodes) - 1
-        if run.done or run.failed or JobFolder(run).asked_to_stop():
+        over = (run.done or run.failed) and node.kind != REPORT
+        if over or JobFolder(run).asked_to_stop():
             self.over.add(node.hash)
             return False
+        if node.kind == REPORT:
+            return len(self.over) == len(self.graph.nodes) - 1
         parents = [self.graph.by_hash[parent] for parent in node.parents]
         lost = [parent for parent in parents if parent.hash in self.over and not parent.run(self.out).done]
         if lost:
@@ -177,17 +202,17 @@ class Queue:
 
         folder = JobFolder(node.run(self.out).create())
         folder.reopen()
-        JobSpec(self.graph.study, node.hash, len(Path(node.folder).parts)).write(folder)
+        JobSpec.of(self.graph, node, profile).write(folder)
         logging.getLogger("submitit").setLevel(logging.ERROR)
-        executor = submitit.LocalExecutor(folder=folder.submitit, python=profile.python or None)
+        executor = submitit.LocalExecutor(folder=folder.submitit, python=shlex.quote(profile.python or sys.executable))
         resources = profile.resources(node.kind)
         executor.update_parameters(
             timeout_min=A_YEAR_OF_MINUTES, tasks_per_node=1, gpus_per_node=resources.gpus_per_node,
-            stderr_to_stdout=True, setup=list(profile.environment.setup),
+            stderr_to_stdout=True,
         )  # fmt: skip
         job = executor.submit(LocalJob(folder.run.path.absolute()))
         first = Attempts(folder.run).newest() + 1
-        name = f"local-{job.job_id}"
+        name = local_job(int(job.job_id))
         folder.add(Submission(name, node.job_name, time.time(), profile.name, first_attempt=first))
         print(f"{node.job_name}: starts as {name}", flush=True)
         self.running[node.hash] = job

@@ -32,6 +32,7 @@ CLOCK_SECONDS = 120.0  # more than network file systems round and cache, less th
 ANSWER_SECONDS = 60.0
 ENDING_SECONDS = 5.0  # for srun to end its tasks
 DEVICES = Path("/dev")
+_OWN = re.compile(r"GPUs are usable|its clock is|GiB free")  # what is wrong with a machine, as it is said below
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class BadNode:
 
     node: str
     reason: str
+
+    @property
+    def own(self) -> bool:
+        """Whether it is surely the node's own fault, and not that of the profile or of a shared file system."""
+        return _OWN.search(self.reason) is not None
 
 
 @dataclass(frozen=True)

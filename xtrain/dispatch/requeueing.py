@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xtrain.dispatch import slurm
+from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JobGraph, JobNode
+from xtrain.dispatch.job_graph import JobGraph, JobNode, graphs
 from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import Behind, submit_job
+from xtrain.dispatch.submit_job import Behind, is_for_now, submit_job
 from xtrain.errors import UserError
 from xtrain.run_directory import RunDirectory
 
 PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
 SETTLING_SECONDS = 10.0  # until a job that SLURM is putting back waits in the queue
+ACCOUNTING_SECONDS = 3.0  # that it lags behind
+CHAIN_SECONDS = 15.0  # between tries to submit
 POLL_SECONDS = 0.5
 # Why SLURM ends a job that may go on; that somebody cancelled it, has no such word.
 _GOES_ON = ("TimeLimit", "NodeDown", "NodeFail", "BootFail")
@@ -32,6 +35,7 @@ class Outcome:
 
     said: str
     chained: bool = False
+    fenced: bool = False
     cancelled: bool = False
     refused: bool = False
 
@@ -57,6 +61,8 @@ class Requeueing:
             return Outcome(f"SLURM has put job {self.job} back into the queue")
         if state is not None and self._cancelled(state):
             return Outcome(f"job {self.job} was cancelled", cancelled=True)
+        if not Attempts(self.run).is_newest_of(self.job):
+            return Outcome("another job has this phase", fenced=True)
         said = "this profile has requeue = false"
         if self.profile.preemption.requeue:
             reply = slurm.requeue(self.job, patience_seconds=PATIENCE_SECONDS)
@@ -65,10 +71,39 @@ class Requeueing:
                 return Outcome(f"job {self.job} is back in the queue")
             said = f"scontrol requeue: {reply.said}"
         try:
-            new = self._chain(Behind(ended=(self.job,)), bad)
+            new = self._patiently(Behind(ended=(self.job,)), bad)
         except UserError as error:
             return Outcome(f"cannot go on by itself: {said}; {error}", refused=True)
         return Outcome(f"{said}; job {new.job} goes on", chained=True)
+
+    def _patiently(self, behind: Behind, bad: Sequence[str]) -> Submission:
+        """As :meth:`_chain`, again and again while SLURM does not answer or the user has too many jobs."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._chain(behind, bad)
+            except UserError as error:
+                if not is_for_now(error) or time.monotonic() > until:
+                    raise
+                print(f"{error}\ntrying again", flush=True)
+                time.sleep(CHAIN_SECONDS)
+
+    def behind_all(self) -> bool:
+        """Wait again, in another job, for whatever of this study still has a job: of a report, which shows all."""
+        newest = {}
+        for graph in graphs(self.out):
+            if graph.study == self.graph.study:
+                for node in graph.nodes:
+                    submissions = JobFolder(node.run(self.out)).submissions()
+                    if submissions and node.hash != self.node.hash and not node.run(self.out).done:
+                        newest[submissions[-1].job] = node.job_name
+        states = slurm.squeue(sorted(newest)).states.values() if newest else ()
+        live = [state.job for state in states if state.waiting or state.running]
+        if not live:
+            return False
+        new = self._chain(Behind(ended=tuple(live)), ())
+        print(f"{len(live)} jobs of the study go on ({newest[live[0]]}...); this one waits for them in job {new.job}")
+        return True
 
     def behind(self, parent: JobFolder) -> bool:
         """Wait again, in another job, where the parent goes on in another job than this one waited for."""
@@ -104,8 +139,12 @@ class Requeueing:
             return state.state == "CANCELLED"
         if state.reason in _GOES_ON:
             return False
-        known = slurm.sacct([self.job]).states.get(self.job)
-        return known is None or known.state not in _GOES_ON_STATES
+        until = time.monotonic() + ACCOUNTING_SECONDS
+        while True:
+            known = slurm.sacct([self.job]).states.get(self.job)
+            if known is None or known.ended or time.monotonic() > until:
+                return known is None or known.state not in _GOES_ON_STATES
+            time.sleep(POLL_SECONDS)
 
     def _exclude(self, bad: Sequence[str]) -> None:
         """Of a job that waits. SLURM needs a moment until it does, and ends this process some seconds later."""
@@ -127,7 +166,7 @@ class Requeueing:
         excluded = sorted({*bad, *(node.node for node in bad_nodes(self.out))})
         lane = folder.submissions()[-1].lane if folder.submissions() else -1
         new = submit_job(
-            folder, self.profile, self.node, self.graph.study, behind, lane=lane, excluded=excluded, chained=True
+            folder, self.profile, self.node, self.graph, behind, lane=lane, excluded=excluded, chained=True
         )
         self._hand_over({submission.job for submission in folder.submissions()}, new.job)
         return new
@@ -135,7 +174,7 @@ class Requeueing:
     def _hand_over(self, mine: set[str], new: str) -> None:
         """Let the jobs that wait for this one wait for ``new``; they were submitted behind one of ``mine``."""
         waiting = set()
-        for node in self.graph.nodes:
+        for node in {node.hash: node for graph in graphs(self.out) for node in graph.nodes}.values():
             submissions = JobFolder(node.run(self.out)).submissions()
             if submissions and mine & {*submissions[-1].succeeded, *submissions[-1].ended}:
                 waiting.add(submissions[-1].job)

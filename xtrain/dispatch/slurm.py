@@ -38,8 +38,8 @@ _NOT_CANCELLABLE = re.compile(r"invalid job id|already complet", re.IGNORECASE) 
 _IN_QUEUE = re.compile(r"job is pending", re.IGNORECASE)
 _JOB = re.compile(r"\d+(_\d+)?")
 _SQUEUE_FIELDS = (
-    "JobArrayID", "State", "RestartCnt", "exit_code", "StartTime", "EndTime", "TimeLimit", "NodeList", "Dependency",
-    "SubmitTime", "Reason", "Name",
+    "JobArrayID", "State", "RestartCnt", "exit_code", "StartTime", "EndTime", "TimeLimit", "TimeLeft", "NodeList",
+    "Dependency", "SubmitTime", "Reason", "Name",
 )  # fmt: skip
 _SACCT_FIELDS = (
     "JobID", "State", "ExitCode", "Start", "End", "Timelimit", "NodeList", "Submit", "Reason", "JobName",
@@ -66,6 +66,8 @@ class JobState:
     """Seconds since 1970; of a running job when its time is over."""
     time_limit: float | None = None
     """Seconds; None for none."""
+    left: float | None = None
+    """Seconds until its time is over, by slurmctld's clock; sacct does not say."""
     exit_code: int | None = None
     """Of a job that has ended, as subprocess has it: minus the signal's number where one ended it."""
     name: str = ""
@@ -182,6 +184,11 @@ def exclude_nodes(
     )
 
 
+def is_unreachable(said: str) -> bool:
+    """Whether these words of a command mean that nobody answered: it may be asked again."""
+    return _UNREACHABLE.search(said) is not None
+
+
 def is_slurm_job(job: str) -> bool:
     """Whether this is an id of SLURM's: not ``local-PID``."""
     return _JOB.fullmatch(job) is not None
@@ -198,8 +205,9 @@ class _Call:
 
 
 def _call(command: Sequence[str], timeout: float) -> _Call:
-    # What the user has set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us.
-    mine = re.compile(r"(SQUEUE|SACCT|SCANCEL|SCONTROL)_")
+    # What the user has set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us; sbatch is
+    # not told of other clusters either.
+    mine = re.compile(r"(SQUEUE|SACCT|SCANCEL|SCONTROL)_|SLURM_CLUSTERS$")
     env = {name: value for name, value in os.environ.items() if not mine.match(name)}
     env.update(SLURM_TIME_FORMAT="%s", LC_ALL="C")
     try:
@@ -279,10 +287,11 @@ def _squeue_line(line: str) -> JobState | None:
     got = dict(zip(_SQUEUE_FIELDS, values, strict=True))
     state = got["State"]
     status = int(got["exit_code"]) if got["exit_code"].isdecimal() else 0
+    code = _code(status >> 8, status & 127) if state in ENDED else None
     return JobState(
         job=got["JobArrayID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
         restarts=int(got["RestartCnt"] or 0), start=_time(got["StartTime"]), end=_time(got["EndTime"]),
-        time_limit=_duration(got["TimeLimit"]), exit_code=_code(status >> 8, status & 127) if state in ENDED else None,
+        time_limit=_duration(got["TimeLimit"]), left=_duration(got["TimeLeft"]), exit_code=code,
         name=got["Name"].removesuffix("|"), dependency=_text(got["Dependency"]), submitted=_time(got["SubmitTime"]),
     )  # fmt: skip
 

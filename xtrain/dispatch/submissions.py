@@ -17,7 +17,7 @@ class Submission:
     """A job in the queue, or one that was there; a line of ``job/submissions.jsonl``."""
 
     job: str
-    """SLURM's job id, or ``local-PID``."""
+    """SLURM's job id, or ``local-PID-START``."""
     name: str
     submitted: float
     """Seconds since 1970."""

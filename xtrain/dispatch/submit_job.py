@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,23 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.dispatch.attempts import Attempts
-from xtrain.dispatch.batch_script import overruling_variables, submitit_parameters
+from xtrain.dispatch.batch_script import batch_python, overruling_variables, submitit_parameters
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode, graph_file
+from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode
+from xtrain.dispatch.slurm import is_unreachable
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import Problem, UserError
 from xtrain.files import make_folder, read_json, write_json
 from xtrain.run_directory import RunDirectory
 
+# How SLURM says that somebody has too many jobs in the queue.
+TOO_MANY = re.compile(r"job violates accounting/QOS policy|MaxSubmit|too many jobs|job limit", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class JobSpec:
-    """``job/job.json``: where in which study's graph a run directory stands."""
+    """``job/job.json``: what a job must know beside its phase, as it was submitted.
+
+    Not read from the study's graph, which a later submission replaces: a job goes on with the profile that sbatch had.
+    """
 
     study: str
-    hash: str
+    node: JobNode
+    parents: tuple[JobNode, ...]
+    profile: Mapping[str, Any]
+    data: str
     levels_up: int
     """From the run directory to the output folder."""
+
+    @classmethod
+    def of(cls, graph: JobGraph, node: JobNode, profile: Profile) -> JobSpec:
+        """That of a job of ``graph``; only its parents are looked up there."""
+        parents = () if node.kind == REPORT else tuple(graph.by_hash[parent] for parent in node.parents)
+        return cls(graph.study, node, parents, profile.to_mapping(), graph.data, len(Path(node.folder).parts))
 
     def write(self, folder: JobFolder) -> None:
         """Write it into ``job/``."""
@@ -39,15 +56,19 @@ class JobSpec:
     @classmethod
     def read(cls, folder: JobFolder) -> JobSpec:
         """Read it; raises a :class:`UserError` where the run directory was never submitted."""
-        return cls(**read_json(folder.path / "job.json"))
+        value = read_json(folder.path / "job.json")
+        node, *parents = (
+            JobNode(**{**known, "parents": tuple(known["parents"])}) for known in (value["node"], *value["parents"])
+        )
+        return cls(**{**value, "node": node, "parents": tuple(parents)})
 
     def out(self, run: RunDirectory) -> Path:
         """The output folder."""
         return run.path.absolute().parents[self.levels_up - 1]
 
-    def graph(self, run: RunDirectory) -> JobGraph:
-        """The study's jobs as they were submitted last."""
-        return JobGraph.read(graph_file(self.out(run), self.study))
+    def graph(self) -> JobGraph:
+        """The job with its parents alone."""
+        return JobGraph(self.study, (*self.parents, self.node), self.profile, self.data)
 
 
 @dataclass(frozen=True)
@@ -64,17 +85,12 @@ class Behind:
         parts = [("afterok", self.succeeded), ("afterany", self.ended)]
         return ",".join(":".join([word, *dict.fromkeys(jobs)]) for word, jobs in parts if jobs)
 
-    def replaced(self, old: str, new: str) -> Behind:
-        """The same with another job in the place of ``old``."""
-        succeeded, ended = ([new if job == old else job for job in jobs] for jobs in (self.succeeded, self.ended))
-        return Behind(tuple(succeeded), tuple(ended))
-
 
 def submit_job(
     folder: JobFolder,
     profile: Profile,
     node: JobNode,
-    study: str,
+    graph: JobGraph,
     behind: Behind,
     *,
     lane: int,
@@ -87,14 +103,14 @@ def submit_job(
     """
     from xtrain.dispatch.supervisor import PhaseJob
 
-    JobSpec(study, node.hash, len(Path(node.folder).parts)).write(folder)
+    JobSpec.of(graph, node, profile).write(folder)
+    first = Attempts(folder.run).newest() + 1  # before it can have begun
     parameters = submitit_parameters(
         profile, node.kind, job_name=node.job_name, dependency=str(behind), exclude=tuple(excluded), comment=node.hash
     )
     overruling = overruling_variables(profile, node.kind, os.environ)
     work = PhaseJob(folder.run.path.absolute())
     job = _through_submitit(folder.submitit, parameters, profile, work, overruling)
-    first = Attempts(folder.run).newest() + 1
     if chained and folder.submissions():
         first = folder.submissions()[-1].first_attempt
     submission = Submission(
@@ -110,7 +126,7 @@ def _through_submitit(
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
-    executor = submitit.SlurmExecutor(folder=folder, python=profile.python or None)
+    executor = submitit.SlurmExecutor(folder=folder, python=batch_python(profile))
     executor.update_parameters(**parameters)
     try:
         with _without(overruling):
@@ -129,12 +145,18 @@ def _refusal(error: Exception, parameters: Mapping[str, Any]) -> Problem:
         said = cause.stderr.decode() if isinstance(cause.stderr, bytes) else str(cause.stderr)
     lines = [line for line in said.splitlines() if line.strip()]
     what = "; ".join(line.removeprefix("sbatch: ").strip() for line in lines[-3:])
-    return Problem(
-        f"job {parameters.get('job_name', '')}",
-        f"sbatch refuses it: {what}",
-        remedy="change the cluster profile (python -m xtrain doctor --cluster NAME says what the cluster has); what "
-        "is submitted already stays, and the same command goes on from there",
-    )
+    remedy = "change the cluster profile (python -m xtrain doctor --cluster NAME says what the cluster has)"
+    if is_unreachable(said):
+        remedy = "try again when SLURM answers"
+    elif TOO_MANY.search(said):
+        remedy = "lower limits.queued in the cluster profile to what the site allows, or wait until jobs have ended"
+    kept = "; what is submitted already stays, and the same command goes on from there"
+    return Problem(f"job {parameters.get('job_name', '')}", f"sbatch refuses it: {what}", remedy=remedy + kept)
+
+
+def is_for_now(error: UserError) -> bool:
+    """Whether sbatch may take later what it has refused."""
+    return is_unreachable(str(error)) or TOO_MANY.search(str(error)) is not None
 
 
 @contextlib.contextmanager

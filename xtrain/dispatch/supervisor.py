@@ -8,6 +8,7 @@ whether the job goes back into the queue, has succeeded, or has failed for good.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from xtrain.dispatch import attempts, slurm
 from xtrain.dispatch.attempts import Attempts, Fence
 from xtrain.dispatch.batch_script import job_scratch, rank_environment, scratch_root, srun_command
 from xtrain.dispatch.cluster import Profile, lead_for
-from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, study_file
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs, study_file
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
 from xtrain.dispatch.rank_logs import RankLogs
 from xtrain.dispatch.rendezvous import probed_port
@@ -30,12 +31,14 @@ from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import JobSpec
 from xtrain.dispatch.verdict import Verdict, idle_attempts, verdict_of
 from xtrain.errors import EXIT_FENCED, EXIT_OURS
+from xtrain.files import content_hash
 from xtrain.run_directory import RunDirectory
 
 PROJECT = Path(__file__).resolve().parents[2]  # where train.py stands
 PARENT_PATIENCE_SECONDS = 60.0  # a file that another node wrote may show up late on a network file system
 POLL_SECONDS = 0.2
 FENCE_SECONDS = 2.0  # between looks at whether a newer attempt has begun
+LIMIT_SECONDS = 300.0  # between looks at the job's time limit
 CLEAN_SECONDS = 20.0
 LEAVING_SECONDS = 30.0  # that fenced ranks get to leave by themselves
 
@@ -66,6 +69,7 @@ class Supervisor:
 
     run: RunDirectory
     graph: JobGraph
+    """This job and its parents, as they were submitted."""
     node: JobNode
     profile: Profile
     out: Path
@@ -78,15 +82,14 @@ class Supervisor:
     def here(cls, run: RunDirectory) -> Supervisor:
         """The supervisor of the job that this process is in."""
         spec = JobSpec.read(JobFolder(run))
-        graph = spec.graph(run)
         nodes = subprocess.run(
             ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True
         ).stdout.split()
         return cls(
             run,
-            graph,
-            graph.by_hash[spec.hash],
-            Profile.from_mapping(graph.profile),
+            spec.graph(),
+            spec.node,
+            Profile.from_mapping(spec.profile),
             spec.out(run),
             os.environ["SLURM_JOB_ID"],
             int(os.environ.get("SLURM_RESTART_COUNT", 0)),
@@ -112,19 +115,26 @@ class Supervisor:
             waiting = self._parents()
             if waiting is not None:
                 return waiting
+            if self.folder.ended() and not self.folder.asked_to_stop():
+                self._count_anew()  # put back into the queue by hand
             stopped = self._unless_idle(0)
             if stopped:
                 return stopped
-            if self.folder.ended():
-                self.folder.reopen()  # put back into the queue by hand
             fence = Attempts(self.run).claim(job=self.job, restart=self.restart, nodes=self.nodes)
             print(f"attempt {fence.number} at {self.node.name} on {', '.join(self.nodes)}", flush=True)
             return self._attempt(fence)
 
+    def _count_anew(self) -> None:
+        """Forget how the phase ended, and the attempts that led to it."""
+        self.folder.reopen()
+        mine = [submission for submission in self.folder.submissions() if submission.job == self.job]
+        if mine:
+            self.folder.add(dataclasses.replace(mine[-1], first_attempt=Attempts(self.run).newest() + 1))
+
     def _parents(self) -> int | None:
         """None when all that this job needs is done; else the exit code: it waits again, or has ended."""
         if self.node.kind == REPORT:
-            return None
+            return None if not self.requeueing.behind_all() else 0
         until = time.monotonic() + PARENT_PATIENCE_SECONDS
         for parent in (self.graph.by_hash[key] for key in self.node.parents):
             run = parent.run(self.out)
@@ -139,32 +149,45 @@ class Supervisor:
         return None
 
     def _attempt(self, fence: Fence) -> int:
-        end = self._end_time()
+        end = self.end_time()
         bad = self._check_nodes(fence)
         if bad:
-            remember(self.out, bad)
-            said = "; ".join(f"{node.node}: {node.reason}" for node in bad)
-            fence.attempts.end(fence.number, attempts.FAILED, EXIT_OURS, f"node check: {said}", bad[0].node)
-            print(f"node check: {said}", flush=True)
-            return self._again(fence.number, f"node check: {said}", [node.node for node in bad])
+            return self._without_ranks(fence, bad)
         logs = RankLogs.now(self.run.logs)
+        study = self._study()
         code = self._run_ranks(fence, end)
+        if code == EXIT_FENCED or not fence.holds():
+            return self._fenced()
         self._clean()
-        if not fence.holds():
-            print("a newer attempt has begun elsewhere: nothing is left to do here", flush=True)
-            return EXIT_FENCED
         if code == 0 and self.node.kind in (PREPARE, REPORT):
-            self.run.mark_done({"seconds": round(time.time() - self.asked.began, 1)})
+            self.run.mark_done({"seconds": round(time.time() - self.asked.began, 1), "study": content_hash(study)})
         verdict = verdict_of(
             code,
             self.run,
             logs,
             signalled=self.asked.name,
-            near_end=end is not None and time.time() > end - 2 * self._lead(end),
+            near_end=end is not None and time.time() > end - 2 * self.lead(end),
             ranks_per_node=max(1, self.profile.resources(self.node.kind).num_ranks // max(1, len(self.nodes))),
             nodes=self.nodes,
         )
         return self._conclude(fence, verdict)
+
+    def _without_ranks(self, fence: Fence, bad: Sequence[BadNode]) -> int:
+        """Nodes are not fit. This job tries others; other jobs keep off those whose own fault it is."""
+        remember(self.out, [node for node in bad if node.own or len(bad) < len(self.nodes)])
+        said = "node check: " + "; ".join(f"{node.node}: {node.reason}" for node in bad)
+        fence.attempts.end(fence.number, attempts.FAILED, EXIT_OURS, said, bad[0].node)
+        print(said, flush=True)
+        return self._again(fence.number, said, [node.node for node in bad])
+
+    def _study(self) -> str:
+        """The study that is prepared or reported on now; a later submission may replace it meanwhile."""
+        return study_file(self.run).read_text("utf-8") if self.node.kind in (PREPARE, REPORT) else ""
+
+    @staticmethod
+    def _fenced() -> int:
+        print("a newer attempt has begun elsewhere: nothing is left to do here", flush=True)
+        return EXIT_FENCED
 
     def _conclude(self, fence: Fence, verdict: Verdict) -> int:
         """Write down how the attempt ended, and see to what follows."""
@@ -183,8 +206,11 @@ class Supervisor:
             return stopped
         outcome = self.requeueing.again(bad)
         print(outcome.said, flush=True)
+        if outcome.fenced:
+            return self._fenced()
         if outcome.cancelled:
-            return self._end(attempts.CANCELLED, EXIT_OURS, "cancelled in the queue (scancel)", attempt=attempt)
+            said = "ended by SLURM: cancelled, or preempted on a partition that does not put jobs back"
+            return self._end(attempts.CANCELLED, EXIT_OURS, said, attempt=attempt)
         if outcome.refused:
             return self._end(attempts.FAILED, EXIT_OURS, f"{why}\n{outcome.said}", attempt=attempt)
         return 0 if outcome.chained else EXIT_OURS
@@ -201,19 +227,20 @@ class Supervisor:
     def _end(self, how: str, code: int, reason: str, *, attempt: int = 0, node: str = "") -> int:
         """The phase ends without a result: what depends on it is cancelled by SLURM when this job fails."""
         self.folder.end(how, code, reason, attempt=attempt, node=node, job=self.job)
-        lost = [other.job_name for other in self.graph.descendants(self.node)]
+        lost = {other.job_name: None for graph in graphs(self.out) for other in graph.descendants(self.node)}
         behind = f"; cancelled with it: {', '.join(lost)}" if lost else ""
         print(f"{self.node.job_name} ended: {how}: {reason}{behind}", flush=True)
         return code or EXIT_OURS
 
-    def _end_time(self) -> float | None:
-        """When SLURM will end this job, in seconds since 1970."""
+    def end_time(self) -> float | None:
+        """When SLURM will end this job, in seconds since 1970 by this node's clock."""
         state = slurm.squeue([self.job]).states.get(self.job)
-        if state is not None and state.end is not None:
-            return state.end
+        if state is not None and state.left is not None:
+            return time.time() + state.left
         return time.time() + 3600.0 * self.profile.resources(self.node.kind).hours
 
-    def _lead(self, end: float) -> float:
+    def lead(self, end: float) -> float:
+        """How many seconds before ``end`` the ranks begin to save."""
         return lead_for(int(end - self.asked.began), self.profile.preemption.lead_seconds)
 
     def _check_nodes(self, fence: Fence) -> list[BadNode]:
@@ -234,7 +261,7 @@ class Supervisor:
         if self.node.kind not in (PREPARE, REPORT):
             return [python, "-u", str(PROJECT / "train.py"), str(self.run.path)]
         verb = ["plan", "--write"] if self.node.kind == PREPARE else ["report"]
-        study = study_file(self.out, self.graph.study)
+        study = study_file(self.run)
         data = ["--data", self.graph.data] if self.graph.data else []
         return [python, "-u", "-m", "xtrain", verb[0], str(study), *verb[1:], "--out", str(self.out), *data]
 
@@ -253,18 +280,18 @@ class Supervisor:
             "MASTER_PORT": str(probed_port(int(self.job), self.restart, 0)),
         }
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-        warn_at = end - self._lead(end) if end is not None else float("inf")
+        deadline = _Deadline(self, end)
         looked = time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL_SECONDS)
-            if time.time() > warn_at or self.asked.to_pass_on():
-                warn_at = float("inf")
+            if self.asked.to_pass_on() or deadline.reached():
                 process.send_signal(self._warning())
             if time.monotonic() - looked > FENCE_SECONDS:
                 looked = time.monotonic()
                 if not fence.holds():
                     self._let_go(process)
+                    return EXIT_FENCED
 
     def _clean(self) -> None:
         """Remove the job's folder from each node's own disk, while there is time for that."""
@@ -288,6 +315,28 @@ class Supervisor:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@dataclass
+class _Deadline:
+    """When the ranks are told that the job's time is nearly over."""
+
+    supervisor: Supervisor
+    end: float | None
+    looked: float = field(default_factory=time.monotonic)
+    over: bool = False
+
+    def reached(self) -> bool:
+        """True once: when ``lead`` seconds are left. Somebody may change a running job's limit, so SLURM is asked again
+        now and then, and before it is true."""
+        if self.end is None or self.over:
+            return False
+        near = time.time() > self.end - self.supervisor.lead(self.end)
+        if near or time.monotonic() - self.looked > LIMIT_SECONDS:
+            self.looked = time.monotonic()
+            self.end = self.supervisor.end_time() or self.end
+            self.over = time.time() > self.end - self.supervisor.lead(self.end)
+        return self.over
 
 
 @dataclass

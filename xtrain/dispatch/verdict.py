@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from xtrain.dispatch import attempts
 from xtrain.dispatch.attempts import Attempts, newest_step
-from xtrain.dispatch.job_graph import INTERMEDIATE, TARGET
+from xtrain.dispatch.job_graph import INTERMEDIATE, PREPARE, TARGET
 from xtrain.dispatch.rank_logs import RankLogs
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.errors import EXIT_FAILED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER
@@ -64,7 +64,7 @@ def verdict_of(
         return Verdict(how, EXIT_PREEMPTED, kept + (f" ({signalled})" if signalled else ""), again=True)
     node = _node_of(failure.rank, nodes, ranks_per_node) if failure and failure.alone else ""
     who = f"rank {failure.rank}{f' on {node}' if node else ''}: " if failure else ""
-    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}" if code else "srun left the ranks"
+    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}" if code else "no result was left"
     return Verdict(attempts.FAILED, code or EXIT_OURS, f"{ended}; {who}{words}".rstrip("; "), again=True, node=node)
 
 
@@ -97,13 +97,20 @@ def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str, job: str) -> 
         attempt, end = known.read(number), known.read_end(number)
         if attempt is not None and attempt.from_step != step:
             break
-        if end is not None and end.how == attempts.PREEMPTED and kind not in (INTERMEDIATE, TARGET):
+        if end is not None and end.how in _not_charged(kind):
             continue
         count += 1
         why = why or (f"{end.how}: {end.reason}" if end else "killed without a word: a lost node, or its memory")
     where = f"all began at step {step}" if kind in (INTERMEDIATE, TARGET) else "it begins anew each time"
     reason = f"{count} attempts in a row made no new step ({where}); the last: {why}"
     return Idle(count, numbers[-1] if numbers else 0, reason)
+
+
+def _not_charged(kind: str) -> tuple[str, ...]:
+    """Ends of attempts that made no step since there are none to make."""
+    if kind in (INTERMEDIATE, TARGET):
+        return ()
+    return (attempts.PREEMPTED, attempts.TIME_LIMIT) if kind == PREPARE else (attempts.PREEMPTED,)  # it keeps shards
 
 
 def _first_attempt(known: Attempts, folder: JobFolder, job: str) -> int:

@@ -1,0 +1,71 @@
+"""What a job waits for, and what it finds in its run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xtrain.dispatch.job_graph import JobGraph, JobNode
+from xtrain.dispatch.submissions import JobFolder
+from xtrain.dispatch.submit_job import Behind, JobSpec, behind_of
+from xtrain.errors import UserError
+from xtrain.run_directory import RunDirectory
+
+PREPARE = JobNode("p", "prepare", "prepare", "toy/prepare", "prepare/toy-p")
+FIRST = JobNode("i", "intermediate", "mnli-s0", "toy/mnli-s0", "phases/intermediate/mnli-i", ("p",))
+SECOND = JobNode("t", "target", "mnli/xnli-s0", "toy/mnli-s0/xnli", "target/t", ("i",))
+THIRD = JobNode("e", "evaluate", "mnli/xnli-s0", "toy/mnli-s0/xnli/evaluate", "evaluate/e", ("t",))
+OTHER = JobNode("o", "target", "none/xnli-s0", "toy/none-s0/xnli", "target/o", ("p",))
+REPORT = JobNode("r", "report", "report", "toy/report", "report/r", ("p", "i", "t", "e", "o"))
+GRAPH = JobGraph("toy", (PREPARE, FIRST, SECOND, THIRD, OTHER, REPORT))
+
+
+def test_as_sbatch_has_it() -> None:
+    assert str(Behind()) == ""
+    assert str(Behind(succeeded=("3",))) == "afterok:3"
+    assert str(Behind(ended=("4", "5", "4"))) == "afterany:4:5"
+    assert str(Behind(("3", "2"), ("4",))) == "afterok:3:2,afterany:4"
+
+
+def test_behind_the_parent_and_the_lane() -> None:
+    jobs = {"p": "10", "i": "11", "t": "12", "e": "13", "o": "14"}
+    assert behind_of(PREPARE, GRAPH, {}) == Behind()
+    assert behind_of(SECOND, GRAPH, jobs) == Behind(("11",))
+    assert behind_of(OTHER, GRAPH, jobs, ["11", "12"]) == Behind(("10",), ("11", "12"))
+    assert behind_of(SECOND, GRAPH, jobs, ["11", "10"]) == Behind(("11",), ("10",)), "the parent is there already"
+
+
+def test_what_is_done_is_not_waited_for() -> None:
+    assert behind_of(SECOND, GRAPH, {"o": "14"}) == Behind()
+
+
+def test_the_report_waits_for_the_last_ones_however_they_end() -> None:
+    jobs = {"p": "10", "i": "11", "t": "12", "e": "13", "o": "14"}
+    assert behind_of(REPORT, GRAPH, jobs) == Behind(ended=("13", "14"))
+    assert behind_of(REPORT, GRAPH, {"o": "14"}) == Behind(ended=("14",))
+    assert behind_of(REPORT, GRAPH, {}) == Behind()
+
+
+def test_a_run_directory_knows_where_it_stands(tmp_path: Path) -> None:
+    GRAPH.write(tmp_path)
+    run = FIRST.run(tmp_path).create()
+    spec = JobSpec("toy", "i", len(Path(FIRST.folder).parts))
+    spec.write(JobFolder(run))
+    assert JobSpec.read(JobFolder(run)) == spec
+    assert spec.out(run) == tmp_path
+    assert spec.graph(run) == GRAPH
+
+
+def test_a_run_directory_that_moved_with_its_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SECOND.run(tmp_path / "old").create()
+    JobSpec("toy", "t", 2).write(JobFolder(run))
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    moved = RunDirectory(Path(SECOND.folder))
+    assert JobSpec.read(JobFolder(moved)).out(moved) == tmp_path / "new"
+
+
+def test_a_run_directory_that_was_never_submitted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"job\.json"):
+        JobSpec.read(JobFolder(RunDirectory(tmp_path)))

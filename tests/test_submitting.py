@@ -1,0 +1,215 @@
+"""What becomes of each job upon submission, by what lies in the run directories and what squeue says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import study, write_study
+
+from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.job_graph import JobGraph, study_file
+from xtrain.dispatch.local_queue import held_as_queue
+from xtrain.dispatch.submissions import JobFolder, Submission
+from xtrain.errors import UserError
+from xtrain.runner import Job, job_graph, open_study
+from xtrain.submitting import Decision, Plan, plan_submission, submit
+
+SQUEUE = """#!/bin/sh
+# As squeue does: a line a job, in the order of slurm._SQUEUE_FIELDS.
+while read job state; do echo "$job|$state|0|0|N/A|N/A|10:00||(null)|N/A|None|a name|"; done < {jobs}
+[ -s {jobs} ] || {{ echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }}
+"""
+
+
+TEXT = 'name = "toy"\n'
+ALL = ["prepare", "none-s0/toy", "none-s0/toy/evaluate", "choose-s0", "choose-s0/toy", "choose-s0/toy/evaluate",
+       "report"]  # fmt: skip
+
+
+class Queue:
+    """A study, its output folder, and a squeue that says what it is told: states in an order that no queue keeps."""
+
+    def __init__(self, root: Path, job: Job) -> None:
+        self.root, self.job = root, job
+        self.states: dict[str, str] = {"1": "COMPLETED"}
+        program = root / "bin" / "squeue"
+        program.parent.mkdir()
+        program.write_text(SQUEUE.format(jobs=root / "jobs"))
+        program.chmod(0o755)
+
+    @property
+    def out(self) -> Path:
+        return self.job.out
+
+    @property
+    def graph(self) -> JobGraph:
+        return job_graph(self.job, {}, around=True)
+
+    def folder(self, name: str) -> JobFolder:
+        return JobFolder(self.graph.find(f"toy/{name}").run(self.out).create())
+
+    def put(self, name: str, job: str, state: str = "PENDING", lane: int = 0) -> None:
+        """A job in the queue."""
+        self.folder(name).add(Submission(job, f"toy/{name}", time.time(), "lab", lane))
+        self.states[job] = state
+
+    def plan(self, **tables: Any) -> Plan:
+        (self.root / "jobs").write_text("".join(f"{job} {state}\n" for job, state in self.states.items()))
+        return plan_submission(self.job, profile(**tables), TEXT)
+
+    def prepared(self) -> None:
+        """All phases are written, from the study as it is."""
+        for name in ALL:
+            self.folder(name).run.phase_file.touch()
+        kept = study_file(self.out, "toy")
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(TEXT, "utf-8")
+        self.folder("prepare").run.mark_done({})
+
+
+def profile(**tables: Any) -> Profile:
+    return Profile.from_mapping({"scheduler": "slurm", "name": "lab", "job": {"time_limit": 60}, **tables})
+
+
+def of(plan: Plan) -> dict[str, Decision]:
+    return {decision.node.job_name.removeprefix("toy/"): decision for decision in plan.decisions}
+
+
+def what(plan: Plan) -> dict[str, str]:
+    return {name: decision.what for name, decision in of(plan).items()}
+
+
+@pytest.fixture
+def queue(tmp_path: Path, tiny_model: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """none-s0 and choose-s0, each with the target phase toy and its evaluation."""
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    path = write_study(tmp_path / "study.toml", study(tiny_model, target=[{"task": "toy"}]))
+    return Queue(tmp_path, open_study(path, data_root=toy_data, out=tmp_path / "out"))
+
+
+def test_all_of_a_new_study(queue: Queue) -> None:
+    plan = queue.plan()
+    assert sorted(what(plan)) == sorted(ALL)
+    assert Counter(what(plan).values()) == {"submit": len(ALL)}
+    assert len(plan.placements) == len(ALL) - 2, "prepare and report are in no lane"
+
+
+def test_what_is_done_and_what_is_in_the_queue(queue: Queue) -> None:
+    queue.prepared()
+    queue.folder("none-s0/toy").run.mark_done({})
+    queue.put("choose-s0", "5", "RUNNING", lane=3)
+    queue.put("choose-s0/toy", "6")
+    queue.put("none-s0/toy/evaluate", "7", "FAILED")
+    plan = queue.plan()
+    found = what(plan)
+    assert [found[name] for name in ALL] == ["done", "done", "submit", "joined", "joined", "submit", "submit"]
+    joined = of(plan)["choose-s0"]
+    assert (joined.job, joined.lane) == ("5", 3)
+
+
+def test_a_job_that_slurm_does_not_know_any_more(queue: Queue) -> None:
+    queue.put("prepare", "5")
+    del queue.states["5"]
+    assert what(queue.plan())["prepare"] == "submit"
+
+
+def test_of_several_jobs_the_newest_counts(queue: Queue) -> None:
+    queue.put("prepare", "5", "RUNNING")
+    queue.put("prepare", "6", "CANCELLED")
+    assert what(queue.plan())["prepare"] == "submit"
+
+
+def test_a_training_that_collapsed(queue: Queue) -> None:
+    queue.folder("choose-s0").run.mark_failed("the loss is not finite", 40)
+    plan = queue.plan()
+    found = of(plan)
+    assert found["choose-s0"].what == "failed"
+    assert "the loss is not finite (step 40); delete " in found["choose-s0"].why
+    for name in ("choose-s0/toy", "choose-s0/toy/evaluate"):
+        assert found[name].what == "left out"
+        assert found[name].why == "it starts from choose-s0, which failed"
+    assert found["none-s0/toy"].what == found["report"].what == "submit"
+
+
+def test_what_ended_before_is_tried_again(queue: Queue) -> None:
+    queue.folder("prepare").end("user error", 2, "train-en.jsonl:4: label 'class9'\n  to do: correct it")
+    queue.folder("choose-s0").end("cancelled", 1, "prepare, which it needs, has failed")
+    found = of(queue.plan())
+    assert found["prepare"].what == "submit"
+    assert found["prepare"].why == "ended before (user error): train-en.jsonl:4: label 'class9'"
+    assert found["choose-s0"].what == "submit"
+
+
+def test_the_report_is_made_again_when_there_is_something_new(queue: Queue) -> None:
+    queue.prepared()
+    for name in ALL:
+        queue.folder(name).run.mark_done({})
+    assert set(what(queue.plan()).values()) == {"done"}
+    queue.folder("none-s0/toy/evaluate").run.done_marker.unlink()
+    assert [name for name, word in what(queue.plan()).items() if word == "submit"] == ["none-s0/toy/evaluate", "report"]
+
+
+@pytest.mark.parametrize(("queued", "joined", "submitted"), [(3, 0, 3), (3, 1, 2), (1, 2, 0), (6, 0, 6), (7, 0, 7)])
+def test_no_more_in_the_queue_than_allowed(queue: Queue, queued: int, joined: int, submitted: int) -> None:
+    names = list(what(queue.plan()))
+    for number in range(joined):
+        queue.put(names[number], str(10 + number))
+    plan = queue.plan(limits={"queued": queued})
+    found = [what(plan)[name] for name in names]
+    later = len(names) - joined - submitted
+    assert found == ["joined"] * joined + ["submit"] * submitted + ["later"] * later
+    assert all(f"limits.queued of lab: {queued} jobs" in decision.why for decision in plan.of("later"))
+    parents = {parent for decision in plan.of("submit") for parent in decision.node.parents}
+    assert not parents & {decision.node.hash for decision in plan.of("later")}
+
+
+def test_new_jobs_go_behind_those_in_their_lane(queue: Queue) -> None:
+    queue.prepared()
+    queue.put("choose-s0", "5", "RUNNING", lane=0)
+    plan = queue.plan(limits={"running": 1})
+    by_name = {plan.graph.by_hash[key].job_name.removeprefix("toy/"): place for key, place in plan.placements.items()}
+    first = plan.graph.find("toy/choose-s0").hash
+    assert by_name["none-s0/toy"].after == (first,)
+    assert {place.lane for place in by_name.values()} == {0}
+
+
+def test_nothing_is_decided_while_slurm_is_silent(queue: Queue) -> None:
+    queue.put("prepare", "5")
+    queue.states.clear()
+    with pytest.raises(UserError, match=r"squeue: .*Unable to contact slurm controller(.|\n)*try again when"):
+        queue.plan()
+
+
+def test_ranks_that_cannot_share_the_batch(queue: Queue) -> None:
+    with pytest.raises(UserError, match=r"profile lab: job\.target: 3 ranks: cannot divide the batch of 8"):
+        queue.plan(job={"time_limit": 60, "target": {"tasks_per_node": 3}})
+
+
+def test_phases_are_written_anew_when_the_study_has_changed(queue: Queue) -> None:
+    queue.prepared()
+    assert what(queue.plan())["prepare"] == "done"
+    study_file(queue.out, "toy").write_text(TEXT + 'base = "another"\n', "utf-8")
+    found = of(queue.plan())["prepare"]
+    assert (found.what, found.why) == ("submit", "phases are to be written anew")
+    for name in ALL:
+        queue.folder(name).run.mark_done({})
+    assert what(queue.plan())["prepare"] == "done", "there is nothing left to be written"
+
+
+def test_a_phase_that_was_never_written(queue: Queue) -> None:
+    queue.prepared()
+    queue.folder("choose-s0").run.phase_file.unlink()
+    assert what(queue.plan())["prepare"] == "submit"
+
+
+def test_a_study_that_runs_here_is_not_run_twice(queue: Queue) -> None:
+    """On this machine, a process of its own holds the study."""
+    plan = plan_submission(queue.job, Profile.from_mapping({"scheduler": "local", "name": "here"}), TEXT)
+    with held_as_queue(queue.out, "toy"), pytest.raises(UserError, match="toy.* on this machine"):
+        submit(plan, said=lambda one: None)
+    assert not list(queue.out.glob("*/*/job/submissions.jsonl"))
