@@ -28,6 +28,16 @@ SLOW = (
     "test_collapse",
     "test_exporting",
     "test_checkpoint_command",
+    "test_fence",
+    "test_numbered",
+    "test_ops",
+    "test_life",
+    "test_whole_studies",
+    "test_requeueing",
+    "test_doctor",
+    "test_cluster",
+    "test_profiles",
+    "test_queries",
 )  # files of tests that start processes
 
 

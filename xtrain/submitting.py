@@ -85,7 +85,7 @@ def plan_submission(job: Job, profile: Profile, study: str) -> Plan:
     return plan
 
 
-def _lost_parent(node: JobNode, without: dict[str, str]) -> str:
+def _lost_parent(node: JobNode, without: Mapping[str, str]) -> str:
     return next(parent for parent in node.parents if parent in without)
 
 

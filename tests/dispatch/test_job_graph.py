@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xtrain.dispatch.job_graph import JobGraph, JobNode, graph_file, graphs, study_file
+from xtrain.dispatch.job_graph import JobGraph, JobNode, graph_file, graphs
 from xtrain.errors import UserError
 
 PREPARE = JobNode("aa0000", "prepare", "prepare", "toy/prepare", "prepare/toy-aa0000")
@@ -25,7 +25,6 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert JobGraph.read(path) == GRAPH
     other = JobGraph("another", (PREPARE,))
     other.write(tmp_path)
-    study_file(tmp_path, "toy").write_text("name = 'toy'\n")
     assert list(graphs(tmp_path)) == [other, GRAPH]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtrain.dispatch.lanes import LaneJob, Placement, assign, wave
+from xtrain.dispatch.lanes import LaneJob, Placement, assign
 
 
 @dataclass
@@ -137,10 +137,3 @@ def test_thousands_of_jobs() -> None:
     places = assign([*seeds, *targets], 16)
     assert len(places) == 2040
     assert max(len(place.after) for place in places.values()) < 2040 / 16 + 1
-
-
-def test_a_wave_is_what_the_queue_has_room_for() -> None:
-    jobs = [LaneJob(f"j{number}") for number in range(5)]
-    assert [job.key for job in wave(jobs, 3)] == ["j0", "j1", "j2"]
-    assert [job.key for job in wave(jobs, 3, num_queued=2)] == ["j0"]
-    assert not wave(jobs, 3, num_queued=7)

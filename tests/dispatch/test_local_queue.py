@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from toy import PROJECT
 
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JobGraph, JobNode
+from xtrain.dispatch.job_graph import JobGraph, JobNode, study_file
 from xtrain.dispatch.local_queue import held_as_queue, local_job, start_queue
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.errors import UserError
+from xtrain.run_directory import RunDirectory
 from xtrain.watching.cancel import cancel_jobs
 from xtrain.watching.run_view import local_process
 
@@ -33,7 +35,7 @@ REPORT = JobNode("r", "report", "report", "toy/report", "report/r", ("p", "a", "
 STAND_IN = """
 import json, os, sys, time
 root = {root!r}
-folder = "/".join(sys.argv[-1].split("/")[-2:]) if "train.py" in " ".join(sys.argv) else sys.argv[3]
+folder = "/".join(sys.argv[-1].split("/")[-2:]) if "train.py" in " ".join(sys.argv) else sys.argv[4]
 def note(word):
     with open(root + "/notes", "a") as handle:
         handle.write(f"{{word}} {{folder}} {{os.environ.get('OF_THE_PROFILE')}}\\n")
@@ -68,6 +70,8 @@ class Local:
 
     def write(self, *nodes: JobNode, running: int = 1, **how: str) -> Local:
         """The study; ``how`` says what becomes of the rank of a job, by its folder's first letter."""
+        known = {node.hash for node in nodes}
+        nodes = tuple(replace(node, parents=tuple(p for p in node.parents if p in known)) for node in nodes)
         folders = {node.hash: node.folder for node in nodes}
         (self.root / "how.json").write_text(json.dumps({folders[key]: word for key, word in how.items()}))
         profile = Profile.from_mapping(
@@ -79,6 +83,9 @@ class Local:
             }
         )
         JobGraph("toy", nodes, profile.to_mapping()).write(self.out)
+        for node in nodes:
+            if node.kind in ("prepare", "report"):
+                study_file(node.run(self.out).create()).write_text('name = "toy"\n')
         return self
 
     def start(self) -> subprocess.Popen[str]:
@@ -103,7 +110,7 @@ class Local:
     def folder(self, node: JobNode) -> JobFolder:
         return JobFolder(node.run(self.out))
 
-    def wait(self, there: Callable[[], Any], seconds: float = 60) -> None:
+    def wait(self, there: Callable[[], Any], seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while not there():
             assert time.monotonic() < end, self.story()
@@ -122,7 +129,7 @@ def local(tmp_path: Path) -> Iterator[Local]:
         queue.kill()
         queue.wait()
     for path in local.out.glob("*/*/job/submissions.jsonl"):  # a job outlives its queue
-        for submission in JobFolder(type(REPORT.run(local.out))(path.parents[1])).submissions():
+        for submission in JobFolder(RunDirectory(path.parents[1])).submissions():
             if (process := local_process(submission.job)) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
@@ -241,7 +248,8 @@ def test_cancelled(local: Local) -> None:
     local.wait(lambda: local.notes())
     (job,) = [submission.job for submission in local.folder(A).submissions()]
     assert local_process(job) is not None
-    cancelled = cancel_jobs(JobGraph("toy", nodes), nodes, local.out)
+    graph = JobGraph.read(local.out / "jobs" / "toy.json")
+    cancelled = cancel_jobs(graph, graph.nodes, local.out)
     assert cancelled.jobs == {job: "toy/a"}
     said, _ = local.queues[0].communicate(timeout=60)
     ended = local.folder(A).ended()

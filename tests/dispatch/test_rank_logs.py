@@ -1,4 +1,4 @@
-"""What the ranks of one attempt said: of this attempt alone, and the rank with the cause before those it left behind."""
+"""What the ranks said: in this attempt alone, and the rank with the cause before those it left behind."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def test_a_mistake_that_sounds_like_a_lost_peer(tmp_path: Path) -> None:
 def test_the_cause_before_those_left_behind(tmp_path: Path, guilty: int) -> None:
     logs = RankLogs.now(tmp_path)
     texts = {f"rank{rank}": LOST for rank in range(3)}
-    texts[f"rank{guilty}"] = TRACEBACK.format(error="torch.OutOfMemoryError: CUDA out of memory\nTried to allocate 2 GiB")
+    texts[f"rank{guilty}"] = TRACEBACK.format(
+        error="torch.OutOfMemoryError: CUDA out of memory\nTried to allocate 2 GiB"
+    )
     write(tmp_path, **texts)
     failure = logs.failure()
     assert failure is not None

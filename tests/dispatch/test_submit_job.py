@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import Behind, JobSpec, behind_of
@@ -18,7 +19,8 @@ SECOND = JobNode("t", "target", "mnli/xnli-s0", "toy/mnli-s0/xnli", "target/t", 
 THIRD = JobNode("e", "evaluate", "mnli/xnli-s0", "toy/mnli-s0/xnli/evaluate", "evaluate/e", ("t",))
 OTHER = JobNode("o", "target", "none/xnli-s0", "toy/none-s0/xnli", "target/o", ("p",))
 REPORT = JobNode("r", "report", "report", "toy/report", "report/r", ("p", "i", "t", "e", "o"))
-GRAPH = JobGraph("toy", (PREPARE, FIRST, SECOND, THIRD, OTHER, REPORT))
+GRAPH = JobGraph("toy", (PREPARE, FIRST, SECOND, THIRD, OTHER, REPORT), data="/data")
+PROFILE = Profile.from_mapping({"scheduler": "slurm", "name": "lab", "job": {"time_limit": 60}})
 
 
 def test_as_sbatch_has_it() -> None:
@@ -48,18 +50,24 @@ def test_the_report_waits_for_the_last_ones_however_they_end() -> None:
 
 
 def test_a_run_directory_knows_where_it_stands(tmp_path: Path) -> None:
-    GRAPH.write(tmp_path)
     run = FIRST.run(tmp_path).create()
-    spec = JobSpec("toy", "i", len(Path(FIRST.folder).parts))
+    spec = JobSpec.of(GRAPH, FIRST, PROFILE)
     spec.write(JobFolder(run))
-    assert JobSpec.read(JobFolder(run)) == spec
-    assert spec.out(run) == tmp_path
-    assert spec.graph(run) == GRAPH
+    read = JobSpec.read(JobFolder(run))
+    assert read.out(run) == tmp_path
+    graph = read.graph()
+    assert (graph.study, graph.nodes, graph.data) == ("toy", (PREPARE, FIRST), "/data")
+    assert Profile.from_mapping(graph.profile) == Profile.from_mapping(read.profile) == PROFILE
+
+
+def test_the_report_knows_no_others(tmp_path: Path) -> None:
+    """It looks at what there is when it begins."""
+    assert JobSpec.of(GRAPH, REPORT, PROFILE).parents == ()
 
 
 def test_a_run_directory_that_moved_with_its_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = SECOND.run(tmp_path / "old").create()
-    JobSpec("toy", "t", 2).write(JobFolder(run))
+    JobSpec.of(GRAPH, SECOND, PROFILE).write(JobFolder(run))
     (tmp_path / "old").rename(tmp_path / "new")
     monkeypatch.chdir(tmp_path / "new")
     moved = RunDirectory(Path(SECOND.folder))

@@ -37,9 +37,7 @@ def verdict(run: RunDirectory, code: int, *texts: str, signalled: str = "", near
     logs = RankLogs.now(run.logs)
     for rank, text in enumerate(texts):
         (run.logs / f"rank-{rank}.log").write_text(text, "utf-8")
-    return verdict_of(
-        code, run, logs, signalled=signalled, near_end=near_end, nodes=NODES, ranks_per_node=2
-    )
+    return verdict_of(code, run, logs, signalled=signalled, near_end=near_end, nodes=NODES, ranks_per_node=2)
 
 
 def test_done(run: RunDirectory) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from by_hand import Run, every_state, graph
 
-from xtrain.dispatch.local_queue import held
+from xtrain.dispatch.local_queue import held_as_queue
 from xtrain.dispatch.slurm import Answer
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.watching.cancel import cancel_jobs, concerned, to_cancel, to_come
@@ -74,7 +74,7 @@ def test_what_the_queue_on_this_machine_has_not_started_is_marked(tmp_path: Path
     Run(prepare, tmp_path).finish(seconds=1)
     study.write(tmp_path)
     assert to_come(study, study.nodes, tmp_path) == []
-    with held(tmp_path, study.study):
+    with held_as_queue(tmp_path, study.study):
         states = {state.node.kind: state for state in observe(tmp_path, study, Answer())}
         assert states["target"].state == "waiting"
         assert (states["evaluate"].state, states["evaluate"].detail) == ("held", "waits for phang/none-s0/xnli")

@@ -78,14 +78,6 @@ def assign(
     return placements
 
 
-def wave(jobs: Sequence[LaneJob], limit: int, num_queued: int = 0) -> Sequence[LaneJob]:
-    """The first of ``jobs``: as many as ``limit`` jobs in the queue allow beside the ``num_queued`` that are there.
-
-    ``jobs`` come in an order in which they can run, so that none of these waits for one that is not submitted.
-    """
-    return jobs[: max(0, limit - num_queued)]
-
-
 @dataclass
 class _Lane:
     number: int

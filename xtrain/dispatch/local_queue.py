@@ -210,8 +210,8 @@ class Queue:
             timeout_min=A_YEAR_OF_MINUTES, tasks_per_node=1, gpus_per_node=resources.gpus_per_node,
             stderr_to_stdout=True,
         )  # fmt: skip
+        first = Attempts(folder.run).newest() + 1  # before it can have begun
         job = executor.submit(LocalJob(folder.run.path.absolute()))
-        first = Attempts(folder.run).newest() + 1
         name = local_job(int(job.job_id))
         folder.add(Submission(name, node.job_name, time.time(), profile.name, first_attempt=first))
         print(f"{node.job_name}: starts as {name}", flush=True)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from xtrain.dispatch.requeueing import Requeueing
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import JobSpec
 from xtrain.dispatch.verdict import Verdict, idle_attempts, verdict_of
-from xtrain.errors import EXIT_FENCED, EXIT_OURS
+from xtrain.errors import EXIT_FENCED, EXIT_OURS, EXIT_USER, UserError
 from xtrain.files import content_hash
 from xtrain.run_directory import RunDirectory
 
@@ -51,7 +52,18 @@ class PhaseJob:
 
     def __call__(self) -> int:
         """Run the job; ends the process with its exit code, which decides what SLURM does with those behind it."""
-        code = self.supervisor().work()
+        folder = JobFolder(RunDirectory(Path(self.run)))
+        try:
+            code = self.supervisor().work()
+        except UserError as error:  # a disk that is full, a profile's variable that the job does not have
+            print(f"error: {error}", flush=True)
+            folder.end(attempts.USER, EXIT_USER, str(error))
+            code = EXIT_USER
+        except Exception as error:  # ours: it must not look as if nobody knew
+            traceback.print_exc()
+            said = f"the supervisor failed: {type(error).__name__}: {error}"
+            folder.end(attempts.FAILED, EXIT_OURS, f"{said}; its output in {folder.submitit} has the traceback")
+            code = EXIT_OURS
         sys.stdout.flush()
         sys.stderr.flush()
         if code:

@@ -9,19 +9,20 @@ from rich.console import Console
 from rich.live import Live
 
 from xtrain.dispatch.job_graph import JobGraph
-from xtrain.watching.state import IN_QUEUE, NO_RESULT, TO_DO, UNKNOWN
+from xtrain.watching.state import IN_QUEUE, NO_RESULT, RUNNING, TO_DO, UNKNOWN
 from xtrain.watching.studies import look
 from xtrain.watching.table import say, show, study_table
 
 EVERY_SECONDS = 3.0
 PATIENCE_SECONDS = 10.0  # for the queue: nobody waits for this screen
+SAY_SECONDS = 60.0  # between lines about what runs, in a log
 STARTING_SECONDS = 30.0  # a queue on this machine needs a moment before its first job shows
 
 
 def follow(out: Path, graph: JobGraph, console: Console, every_seconds: float = EVERY_SECONDS) -> bool:
     """Show the study's jobs until none is in the queue any more; whether any has no result."""
     before: dict[str, str] = {}
-    began = time.monotonic()
+    began = said = time.monotonic()
     with Live(console=console, auto_refresh=False) if console.is_terminal else _Nothing() as live:
         while True:
             (observed,) = look(out, [graph], PATIENCE_SECONDS)
@@ -32,6 +33,12 @@ def follow(out: Path, graph: JobGraph, console: Console, every_seconds: float = 
                 for one in states:
                     if before.get(one.node.hash, TO_DO) != one.state:
                         say(console, f"{one.node.job_name}: {one.state}" + (f": {one.detail}" if one.detail else ""))
+                if time.monotonic() - said > SAY_SECONDS:
+                    said = time.monotonic()
+                    for one in states:
+                        if one.state == RUNNING and one.step is not None:
+                            of = f" of {one.planned_steps:,}" if one.planned_steps else ""
+                            say(console, f"{one.node.job_name}: {one.step:,}{of} {one.unit}")
             before = {one.node.hash: one.state for one in states}
             going_on = {*IN_QUEUE, UNKNOWN} & set(before.values())
             starting = TO_DO in before.values() and time.monotonic() - began < STARTING_SECONDS
