@@ -159,7 +159,9 @@ def _alive(plan: Plan) -> dict[str, tuple[Submission, JobState]]:
 def _limit_queue(plan: Plan) -> None:
     """No more jobs at once than the profile allows: the others, and the report, are left for the next submission."""
     wanted = plan.of(SUBMIT)
-    room = max(0, plan.profile.limits.queued - len(plan.of(JOINED)))
+    limits = plan.profile.limits
+    chained = 0 if plan.profile.preemption.requeue else limits.running  # each that runs may submit its successor
+    room = max(0, limits.queued - chained - len(plan.of(JOINED)))
     if len(wanted) <= room:
         return
     late = {d.node.hash for d in wanted[room:]} | {d.node.hash for d in wanted if d.node.kind == REPORT}

@@ -15,6 +15,7 @@ from xtrain.errors import Problem, UserError
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the package and train.py stand
 LEAVING_SECONDS = 300
+_OF_A_JOB = ("TMPDIR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 
 
@@ -83,6 +84,8 @@ def overruling_variables(profile: Profile, kind: str, environment: Mapping[str, 
     asked = profile.resources(kind)
     open_ones = {f"SBATCH_{key.upper()}" for key in _SITE if not getattr(asked, key)}
     ours = [name for name in environment if name.startswith(("SLURM_", "SBATCH_"))]
+    if "SLURM_JOB_ID" in environment:  # the folders and devices of that job are not the new one's
+        ours += [name for name in environment if name.startswith("SUBMITIT_") or name in _OF_A_JOB]
     return [name for name in ours if name != "SLURM_CONF" and name not in open_ones]
 
 

@@ -53,17 +53,17 @@ class RankLogs:
         """The rank that says why it failed: not one that only lost the others."""
         said = {rank: log for rank, log in self.logs().items() if log.text().strip()}
         own = {rank: log for rank, log in said.items() if not log.lost_connection()}
-        for words_of in (_user_error, _exception, _last_line):
+        for words_of in (user_error, exception, _last_line):
             # The user's mistake may be that something cannot be reached: its words are then those of lost peers.
-            for rank, log in (said if words_of is _user_error else own or said).items():
+            for rank, log in (said if words_of is user_error else own or said).items():
                 words = words_of(log.text())
                 if words:
-                    return Failure(rank, words, words_of is _user_error, alone=len(own) == 1 < len(said))
+                    return Failure(rank, words, words_of is user_error, alone=len(own) == 1 < len(said))
         return None
 
 
-def _user_error(text: str) -> str:
-    """The block that begins with ``error:``, as the command line prints the user's mistakes."""
+def user_error(text: str) -> str:
+    """The last block that begins with ``error:``, as the command line prints the user's mistakes; empty for none."""
     lines = text.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     if not starts:
@@ -76,9 +76,9 @@ def _user_error(text: str) -> str:
     return "\n".join(block)
 
 
-def _exception(text: str) -> str:
-    """What follows the indented stack of the last traceback."""
-    lines = text.splitlines()
+def exception(text: str) -> str:
+    """What follows the indented stack of the last traceback; empty for none."""
+    lines = [re.sub(r"^\[rank\d+\]: ?", "", line) for line in text.splitlines()]  # PyTorch's excepthook
     heads = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     if not heads:
         return ""

@@ -156,6 +156,8 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
         start.end(DONE, 0, "was done meanwhile")
         return _done_before(attempts, ranks)
     start.fence.check()
+    if ranks.launcher == "srun":  # the log of a rank has all attempts
+        print(f"attempt {start.fence.number}: rank {ranks.rank} of {ranks.world_size} on {platform.node()}", flush=True)
     run = start.fence.directory
     sweeping = threading.Thread(target=attempts.sweep, name="what older attempts left", daemon=True)
     if ranks.is_first:

@@ -11,6 +11,7 @@ from typing import Any
 from xtrain.dispatch import attempts as ways
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.job_graph import REPORT
+from xtrain.dispatch.rank_logs import exception, user_error
 from xtrain.run_directory import RunDirectory
 from xtrain.watching import logs
 from xtrain.watching import state as words
@@ -139,26 +140,8 @@ def _tells(text: str) -> int:
 
 
 def _exception(text: str) -> str:
-    """The message of the last error in a log: what follows the stack, or what was said to the user; empty for none."""
-    heads = list(_HEAD.finditer(text))
-    errors = list(_ERROR.finditer(text))
-    if errors and (not heads or errors[-1].start() > heads[-1].start()):
-        block = text[errors[-1].start() :].splitlines()
-        return "\n".join([block[0], *_indented(block[1:])])
-    if not heads:
-        return ""
-    lines = [re.sub(r"^\[rank\d+\]: ?", "", line) for line in text[heads[-1].start() :].splitlines()[1:]]
-    after = [line for line in lines if line and not line.startswith((" ", "["))]
-    return after[0] if after else ""
-
-
-def _indented(lines: list[str]) -> list[str]:
-    found = []
-    for line in lines:
-        if not line.startswith(" "):
-            break
-        found.append(line)
-    return found
+    """The message of the last error in a log: what was said to the user, or what follows the stack; empty for none."""
+    return user_error(text) or exception(text).partition("\n")[0]
 
 
 def _shown(text: str, count: int) -> list[str]:
