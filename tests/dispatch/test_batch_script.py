@@ -11,6 +11,7 @@ import pytest
 import submitit
 
 from xtrain.dispatch.batch_script import (
+    batch_python,
     cache_folder,
     job_scratch,
     overruling_variables,
@@ -134,7 +135,7 @@ def test_the_script_is_the_one_that_submitit_submits(tmp_path: Path, monkeypatch
     for name in ("a100", "h100", "cpu"):
         read = load_profile(name, PROFILES)
         for kind in KINDS:
-            executor = submitit.SlurmExecutor(folder=tmp_path / "a b" / "submitit")
+            executor = submitit.SlurmExecutor(folder=tmp_path / "a b" / "submitit", python=batch_python(read))
             executor.update_parameters(**submitit_parameters(read, kind, job_name="x/y", dependency="afterok:1"))
             submitted = executor._make_submission_file_text(executor._submitit_command_str, "")
             assert submitted == script_text(read, kind, executor.folder, job_name="x/y", dependency="afterok:1")
