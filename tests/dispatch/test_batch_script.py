@@ -239,6 +239,7 @@ def test_environment_of_ranks() -> None:
         "XTRAIN_SCRATCH": root,
         "TRITON_CACHE_DIR": f"{root}/triton",
         "TORCHINDUCTOR_CACHE_DIR": f"{root}/inductor",
+        "TORCH_EXTENSIONS_DIR": f"{root}/extensions",
         "GLOO_SOCKET_IFNAME": "ib0,ib1",
         "NCCL_SOCKET_IFNAME": "=ib0,ib1",
         "NCCL_DEBUG": "INFO",

@@ -215,6 +215,7 @@ def rank_environment(
         "XTRAIN_SCRATCH": str(scratch),
         "TRITON_CACHE_DIR": str(scratch / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TORCH_EXTENSIONS_DIR": str(scratch / "extensions"),  # our own ops are in XTRAIN_CACHE
     }
     if profile.network.interface:
         names = profile.network.interface.split(",")

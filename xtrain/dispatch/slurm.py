@@ -212,6 +212,10 @@ def _call(command: Sequence[str], timeout: float) -> _Call:
     env.update(SLURM_TIME_FORMAT="%s", LC_ALL="C")
     try:
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
+        if done.returncode < 0:
+            # SLURM ends all processes of this job, this one too, by a signal that we have outlived: of `scontrol
+            # requeue` by its own doing, before the answer came. To be asked twice does no harm to any of them.
+            done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return _Call(False, 0, "", f"{command[0]} did not answer within {timeout:g} s")
     except OSError as error:

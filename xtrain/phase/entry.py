@@ -149,25 +149,19 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
         keep_freed_memory()
     agreement = Agreement()
     check_shared(run, ranks, agreement.gather)
-    if start.fence is None:
-        start.fence = _claim(attempts, ranks, agreement)
-        start.claimed = ranks.is_first
-    if agreement.first(run.done):  # by an older attempt, until this one fenced it off
-        start.end(DONE, 0, "was done meanwhile")
+    fence = _begin(start, attempts, ranks, agreement)
+    if fence is None:
         return _done_before(attempts, ranks)
-    start.fence.check()
-    if ranks.launcher == "srun":  # the log of a rank has all attempts
-        print(f"attempt {start.fence.number}: rank {ranks.rank} of {ranks.world_size} on {platform.node()}", flush=True)
-    run = start.fence.directory
+    run = fence.directory
     sweeping = threading.Thread(target=attempts.sweep, name="what older attempts left", daemon=True)
     if ranks.is_first:
         run.drop_unfinished_files()
         sweeping.start()
-    with PhaseObserver(run, phase, ranks, start.fence.holds) as observer:
+    with PhaseObserver(run, phase, ranks, fence.holds) as observer:
         watchdog = start.watchdog = _watchdog(run, phase, ranks, observer, start)
-        guard = Guard(signals, agreement, watchdog, Lookout(start.fence.holds) if ranks.is_first else bool)
+        guard = Guard(signals, agreement, watchdog, Lookout(fence.holds) if ranks.is_first else bool)
         environment = describe_environment(ranks, device)
-        observer.event("start", attempt=start.fence.number, **environment)
+        observer.event("start", attempt=fence.number, **environment)
         work = evaluate_phase if phase.kind == EVALUATE else train_phase
         summary = work(PhaseRank(run, phase, ranks, device, observer, guard, environment))
         if ranks.is_first:
@@ -182,6 +176,23 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
     agreement.barrier()
     watchdog.stop()
     dist.destroy_process_group()
+
+
+def _begin(start: _Start, attempts: Attempts, ranks: Ranks, agreement: Agreement) -> Fence | None:
+    """Make this start an attempt, if its launcher has not.
+
+    None where the phase is done: by an older attempt, until this one fenced it off. Collective.
+    """
+    if start.fence is None:
+        start.fence = _claim(attempts, ranks, agreement)
+        start.claimed = ranks.is_first
+    if agreement.first(attempts.run.done):
+        start.end(DONE, 0, "was done meanwhile")
+        return None
+    start.fence.check()
+    if ranks.launcher == "srun":  # the log of a rank has all attempts
+        print(f"attempt {start.fence.number}: rank {ranks.rank} of {ranks.world_size} on {platform.node()}", flush=True)
+    return start.fence
 
 
 def _done_before(attempts: Attempts, ranks: Ranks) -> None:
