@@ -15,6 +15,7 @@ from toy import study, write_study
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph
 from xtrain.dispatch.local_queue import held_as_queue
+from xtrain.dispatch.slurm import _SQUEUE_FIELDS
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
@@ -23,7 +24,7 @@ from xtrain.submitting import Decision, Plan, plan_submission, submit
 
 SQUEUE = """#!/bin/sh
 # As squeue does: a line a job, in the order of slurm._SQUEUE_FIELDS.
-while read job state; do echo "$job|$state|0|0|N/A|N/A|10:00||(null)|N/A|None|a name|"; done < {jobs}
+while read job state; do echo "$job|$state|{others}|"; done < {jobs}
 [ -s {jobs} ] || {{ echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }}
 """
 
@@ -41,7 +42,7 @@ class Queue:
         self.states: dict[str, str] = {"1": "COMPLETED"}
         program = root / "bin" / "squeue"
         program.parent.mkdir()
-        program.write_text(SQUEUE.format(jobs=root / "jobs"))
+        program.write_text(SQUEUE.format(jobs=root / "jobs", others="|".join(["0"] * (len(_SQUEUE_FIELDS) - 2))))
         program.chmod(0o755)
 
     @property

@@ -30,8 +30,9 @@ from xtrain.watching.run_view import local_process
 PREPARE = JobNode("p", "prepare", "prepare", "toy/prepare", "prepare/p")
 A = JobNode("a", "target", "a", "toy/a", "target/a", ("p",))
 B = JobNode("b", "target", "b", "toy/b", "target/b", ("p",))
+C = JobNode("c", "target", "c", "toy/c", "target/c", ("p",))
 AFTER = JobNode("e", "evaluate", "a", "toy/a/evaluate", "evaluate/a", ("a",))
-REPORT = JobNode("r", "report", "report", "toy/report", "report/r", ("p", "a", "b", "e"))
+REPORT = JobNode("r", "report", "report", "toy/report", "report/r", ("p", "a", "b", "c", "e"))
 STAND_IN = """
 import json, os, sys, time
 root = {root!r}
@@ -107,6 +108,10 @@ class Local:
         path = self.root / "notes"
         return [" ".join(line.split()[:2]) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def go(self) -> None:
+        """What waits need not wait any more."""
+        (self.root / "go").touch()
+
     def folder(self, node: JobNode) -> JobFolder:
         return JobFolder(node.run(self.out))
 
@@ -136,13 +141,16 @@ def local(tmp_path: Path) -> Iterator[Local]:
 
 
 def test_in_order_and_as_many_at_a_time_as_allowed(local: Local) -> None:
-    nodes = (PREPARE, A, B, AFTER, REPORT)
-    code, said = local.write(*nodes, running=2).finish()
-    assert code == 0, said + local.story()
+    nodes = (PREPARE, A, B, C, AFTER, REPORT)
+    queue = local.write(*nodes, running=2, a="wait", b="wait", c="wait").start()
+    local.wait(lambda: {"start target/a", "start target/b"} <= set(local.notes()))
+    local.go()
+    said, _ = queue.communicate(timeout=120)
+    assert queue.returncode == 0, said + local.story()
     assert all(node.run(local.out).done for node in nodes)
     notes = local.notes()
     for node in nodes[1:]:
-        for parent in (PREPARE, A, B, AFTER) if node is REPORT else [n for n in nodes if n.hash in node.parents]:
+        for parent in nodes[:-1] if node is REPORT else [n for n in nodes if n.hash in node.parents]:
             before, after = _folder(parent), _folder(node)
             assert notes.index(f"end {before}") < notes.index(f"start {after}"), notes
     running = most = 0
@@ -199,7 +207,7 @@ def test_stopped_and_gone_on_with(local: Local) -> None:
     assert end.how == "preempted"
     assert local.folder(A).ended() is None
     assert not local.folder(AFTER).path.exists(), "what has not begun has not failed either"
-    (local.root / "go").touch()
+    local.go()
     code, said = local.finish()
     assert code == 0, said + local.story()
 
@@ -212,7 +220,7 @@ def test_two_queues_at_once_are_refused(local: Local) -> None:
     assert "study toy is being run on this machine already" in said
     with pytest.raises(UserError), held_as_queue(local.out, "toy"):
         pass
-    (local.root / "go").touch()
+    local.go()
     local.wait(lambda: A.run(local.out).done)
     assert len(local.folder(A).submissions()) == 1
 
@@ -236,7 +244,7 @@ def test_the_queue_outlives_who_submitted(local: Local) -> None:
             os.killpg(shell.pid, number)
     shell.communicate()
     assert os.getsid(queue) == queue
-    (local.root / "go").touch()
+    local.go()
     local.wait(lambda: A.run(local.out).done)
     local.wait(lambda: "toy/a: done" in (local.out / "jobs" / "toy.log").read_text())
 

@@ -24,20 +24,20 @@ def program(folder: Path, name: str, script: str) -> None:
 
 
 DOWN = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
-PENDING = "12|PENDING|0|0|N/A|N/A|10:00||afterok:11(unfulfilled)|1795279513|Dependency|a/b|c|"
-RUNNING = "13|RUNNING|2|0|1795279515|1795280115|1-02:03:04|n[1-2]|(null)|1795279513|None|x|"
+PENDING = "12|PENDING|0|0|N/A|N/A|10:00|10:00||afterok:11(unfulfilled)|1795279513|Dependency|a/b|c|"
+RUNNING = "13|RUNNING|2|0|1795279515|1795280115|1-02:03:04|0:30|n[1-2]|(null)|1795279513|None|x|"
 
 
 def test_a_line_of_squeue(programs: Path) -> None:
     program(programs, "squeue", f"echo '{PENDING}'; echo '{RUNNING}'; echo; echo 'what | is this'")
     states = slurm.squeue(["12", "13"]).states
     assert states["12"] == JobState(
-        "12", "PENDING", "Dependency", time_limit=600.0, name="a/b|c", dependency="afterok:11(unfulfilled)",
+        "12", "PENDING", "Dependency", time_limit=600.0, left=600.0, name="a/b|c", dependency="afterok:11(unfulfilled)",
         submitted=1795279513.0,
     )  # fmt: skip
     assert states["13"] == JobState(
         "13", "RUNNING", nodes="n[1-2]", restarts=2, start=1795279515.0, end=1795280115.0, name="x",
-        time_limit=93784.0, submitted=1795279513.0,
+        time_limit=93784.0, left=30.0, submitted=1795279513.0,
     )  # fmt: skip
     assert (states["12"].waiting, states["13"].running, states["13"].ended) == (True, True, False)
 

@@ -8,10 +8,13 @@ import time
 from xtrain.training.loop import Trainer
 
 whole_step = Trainer._global_step
+# Seconds of a step by attempt; the last one holds for all that follow.
+PACES = [float(pace) for pace in os.environ["XTRAIN_TEST_PACE"].split(",")]
+PACE = PACES[min(int(os.environ["XTRAIN_ATTEMPT"]), len(PACES)) - 1]
 
 
 def paced_step(self, step, learning_rate):
-    time.sleep(float(os.environ["XTRAIN_TEST_PACE"]))
+    time.sleep(PACE)
     return whole_step(self, step, learning_rate)
 
 

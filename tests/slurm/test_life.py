@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from life import SAVE_EVERY, STEPS, Life, make_life, run_alone
+from life import SAVE_EVERY, Life, make_life, run_alone
 from runs import ALL_FAULTS, note_case, same_weights
 
 from xtrain.dispatch.attempts import Attempts
@@ -44,6 +44,7 @@ def check(life: Life, undisturbed: Path, case: str, *, attempts: int, lost: int,
     assert life.steps_lost() <= lost, life.story()
 
 
+@pytest.mark.long
 def test_the_warning_signal_saves_and_requeues(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
     one = life(cluster).wait_step(8)
     one.disturb(lambda: cluster.run("scancel", "--signal=USR2", one.job))
@@ -64,7 +65,8 @@ def test_requeued_by_hand(cluster: Cluster, life: MakeLife, undisturbed: Path) -
     check(one, undisturbed, "scontrol requeue", attempts=2, lost=0, seconds=one.recover(2))
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told first", "SIGTERM only"])
+@pytest.mark.parametrize("told", [pytest.param(True, marks=pytest.mark.long, id="told first"),
+                                  pytest.param(False, id="SIGTERM only")])  # fmt: skip
 def test_preempted_by_a_higher_partition(
     make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, told: bool
 ) -> None:
@@ -76,7 +78,8 @@ def test_preempted_by_a_higher_partition(
     check(one, undisturbed, f"preempted {word} preempt_send_user_signal", attempts=2, lost=0, seconds=one.recover(2))
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["the first node", "another node"])
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.long, id="the first node"),
+                                   pytest.param(1, id="another node")])  # fmt: skip
 def test_power_off_in_mid_step(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, which: int) -> None:
     cluster = make_cluster(nodes=3, **SOON_DOWN)
     one = life(cluster).wait_step(8)
@@ -89,7 +92,7 @@ def test_power_off_in_mid_step(make_cluster: MakeCluster, life: MakeLife, undist
 def test_slurmd_killed_while_its_task_goes_on(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     """No split brain: the first job's ranks live on where SLURM does not see them, and must not write any more."""
     cluster = make_cluster(nodes=2, **SOON_DOWN)
-    one = life(cluster, job={"nodes": 1, "tasks_per_node": 2}, pace=2.0).wait_step(3)
+    one = life(cluster, job={"nodes": 1, "tasks_per_node": 2}, pace="3,0.1").wait_step(3)
     (node,) = Attempts(one.run).read(1).nodes
     one.disturb(lambda: cluster.kill_slurmd(node))
     seconds = one.recover(2)
@@ -99,10 +102,11 @@ def test_slurmd_killed_while_its_task_goes_on(make_cluster: MakeCluster, life: M
     assert "attempt 2 at this phase has begun" in (one.path / "logs" / "rank-0.log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [6, 60])
 def test_network_of_a_node_cut(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, seconds: int) -> None:
     cluster = make_cluster(nodes=4, **SOON_DOWN)
-    one = life(cluster, steps=STEPS).wait_step(8)
+    one = life(cluster).wait_step(8)
     node = Attempts(one.run).read(1).nodes[1]
 
     def cut() -> None:
@@ -116,6 +120,7 @@ def test_network_of_a_node_cut(make_cluster: MakeCluster, life: MakeLife, undist
           lost=0 if again == 1 else SAVE_EVERY + 1, seconds=took)  # fmt: skip
 
 
+@pytest.mark.long
 def test_slurmctld_down(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     """It is down when the phase wants to be put back into the queue: that waits until it is there again."""
     cluster = make_cluster(nodes=2)
@@ -134,7 +139,7 @@ def test_slurmctld_down(make_cluster: MakeCluster, life: MakeLife, undisturbed: 
 def test_two_jobs_on_one_node(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     cluster = make_cluster(nodes=1)
     job = {"nodes": 1, "tasks_per_node": 2}
-    lives = [life(cluster, name, job=job) for name in ("one", "two")]
+    lives = [life(cluster, name, job=job, pace="1,0.02") for name in ("one", "two")]
     for one in lives:
         one.wait_step(2)
         one.disturb(lambda: None)
@@ -143,8 +148,9 @@ def test_two_jobs_on_one_node(make_cluster: MakeCluster, life: MakeLife, undistu
         check(one, undisturbed, "two jobs on one node", attempts=1, lost=0)
 
 
-@pytest.mark.parametrize(("times", "pace"), [(3, 4.0)] if ALL_FAULTS else [(1, 1.5)])
-def test_time_limit_reached(cluster: Cluster, life: MakeLife, undisturbed: Path, times: int, pace: float) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize(("times", "pace"), [(3, "6,6,6,0.1")] if ALL_FAULTS else [(1, "3,0.1")])
+def test_time_limit_reached(cluster: Cluster, life: MakeLife, undisturbed: Path, times: int, pace: str) -> None:
     """A limit of a minute, the shortest there is: every job gets some work done, and loses none."""
     one = life(cluster, pace=pace, job={"time_limit": 1}).wait_step(1)
     one.wait_done(times * 120 + 120)

@@ -261,20 +261,6 @@ def test_scancel(make_cluster: MakeCluster, jobs: Callable[..., Jobs], accountin
     assert one.calls(A) == 1
 
 
-def test_over_its_time_is_not_cancelled(make_cluster: MakeCluster, jobs: Callable[..., Jobs]) -> None:
-    """The warning missed, SLURM ends the job as it does a cancelled one: but this one goes on."""
-    cluster = make_cluster(nodes=1, accounting=False, kill_wait=40)
-    one = jobs(cluster, A).how(a=["wait", "done"])
-    (first,) = [one.submit(A)]
-    one.wait(lambda: one.calls(A))
-    began = Attempts(A.run(one.out)).read(1)
-    assert began is not None
-    cluster.run("scontrol", "update", f"JobId={first}", "TimeLimit=1")
-    one.wait(lambda: A.run(one.out).done, 180)
-    assert one.attempts(A) == 2
-    assert one.folder(A).ended() is None
-
-
 def test_cancelled_by_the_user(cluster: Cluster, jobs: Callable[..., Jobs]) -> None:
     one = jobs(cluster, A, AFTER).how(a=["wait"])
     first, after = one.submit(A), one.submit(AFTER)
