@@ -101,6 +101,10 @@ class Life:
     def recover(self, attempt: int, seconds: float = 180) -> float:
         """Until attempt ``attempt`` has made a step; seconds since the disturbance."""
         self._wait(lambda: self.attempts() >= attempt and self._new_step(), seconds, f"a step of attempt {attempt}")
+        return self.since()
+
+    def since(self) -> float:
+        """Seconds since the disturbance."""
         return time.monotonic() - self.disturbed
 
     def _new_step(self) -> bool:
