@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shlex
@@ -249,8 +250,9 @@ def _expand(profile: Profile, key: str, text: str, environment: Mapping[str, str
 
     def value(match: re.Match[str]) -> str:
         name, default = match[1] or match[2], match[3]
-        if env.get(name) or default is not None:
-            return env.get(name) or default
+        known = env.get(name) or (getpass.getuser() if name == "USER" else "")  # cron and containers do not set it
+        if known or default is not None:
+            return known or default
         raise UserError(
             Problem(
                 f"{profile.file or profile.name}: storage.{key}",
