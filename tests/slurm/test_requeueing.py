@@ -333,6 +333,7 @@ def test_a_node_that_is_not_fit(
     one.wait_empty()
 
 
+@pytest.mark.long
 def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """What is left out is said; submitted again when the first are done, the study goes on to its report."""
     one = Submitted(cluster, tmp_path, tiny_model, toy_data, target=[{"task": "toy"}])
