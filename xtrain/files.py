@@ -222,3 +222,23 @@ def content_hash(value: Any, length: int = 12) -> str:
     """The first ``length`` hex digits of the SHA-256 of ``value`` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:length]
+
+
+def write_token(path: Path, token: str) -> str:
+    """Write and sync a small new file that somebody else is to see; returns why it could not be done, or nothing."""
+    try:
+        with open(path, "x", encoding="ascii") as handle:
+            handle.write(token)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def sees_token(path: Path, token: str) -> bool:
+    """Whether the file of :func:`write_token` is there, with what was written."""
+    try:
+        return path.read_text("ascii") == token
+    except (OSError, UnicodeDecodeError):
+        return False

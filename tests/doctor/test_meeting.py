@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from xtrain.doctor import meeting as module
-from xtrain.doctor.meeting import HERE, Meeting, token_file, write_token
+from xtrain.doctor.meeting import HERE, Meeting, token_file
+from xtrain.files import write_token
 
 TOKEN = "0123abcd"
 

@@ -11,9 +11,10 @@ from by_hand import Run, every_state, graph
 from rich.console import Console
 
 from xtrain.dispatch.slurm import Answer
+from xtrain.tracking.progress import duration
 from xtrain.watching.state import observe
 from xtrain.watching.studies import Observed
-from xtrain.watching.table import as_json, duration, show
+from xtrain.watching.table import as_json, show
 
 
 @pytest.fixture

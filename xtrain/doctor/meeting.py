@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xtrain.files import sees_token, write_token
+
 HERE = "@here"  # in the place of a node's name: the machine that the doctor was called on
 PREFIX = ".doctor-"  # of the files that are written into the output folder, and removed
 _CONNECT_SECONDS = 3.0
@@ -152,7 +154,7 @@ class Meeting:
         while True:
             with contextlib.suppress(OSError):
                 os.listdir(self.folder)  # makes NFS ask its server again; a look at the file alone would not
-            wanted = [name for name in wanted if not sees(token_file(self.folder, self.token, name), self.token)]
+            wanted = [name for name in wanted if not sees_token(token_file(self.folder, self.token, name), self.token)]
             if not wanted or time.monotonic() > end:
                 return wanted
             time.sleep(_PAUSE_SECONDS)
@@ -171,26 +173,6 @@ class Meeting:
 def token_file(folder: Path, token: str, name: str) -> Path:
     """The file of ``name`` in one meeting."""
     return folder / f"{PREFIX}{token}-{name}"
-
-
-def write_token(path: Path, token: str) -> str:
-    """Write and sync a file; returns why it could not be done, or nothing."""
-    try:
-        with open(path, "x", encoding="ascii") as handle:
-            handle.write(token)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
-def sees(path: Path, token: str) -> bool:
-    """Whether the file is there, with what was written."""
-    try:
-        return path.read_text("ascii") == token
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def _read(connection: socket.socket) -> dict[str, Any]:

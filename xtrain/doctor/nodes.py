@@ -16,9 +16,10 @@ from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.rendezvous import slurm_port
 from xtrain.doctor.allocation import Allocation, Step, run_step
 from xtrain.doctor.findings import Finding, note, problem
-from xtrain.doctor.meeting import HERE, PREFIX, token_file, write_token
+from xtrain.doctor.meeting import HERE, PREFIX, token_file
 from xtrain.doctor.node import NodeReport
 from xtrain.errors import UserError, listed
+from xtrain.files import write_token
 
 KIND = "intermediate"  # of the jobs whose resources are tried: those of most ranks
 PATIENCE_SECONDS = 40.0  # that nodes wait for each other

@@ -15,6 +15,7 @@ from typing import Any
 
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import Problem, UserError, listed
+from xtrain.files import sees_token, write_token
 from xtrain.run_directory import RunDirectory
 
 PATIENCE_SECONDS = 30.0  # a file that another node wrote may show up late: network file systems cache folders
@@ -69,7 +70,7 @@ def check_shared(run: RunDirectory, ranks: Ranks, gather: Gather, patience_secon
     token = gather(secrets.token_hex(8))[0]  # all know now that rank 0 has cleared away what was there
     own = _file(run, token, ranks.rank)
     try:
-        not_written = _write(own, token)
+        not_written = write_token(own, token)
         written = [not reason for reason in gather(not_written)]
         others = range(1, ranks.world_size) if ranks.is_first else [0]
         wanted = [rank for rank in others if written[rank]]
@@ -86,18 +87,6 @@ def _file(run: RunDirectory, token: str, rank: int) -> Path:
     return run.path / f"{_PREFIX}{token}-{rank}"
 
 
-def _write(path: Path, token: str) -> str:
-    """Write and sync a small file; returns why it could not be done, or nothing."""
-    try:
-        with open(path, "x", encoding="ascii") as handle:
-            handle.write(token)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
 def _missing(run: RunDirectory, token: str, wanted: Sequence[int], patience_seconds: float) -> list[int]:
     """Those of the ranks ``wanted`` whose file has not shown up, with what they wrote, in time."""
     missing, pause = list(wanted), _PAUSE_SECONDS
@@ -105,18 +94,11 @@ def _missing(run: RunDirectory, token: str, wanted: Sequence[int], patience_seco
     while True:
         with contextlib.suppress(OSError):
             os.listdir(run.path)  # makes NFS ask its server again; a look at the file alone would not
-        missing = [rank for rank in missing if not _reads(_file(run, token, rank), token)]
+        missing = [rank for rank in missing if not sees_token(_file(run, token, rank), token)]
         if not missing or time.monotonic() > deadline:
             return missing
         time.sleep(pause)
         pause = min(1.0, 1.5 * pause)
-
-
-def _reads(path: Path, token: str) -> bool:
-    try:
-        return path.read_text("ascii") == token
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -135,10 +135,12 @@ def shown(name: str, value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``45s``, ``2m10s``, ``1h02m``."""
+    """``45s``, ``2m10s``, ``1h02m``, ``3d04h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from xtrain.dispatch.job_graph import PREPARE, JobGraph, JobNode
 from xtrain.errors import listed
+from xtrain.tracking.progress import duration
 from xtrain.watching import state as words
 from xtrain.watching.state import PhaseState, totals
 from xtrain.watching.studies import Observed
@@ -221,15 +222,3 @@ def _number(value: float | None) -> str:
 
 def _count(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """``45s``, ``2m10s``, ``1h02m``, ``3d04h``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

@@ -13,13 +13,13 @@ from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.job_graph import REPORT
 from xtrain.dispatch.rank_logs import exception, user_error
 from xtrain.run_directory import RunDirectory
+from xtrain.tracking.progress import duration
 from xtrain.watching import logs
 from xtrain.watching import state as words
 from xtrain.watching.reasons import explain
 from xtrain.watching.record_end import EVENTS_BYTES, LOG_BYTES, end_of, newest_first
 from xtrain.watching.state import PhaseState
 from xtrain.watching.studies import Found, Observed
-from xtrain.watching.table import duration
 
 _HEAD = re.compile(r"^(?:\[rank\d+\]: ?)?Traceback \(most recent call last\)", re.MULTILINE)
 _ERROR = re.compile(r"^error: ", re.MULTILINE)

@@ -9,10 +9,11 @@ from rich.text import Text
 
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.submissions import JobFolder
+from xtrain.tracking.progress import duration
 from xtrain.watching import state as words
 from xtrain.watching.state import PhaseState
 from xtrain.watching.studies import Found, Observed
-from xtrain.watching.table import STYLES, duration
+from xtrain.watching.table import STYLES
 from xtrain.watching.why import (
     AttemptRow,
     Trouble,
