@@ -66,6 +66,16 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def job(self) -> Path:
+        """``job/``: the attempts, and the jobs that were submitted."""
+        return self.path / "job"
+
+    @property
+    def lock(self) -> Path:
+        """``.lock``: held by the command that runs the phase on this machine."""
+        return self.path / ".lock"
+
+    @property
     def attempts(self) -> Path:
         """``attempts.json``: the attempts that collapsed, each with its seed and step; absent where none did."""
         return self.path / "attempts.json"
@@ -161,7 +171,7 @@ class RunDirectory:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the run, so that two commands never write into one; raises a :class:`xtrain.errors.UserError`."""
-        path = self.path / ".lock"
+        path = self.lock
         with writing(path), open(path, "w", encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

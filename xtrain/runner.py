@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-import xtrain
 from xtrain.data import prepare
+from xtrain.dispatch.batch_script import PROJECT as PROJECT
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
 from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
 from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
@@ -28,7 +28,6 @@ from xtrain.study import Study, load
 from xtrain.tasks import catalog
 from xtrain.training.engine import resolve_ds_config
 
-PROJECT = Path(xtrain.__file__).resolve().parent.parent  # where train.py and ds_configs/ stand
 PREPARED = "prepared"  # the output folder's folder of tokenised shards
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
@@ -171,8 +170,3 @@ def run_alone(root: Path, base: Path, data: Path, *, ranks: int = 2, steps: int 
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
     return path
-
-
-def again(life: Life, **changes: Any) -> Life:
-    """The same phase and job with another profile's keys."""
-    return dataclasses.replace(life, **changes)

@@ -96,7 +96,7 @@ class Attempts:
     @property
     def folder(self) -> Path:
         """``job/`` of the run directory."""
-        return self.run.path / "job"
+        return self.run.job
 
     def numbers(self) -> list[int]:
         """The numbers of all attempts so far."""

@@ -14,7 +14,7 @@ from typing import Any
 from xtrain.dispatch.cluster import LOCAL, Profile, Resources
 from xtrain.errors import Problem, UserError
 
-PROJECT = Path(__file__).resolve().parents[2]  # where the package and train.py stand
+PROJECT = Path(__file__).resolve().parents[2]  # where the package, train.py and ds_configs/ stand
 LEAVING_SECONDS = 300
 _OF_A_JOB = ("TMPDIR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")

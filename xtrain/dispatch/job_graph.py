@@ -106,6 +106,11 @@ def graph_file(out: Path, study: str) -> Path:
     return out / JOBS / f"{study}.json"
 
 
+def lock_file(out: Path, name: str) -> Path:
+    """What holds ``name`` below ``out`` for one process: a study that is run on this machine, or a submission."""
+    return out / JOBS / f".{name}.lock"
+
+
 def graphs(out: Path) -> Iterator[JobGraph]:
     """The job graphs of all studies that were run or submitted into ``out``, by name."""
     for path in sorted((out / JOBS).glob("*.json")):

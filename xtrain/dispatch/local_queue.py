@@ -22,12 +22,13 @@ from typing import Any
 
 from xtrain.dispatch import attempts
 from xtrain.dispatch.attempts import Attempts, Fence
+from xtrain.dispatch.batch_script import PROJECT
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, graph_file
+from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, graph_file, lock_file
 from xtrain.dispatch.local import RanksPreempted, run_ranks
-from xtrain.dispatch.submissions import JobFolder, Submission
+from xtrain.dispatch.submissions import JobFolder, Submission, process_stat
 from xtrain.dispatch.submit_job import JobSpec
-from xtrain.dispatch.supervisor import PROJECT, PhaseJob, Supervisor
+from xtrain.dispatch.supervisor import PhaseJob, Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
 from xtrain.files import make_folder, writing
 from xtrain.run_directory import RunDirectory
@@ -52,7 +53,8 @@ def start_queue(out: Path, graph: JobGraph) -> int:
 @contextlib.contextmanager
 def held(out: Path, name: str, what: str) -> Iterator[None]:
     """Hold the lock ``jobs/.NAME.lock`` of an output folder; where another does, :class:`UserError` says ``what``."""
-    path = make_folder(out / JOBS) / f".{name}.lock"
+    path = lock_file(out, name)
+    make_folder(path.parent)
     with writing(path), open(path, "a", encoding="ascii") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,11 +71,8 @@ def held_as_queue(out: Path, study: str) -> contextlib.AbstractContextManager[No
 
 def local_job(process: int) -> str:
     """``local-PID-START``, a job's id: START is when that process began, as the same PID will be used again."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
-    except OSError:  # another system than Linux
-        return f"local-{process}"
-    return f"local-{process}-{stat[19]}"  # field 22 of proc(5), in clock ticks since the machine was started
+    stat = process_stat(process)
+    return f"local-{process}-{stat[19]}" if stat else f"local-{process}"
 
 
 class LocalJob(PhaseJob):

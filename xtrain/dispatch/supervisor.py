@@ -21,7 +21,7 @@ from pathlib import Path
 
 from xtrain.dispatch import attempts, slurm
 from xtrain.dispatch.attempts import Attempts, Fence
-from xtrain.dispatch.batch_script import job_scratch, rank_environment, scratch_root, srun_command
+from xtrain.dispatch.batch_script import PROJECT, job_scratch, rank_environment, scratch_root, srun_command
 from xtrain.dispatch.cluster import Profile, lead_for
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs, study_file
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
@@ -35,7 +35,6 @@ from xtrain.errors import EXIT_FENCED, EXIT_OURS, EXIT_USER, UserError
 from xtrain.files import content_hash
 from xtrain.run_directory import RunDirectory
 
-PROJECT = Path(__file__).resolve().parents[2]  # where train.py stands
 PARENT_PATIENCE_SECONDS = 60.0  # a file that another node wrote may show up late on a network file system
 POLL_SECONDS = 0.2
 FENCE_SECONDS = 2.0  # between looks at whether a newer attempt has begun
@@ -260,12 +259,16 @@ class Supervisor:
             return []
         resources = self.profile.resources(self.node.kind)
         command = [
-            "srun", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet", sys.executable, "-m",
-            "xtrain.dispatch.node_check", str(self.run.path), "--gpus", str(resources.gpus_per_node),
+            *self._once_a_node(), sys.executable, "-m", "xtrain.dispatch.node_check", str(self.run.path),
+            "--gpus", str(resources.gpus_per_node),
             "--file", str((fence.attempts.path(fence.number) / "attempt.json").relative_to(self.run.path)),
             "--scratch", str(scratch_root(self.profile)),
         ]  # fmt: skip
         return check_nodes(command, self.nodes)
+
+    def _once_a_node(self) -> list[str]:
+        """The srun line of what runs once on each node, beside or between the ranks."""
+        return ["srun", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet"]
 
     def _command(self) -> list[str]:
         """What each rank runs."""
@@ -310,9 +313,10 @@ class Supervisor:
         scratch = job_scratch(self.profile, self.job)
         if self.asked.first or not scratch.is_dir():
             return
-        command = ["srun", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet"]
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run([*command, "rm", "-rf", str(scratch)], timeout=CLEAN_SECONDS, capture_output=True)
+            subprocess.run(
+                [*self._once_a_node(), "rm", "-rf", str(scratch)], timeout=CLEAN_SECONDS, capture_output=True
+            )
 
     def _warning(self) -> int:
         """The signal that srun forwards to every task; of a SIGTERM it would end them itself."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from xtrain.dispatch.attempts import Attempt, AttemptEnd, Attempts
 from xtrain.dispatch.job_graph import JobNode
-from xtrain.dispatch.submissions import Ended, JobFolder, Submission
+from xtrain.dispatch.submissions import Ended, JobFolder, Submission, process_stat
 from xtrain.run_directory import RunDirectory
 
 _MANY = 48  # run directories; more are read by several threads, which helps on network file systems
@@ -100,11 +100,10 @@ def local_process(job: str) -> int | None:
     match = _LOCAL.fullmatch(job)
     if match is None:
         return None
-    try:
-        stat = Path(f"/proc/{match[1]}/stat").read_text("utf-8").rpartition(")")[2].split()
-    except OSError:
+    stat = process_stat(int(match[1]))
+    if stat is None:
         return None
-    state, started = stat[0], stat[19]  # fields 3 and 22 of proc(5)
+    state, started = stat[0], stat[19]
     return int(match[1]) if state not in "ZX" and match[2] in (None, started) else None
 
 

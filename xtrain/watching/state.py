@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xtrain.dispatch import attempts
-from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode
+from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode, lock_file
 from xtrain.dispatch.slurm import Answer, JobState
 from xtrain.watching.reasons import explain
 from xtrain.watching.record_end import Pace, event_words, log_progress, newest_event, pace_of, stamp
@@ -83,7 +83,7 @@ def observe(
 
 def local_queue_lock(out: Path, graph: JobGraph) -> Path:
     """What the queue of a study on this machine, without SLURM, holds while it runs."""
-    return out / JOBS / f".{graph.study}.lock"
+    return lock_file(out, graph.study)
 
 
 class _Watcher:
@@ -92,7 +92,7 @@ class _Watcher:
         self.states: dict[str, PhaseState] = {}
         self.names = {job: one.node.job_name for one in seen.values() for job in one.jobs}
         self.queue = local_queue_lock(out, graph)
-        self.locked = held_here([self.queue, *(one.run.path / ".lock" for one in seen.values() if not one.over)])
+        self.locked = held_here([self.queue, *(one.run.lock for one in seen.values() if not one.over)])
 
     def state(self, one: RunView) -> PhaseState:
         """The state of a job whose parents' states are known."""
@@ -168,7 +168,7 @@ class _Watcher:
 
     def _nowhere(self, one: RunView) -> tuple[str, str, JobState | None]:
         """No job of the phase is in the queue, and it has no end."""
-        if one.run.path / ".lock" in self.locked:
+        if one.run.lock in self.locked:
             return RUNNING, "", None
         if one.stopped:
             return CANCELLED, "by the user", None
