@@ -41,6 +41,14 @@ xtrain.runner.python = lambda script, *rest: [sys.executable, {rank!r}, *rest]
 from xtrain.cli import main
 sys.exit(main({command!r}))
 """
+DIES_AT_THE_END = """
+import atexit, os, runpy
+import torch.distributed as dist
+if os.environ["RANK"] == "1":
+    dist.destroy_process_group = os.abort
+atexit.register(os.abort)
+runpy.run_path({train!r}, run_name="__main__")
+"""
 COLLAPSES = 'run.mark_failed("training collapsed: one class", 40); sys.exit(EXIT_FAILED)'
 WAITS = """
     (run.checkpoints / "step-7").mkdir(parents=True, exist_ok=True)
@@ -92,6 +100,23 @@ def signalled(toy: Toy, arguments: list[str], more: str, ready: str, number: sig
         process.send_signal(number)
         _, said = process.communicate(timeout=90)
         return process.returncode, said
+
+
+def test_ranks_that_die_once_the_phase_is_done_take_nothing_along(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 0 never comes to what aborts when the interpreter is torn down; rank 1 dies when it takes its leave."""
+    for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    arguments = command(toy, "", {"name": "none"})
+    (toy.root / "rank.py").write_text(DIES_AT_THE_END.format(train=str(PROJECT / "train.py")))
+    monkeypatch.setattr(xtrain.runner, "python", lambda script, *rest: python(str(toy.root / "rank.py"), *rest))
+    code, (out, err) = main(arguments), capfd.readouterr()
+    assert code == 0, err
+    assert "rank 1 was killed by SIGABRT" in out
+    assert "the phase was done, nothing is lost" in out
+    assert (toy.run_directory("study", "evaluate") / "DONE").exists()
+    assert (toy.out("study") / "report.html").exists()
 
 
 def test_a_signal_to_the_command_saves_and_says_where(toy: Toy) -> None:

@@ -166,6 +166,10 @@ def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) 
         write_phase(job, phase, console)
         command = python(str(PROJECT / "train.py"), str(run.path))
         outcome = run_ranks(command, ranks, run.logs, job.study.engine.preemption_signals)
+    if isinstance(outcome, RankFailure) and outcome.code != EXIT_FENCED and run.done:
+        run.drop_checkpoints()
+        console.print(f"      {outcome}: but the phase was done, nothing is lost", highlight=False, markup=False)
+        outcome = RanksPreempted(outcome.signal_name) if outcome.signal_name else None
     if isinstance(outcome, RanksPreempted):
         raise Stopped(_saved(phase, run, outcome))
     if outcome is not None and outcome.code == EXIT_FENCED:

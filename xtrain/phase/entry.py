@@ -52,7 +52,7 @@ from xtrain.training.watchdog import Watchdog
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the phase of ``RUN_DIR`` on this rank; returns the exit code."""
+    """Run the phase of ``RUN_DIR`` on this rank. Ends the process, unless the arguments are wrong: then returns 2."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: python train.py RUN_DIR (got: {' '.join(arguments) or 'nothing'})", file=sys.stderr)
         return EXIT_USER
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str]) -> int:
         start.leave(error, EXIT_INTERRUPTED, FAILED, said, tell=True)
     except Exception as error:
         start.leave(error, EXIT_OURS, FAILED, traceback.format_exc(), tell=True)
-    return 0
+    # Gloo's threads may still hold tensors when the interpreter is torn down, and abort a rank whose work is done
+    # (pytorch#179291). All that is to be kept is written and closed by now.
+    _exit(0)
 
 
 @dataclass
@@ -107,8 +109,7 @@ class _Start:
         last = message.rstrip().rpartition("\n")[2] if how == FAILED else message
         self.end(how, code, last)
         print(message, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(code)
+        _exit(code)
 
     def _fenced(self, error: BaseException) -> bool:
         """Whether a newer attempt has begun; if not, somebody may have deleted what this one needs."""
@@ -118,6 +119,13 @@ class _Start:
             return not self.fence.holds() or (isinstance(error, Fenced) and not self.fence.lost)
         except OSError:  # the disk is away
             return isinstance(error, Fenced)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process without tearing down the interpreter."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run_phase(run: RunDirectory, start: _Start) -> None:
