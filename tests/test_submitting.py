@@ -20,7 +20,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
 from xtrain.runner import Job, job_graph, open_study
-from xtrain.submitting import Decision, Plan, plan_submission, submit
+from xtrain.submitting import Decision, Plan, plan_submission, submit, waits_for
 
 SQUEUE = """#!/bin/sh
 # As squeue does: a line a job, in the order of slurm._SQUEUE_FIELDS.
@@ -61,9 +61,9 @@ class Queue:
         self.folder(name).add(Submission(job, f"toy/{name}", time.time(), "lab", lane))
         self.states[job] = state
 
-    def plan(self, **tables: Any) -> Plan:
+    def plan(self, *, anew: bool = True, **tables: Any) -> Plan:
         (self.root / "jobs").write_text("".join(f"{job} {state}\n" for job, state in self.states.items()))
-        return plan_submission(self.job, profile(**tables), TEXT)
+        return plan_submission(self.job, profile(**tables), TEXT, anew=anew)
 
     def prepared(self) -> None:
         """All phases are written, from the study as it is."""
@@ -161,18 +161,64 @@ def test_the_report_is_made_again_when_there_is_something_new(queue: Queue) -> N
     assert [name for name, word in what(queue.plan()).items() if word == "submit"] == ["none-s0/toy/evaluate", "report"]
 
 
-@pytest.mark.parametrize(("queued", "joined", "submitted"), [(3, 0, 3), (3, 1, 2), (1, 2, 0), (6, 0, 6), (7, 0, 7)])
-def test_no_more_in_the_queue_than_allowed(queue: Queue, queued: int, joined: int, submitted: int) -> None:
+@pytest.mark.parametrize(
+    ("queued", "joined", "submitted", "report"),
+    [
+        (3, 0, 2, True), (3, 1, 1, True), (3, 2, 0, True), (1, 0, 0, False),
+        (2, 0, 1, True), (1, 2, 0, False), (6, 0, 5, True), (7, 0, 6, True),
+    ],
+)  # fmt: skip
+def test_no_more_in_the_queue_than_allowed(
+    queue: Queue, queued: int, joined: int, submitted: int, report: bool
+) -> None:
     names = list(what(queue.plan()))
     for number in range(joined):
         queue.put(names[number], str(10 + number))
     plan = queue.plan(limits={"running": 1, "queued": queued})
     found = [what(plan)[name] for name in names]
-    later = len(names) - joined - submitted
-    assert found == ["joined"] * joined + ["submit"] * submitted + ["later"] * later
+    later = len(names) - 1 - joined - submitted
+    assert found[:-1] == ["joined"] * joined + ["submit"] * submitted + ["later"] * later
+    assert found[-1] == ("submit" if report else "later")
     assert all(f"limits.queued of lab: {queued} jobs" in decision.why for decision in plan.of("later"))
-    parents = {parent for decision in plan.of("submit") for parent in decision.node.parents}
+    parents = {
+        parent for decision in plan.of("submit") if decision.node.kind != "report" for parent in decision.node.parents
+    }
     assert not parents & {decision.node.hash for decision in plan.of("later")}
+
+
+def test_the_report_waits_for_half_of_the_queue_and_submits_the_others(queue: Queue) -> None:
+    queue.prepared()
+    queue.put("none-s0/toy", "5", "RUNNING")
+    plan = queue.plan(limits={"running": 1, "queued": 4})
+    later = [name for name, word in what(plan).items() if word == "later"]
+    assert later == ["choose-s0/toy", "choose-s0/toy/evaluate"]
+    jobs = {decision.node.hash: decision.job or decision.node.name for decision in plan.of("joined", "submit")}
+    report = plan.graph.find("toy/report")
+    assert waits_for(plan, report, jobs).ended == ("5", "none/toy-s0")
+    whole = queue.plan()
+    jobs = {decision.node.hash: decision.job or decision.node.name for decision in whole.of("joined", "submit")}
+    assert len(waits_for(whole, report, jobs).ended) == 2, "the two evaluations, which come last"
+
+    # From inside the report's job, the 9: what has left no result is not tried again.
+    queue.put("report", "9", "RUNNING")
+    queue.put("none-s0/toy", "5", "COMPLETED")
+    queue.put("none-s0/toy/evaluate", "6", "CANCELLED")
+    queue.put("choose-s0", "7", "RUNNING")
+    plan = queue.plan(anew=False)
+    assert [what(plan)[name] for name in ALL] == ["done", "failed", "left out", "joined", "submit", "submit", "joined"]
+    queue.states["7"] = "FAILED"
+    queue.folder("choose-s0").end("user error", 2, "a label that is none")
+    plan = queue.plan(anew=False)
+    assert [what(plan)[name] for name in ALL] == [
+        "done",
+        "failed",
+        "left out",
+        "failed",
+        "left out",
+        "left out",
+        "joined",
+    ]
+    assert "a label that is none" in of(plan)["choose-s0"].why
 
 
 def test_new_jobs_go_behind_those_in_their_lane(queue: Queue) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from xtrain.errors import Fenced, Problem, UserError
 
@@ -32,6 +34,26 @@ def writing(path: Path) -> Iterator[None]:
 
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG)
+
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without any
+
+
+def lock(handle: IO[Any], path: Path) -> bool:
+    """Take the lock of an open file for this process, at once; False where another process has it.
+
+    Where the file system has no locks (Lustre mounted ``noflock``, NFS without its lock service) that is said, and
+    nobody is kept out.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"warning: {path} cannot be locked ({error.strerror}): run one command at a time here", file=sys.stderr)
+    return True
 
 
 def write_problem(path: Path, error: BaseException) -> Problem | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError
-from xtrain.files import Staging, make_folder, read_json, write_json, write_text, writing
+from xtrain.files import Staging, lock, make_folder, read_json, write_json, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -173,9 +172,7 @@ class RunDirectory:
         """Hold the run, so that two commands never write into one; raises a :class:`xtrain.errors.UserError`."""
         path = self.lock
         with writing(path), open(path, "w", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock(handle, path):
                 what = "another command is running this phase"
-                raise UserError(Problem(str(self.path), what, remedy="wait for it, or stop it first")) from None
+                raise UserError(Problem(str(self.path), what, remedy="wait for it, or stop it first"))
             yield

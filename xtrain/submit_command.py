@@ -18,11 +18,10 @@ from xtrain.cli import Flag, Options, StudyOptions
 from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, load_profile
-from xtrain.dispatch.job_graph import JOBS, JobNode
-from xtrain.dispatch.local_queue import held
+from xtrain.dispatch.job_graph import JOBS, REPORT, JobNode
 from xtrain.dispatch.node_check import MEMORY, bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import behind_of
+from xtrain.dispatch.submit_job import job_comment
 from xtrain.errors import EXIT_FAILED
 from xtrain.files import make_folder, write_text
 from xtrain.study import resolved
@@ -36,8 +35,10 @@ from xtrain.submitting import (
     Decision,
     Plan,
     clusters_folder,
+    held_for_submitting,
     plan_submission,
     submit,
+    waits_for,
 )
 from xtrain.tracking import Progress
 
@@ -78,7 +79,7 @@ def _submit(options: SubmitOptions) -> int:
         print_plan(plan, console, dry=True)
         _print_scripts(plan, console, options.scripts)
         return 0
-    with held(job.out.absolute(), "submitting", "another submission into this folder is under way"):
+    with held_for_submitting(job.out):
         plan = plan_submission(job, profile, text)
         print_plan(plan, console, dry=False)
         with Progress("submit", len(plan.of(SUBMIT)), "job") as progress:
@@ -118,10 +119,10 @@ def _row(plan: Plan, decision: Decision) -> list[str]:
     place = plan.placements.get(node.hash)
     lane = str(place.lane + 1) if place else str(decision.lane + 1) if decision.lane >= 0 else ""
     parents = [plan.graph.by_hash[parent] for parent in node.parents]
-    starts = "whatever the others give" if node.kind == "report" else ", ".join(parent.name for parent in parents)
+    starts = "whatever the others give" if node.kind == REPORT else ", ".join(parent.name for parent in parents)
     gpus = f" x {asked.gpus_per_node} GPUs" if asked.gpus_per_node else f" x {asked.ranks_per_node} tasks"
     what = f"[{STYLES[decision.what]}]{decision.what}[/]" + (f" {decision.job}" if decision.job else "")
-    hours = _hours(asked.hours) if decision.what == SUBMIT else ""
+    hours = _hours(asked.hours) if decision.what in (SUBMIT, LATER) else ""
     return [what, node.job_name, starts, lane, f"{asked.nodes} node{'s' * (asked.nodes > 1)}{gpus}", hours]
 
 
@@ -130,8 +131,8 @@ def _hours(hours: float) -> str:
 
 
 def cost(plan: Plan) -> str:
-    """What the new jobs cost if each uses all of its time: an upper bound."""
-    asked = [plan.profile.resources(decision.node.kind) for decision in plan.of(SUBMIT)]
+    """What the new jobs, and those that are left for later, cost if each uses all of its time: an upper bound."""
+    asked = [plan.profile.resources(decision.node.kind) for decision in plan.of(SUBMIT, LATER)]
     gpu = sum(resources.gpu_hours for resources in asked)
     cpu = sum(resources.cpu_hours for resources in asked if not resources.gpus_per_node)
     prices = plan.profile.cost
@@ -160,12 +161,11 @@ def _print_scripts(plan: Plan, console: Console, folder: Path | None) -> None:
 
 
 def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
-    place = plan.placements.get(node.hash)
-    behind = behind_of(node, plan.graph, names, [names[key] for key in place.after] if place and names else [])
-    folder = JobFolder(node.run(plan.out)).submitit
+    dependency = str(waits_for(plan, node, names)) if names else ""
+    folder = JobFolder(node.run(plan.out))
     return script_text(
-        plan.profile, node.kind, folder, job_name=node.job_name, dependency=str(behind) if names else "",
-        comment=node.hash,
+        plan.profile, node.kind, folder.submitit, job_name=node.job_name, dependency=dependency,
+        comment=job_comment(folder, node),
     )  # fmt: skip
 
 
@@ -178,8 +178,11 @@ def _print_end(plan: Plan, new: Sequence[Submission], console: Console, study: S
         console.print(f"submitted {len(new)} jobs: {first} to {last}", style="bold", highlight=False)
     else:
         console.print("nothing to submit", style="bold")
-    if plan.of(LATER):
-        console.print(f"{len(plan.of(LATER))} jobs are left for the next submission: give this command again later")
+    late = plan.of(LATER)
+    if late:
+        report = plan.graph.nodes[-1]
+        how = "give this command again" if late[-1].node is report else f"{report.job_name} submits them"
+        console.print(f"{len(late)} jobs are left for later: {how} when there is room", highlight=False)
     console.print(f"watch:  python -m xtrain status {study.out}", highlight=False)
     console.print(f"ask:    python -m xtrain why PHASE --out {study.out}", highlight=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,10 @@ from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
-from xtrain.dispatch.local_queue import held_as_queue, start_queue
-from xtrain.dispatch.node_check import bad_nodes
+from xtrain.dispatch.local_queue import held, held_as_queue, start_queue
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import Behind, behind_of, submit_job
+from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit_job
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, read_json, write_text
 from xtrain.graph import INTERMEDIATE, TARGET
@@ -27,6 +27,11 @@ DONE, JOINED, SUBMIT, FAILED, LEFT_OUT, LATER = "done", "joined", "submit", "fai
 def clusters_folder() -> Path:
     """Where the project's profiles lie."""
     return PROJECT / "slurm" / "clusters"
+
+
+def held_for_submitting(out: Path, patience_seconds: float = 0.0) -> contextlib.AbstractContextManager[None]:
+    """Hold an output folder, so that no phase is submitted twice; as :func:`~xtrain.dispatch.local_queue.held`."""
+    return held(out.absolute(), "submitting", "another submission into this folder is under way", patience_seconds)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Plan:
     profile: Profile
     study: str = ""
     """The study as TOML, with its variant and ``--set`` laid on it."""
+    anew: bool = True
+    """Whether what was submitted before and has left no result is submitted again."""
     decisions: list[Decision] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
 
@@ -61,10 +68,11 @@ class Plan:
         return [decision for decision in self.decisions if decision.what in whats]
 
 
-def plan_submission(job: Job, profile: Profile, study: str) -> Plan:
+def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True) -> Plan:
     """Decide for every job of the study, given as TOML too, whether it is to be submitted.
 
-    Raises a :class:`UserError` where the profile cannot run the study, or SLURM does not answer.
+    Without ``anew`` that is only what never was: there was no room in the queue. Raises a :class:`UserError` where the
+    profile cannot run the study, or SLURM does not answer.
     """
     for kind in (INTERMEDIATE, TARGET):
         ranks = profile.resources(kind).num_ranks
@@ -72,8 +80,10 @@ def plan_submission(job: Job, profile: Profile, study: str) -> Plan:
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
     graph = job_graph(job, profile.to_mapping(), around=True)
-    plan = Plan(graph, job.out.absolute(), profile, study)
+    plan = Plan(graph, job.out.absolute(), profile, study, anew)
+    _check_signals(job, profile)
     alive = _alive(plan)
+    _check_cancelled(plan, alive)
     without: dict[str, str] = {}  # hash -> why there will be no result
     for node in graph.nodes:
         decision = _decide(plan, node, alive, without)
@@ -83,6 +93,34 @@ def plan_submission(job: Job, profile: Profile, study: str) -> Plan:
     _limit_queue(plan)
     _place(plan)
     return plan
+
+
+def _check_signals(job: Job, profile: Profile) -> None:
+    """Raise a :class:`UserError` if ranks would die of what asks them to save."""
+    known = {name.upper().removeprefix("SIG") for name in job.study.engine.preemption_signals}
+    sent = {profile.preemption.warning.removeprefix("SIG"), "TERM"}
+    deaf = " and ".join(f"SIG{name}" for name in sorted(sent - known))
+    if deaf:
+        listening = ", ".join(job.study.engine.preemption_signals) or "none"
+        raise UserError(
+            Problem(
+                f"engine.preemption_signals = {listening}",
+                f"jobs of profile {profile.name} are sent {deaf}, which ends a rank that does not listen for it",
+                remedy="add it, or leave the key out: else nothing is saved when a job has to leave",
+            )
+        )
+
+
+def _check_cancelled(plan: Plan, alive: Mapping[str, tuple[Submission, JobState]]) -> None:
+    """Raise a :class:`UserError` where jobs that were cancelled are still there: they will not go on, nor be joined."""
+    folders = {node: JobFolder(node.run(plan.out)) for node in plan.graph.nodes if node.hash in alive}
+    leaving = [node for node, folder in folders.items() if folder.asked_to_stop()]
+    if leaving and plan.anew:
+        job, state = alive[leaving[0].hash]
+        more = f" (and {len(leaving) - 1} more)" if len(leaving) > 1 else ""
+        remedy = f"try again in half a minute; if it stays, python -m xtrain cancel {plan.out} once more"
+        what = f"job {job.job} was cancelled and is still there: {state.state.lower()}{more}"
+        raise UserError(Problem(leaving[0].job_name, what, remedy=remedy))
 
 
 def _lost_parent(node: JobNode, without: Mapping[str, str]) -> str:
@@ -113,8 +151,12 @@ def _decide(
     if run.failed:
         why = read_json(run.failed_marker)
         return Decision(node, FAILED, f"{why['reason']} (step {why['step']}); delete {run.failed_marker} to repeat it")
-    ended = JobFolder(run).ended()
-    return Decision(node, SUBMIT, f"ended before ({ended.how}): {_first_line(ended.reason)}" if ended else "")
+    folder = JobFolder(run)
+    ended = folder.ended()
+    why = f"ended before ({ended.how}): {_first_line(ended.reason)}" if ended else ""
+    if not plan.anew and folder.submissions():
+        return Decision(node, FAILED, why or f"job {folder.submissions()[-1].job} has left no result")
+    return Decision(node, SUBMIT, why)
 
 
 def _outdated(plan: Plan) -> bool:
@@ -157,14 +199,23 @@ def _alive(plan: Plan) -> dict[str, tuple[Submission, JobState]]:
 
 
 def _limit_queue(plan: Plan) -> None:
-    """No more jobs at once than the profile allows: the others, and the report, are left for the next submission."""
-    wanted = plan.of(SUBMIT)
+    """No more jobs at once than the profile allows; the report's job submits the others when there is room again.
+
+    Where there is no room for that one, or nothing that it could wait for, they are left for the next submission.
+    """
     limits = plan.profile.limits
     chained = 0 if plan.profile.preemption.requeue else limits.running  # each that runs may submit its successor
-    room = max(0, limits.queued - chained - len(plan.of(JOINED)))
-    if len(wanted) <= room:
+    room = limits.queued - chained - len(plan.of(JOINED))
+    wanted = plan.of(SUBMIT)
+    if len(wanted) <= room or plan.profile.is_local:
         return
-    late = {d.node.hash for d in wanted[room:]} | {d.node.hash for d in wanted if d.node.kind == REPORT}
+    phases = [d for d in wanted if d.node.kind != REPORT]
+    if not plan.anew and room > 1:
+        room -= 1  # the job that submits these is still there when the one that follows it comes into the queue
+    kept = phases[: max(0, room - (len(wanted) - len(phases)))]
+    late = {d.node.hash for d in phases[len(kept) :]}
+    if room < 1 or not (kept or [d for d in plan.of(JOINED) if d.node.kind != REPORT]):
+        late |= {d.node.hash for d in wanted if d.node.kind == REPORT}
     why = f"limits.queued of {plan.profile.name}: {plan.profile.limits.queued} jobs in the queue at once"
     plan.decisions = [Decision(d.node, LATER, why) if d.node.hash in late else d for d in plan.decisions]
 
@@ -194,7 +245,8 @@ def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
     plan.graph.write(plan.out)
     if plan.of(SUBMIT, LATER):
         _forget_report(plan)
-    excluded = [bad.node for bad in bad_nodes(plan.out)]
+    kinds = {decision.node.kind for decision in plan.of(SUBMIT)}
+    excluded = {kind: nodes_to_avoid(plan.profile, kind, plan.out) for kind in sorted(kinds)}
     jobs = {d.node.hash: d.job for d in plan.of(JOINED)}
     new = []
     for decision in plan.of(SUBMIT):
@@ -203,13 +255,27 @@ def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
             slurm.cancel([decision.replaces])
         folder = _reopened(node, plan)
         place = plan.placements.get(node.hash)
-        behind = behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
+        behind = waits_for(plan, node, jobs)
         lane = place.lane if place else -1
-        submission = submit_job(folder, plan.profile, node, plan.graph, behind, lane=lane, excluded=excluded)
+        excluding = excluded[node.kind]
+        submission = submit_job(folder, plan.profile, node, plan.graph, behind, lane=lane, excluded=excluding)
         jobs[node.hash] = submission.job
         new.append(submission)
         said(submission)
     return [*new, *_let_report_wait(plan, jobs)] if new else new
+
+
+def waits_for(plan: Plan, node: JobNode, jobs: Mapping[str, str]) -> Behind:
+    """What a job waits for.
+
+    The report's does so for half of what is in the queue if there is more to submit: when it begins there is room for
+    more, and the queue has not run dry.
+    """
+    if node.kind == REPORT and plan.of(LATER):
+        queued = [jobs[other.hash] for other in plan.graph.nodes if other.kind != REPORT and other.hash in jobs]
+        return Behind(ended=tuple(queued[: (len(queued) + 1) // 2]))
+    place = plan.placements.get(node.hash)
+    return behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
 
 
 def _forget_report(plan: Plan) -> None:
@@ -234,7 +300,7 @@ def _let_report_wait(plan: Plan, jobs: Mapping[str, str]) -> list[Submission]:
     """A report that was in the queue already waits for the new jobs too; where it has begun, another one follows it."""
     for decision in plan.of(JOINED):
         if decision.node.kind == REPORT:
-            behind = behind_of(decision.node, plan.graph, jobs)
+            behind = waits_for(plan, decision.node, jobs)
             if not slurm.update_dependency(decision.job, str(behind)).ok:
                 behind = Behind(ended=(decision.job, *behind.ended))
                 folder = JobFolder(decision.node.run(plan.out))

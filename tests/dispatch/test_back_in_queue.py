@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from xtrain.dispatch import requeueing
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
-from xtrain.dispatch.requeueing import Outcome, Requeueing
+from xtrain.dispatch.requeueing import Requeued, Requeueing
 from xtrain.dispatch.slurm import _SQUEUE_FIELDS
 
 NODE = JobNode("a", "target", "a", "toy/a", "target/a")
@@ -36,7 +37,7 @@ class Slurm:
         path.chmod(0o755)
 
     def queue(self, state: str, reason: str = "None", restarts: int = 0) -> None:
-        known = {"JobArrayID": "7", "State": state, "RestartCnt": str(restarts), "Reason": reason}
+        known = {"JobID": "7", "State": state, "RestartCnt": str(restarts), "Reason": reason}
         self.program("squeue", f"echo '{'|'.join(known.get(name, 'N/A') for name in _SQUEUE_FIELDS)}|'")
 
     def accounting(self, state: str) -> None:
@@ -58,9 +59,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     return Slurm(tmp_path)
 
 
-def again(slurm: Slurm, bad: tuple[str, ...] = (), restart: int = 0) -> Outcome:
+def again(slurm: Slurm, bad: tuple[str, ...] = (), restart: int = 0, **asked: Any) -> Requeued:
     """Of job 7 in its first start."""
-    profile = Profile.from_mapping({"scheduler": "slurm", "name": "lab", "job": {"time_limit": 60}})
+    profile = Profile.from_mapping({"scheduler": "slurm", "name": "lab", "job": {"time_limit": 60, **asked}})
     run = NODE.run(slurm.root).create()
     if not Attempts(run).newest():
         Attempts(run).claim(job="7")
@@ -76,26 +77,27 @@ def again(slurm: Slurm, bad: tuple[str, ...] = (), restart: int = 0) -> Outcome:
         ("COMPLETING", "TimeLimit", "TIMEOUT"),
         ("COMPLETING", "None", "PREEMPTED"),  # on a partition with PreemptMode=CANCEL
         ("COMPLETING", "NodeDown", ""),
+        ("COMPLETING", "None", "RUNNING"),  # accounting lags behind: rather once too often
         ("NODE_FAIL", "NodeDown", ""),
     ],
 )
 def test_it_asks_to_be_put_back(slurm: Slurm, state: str, reason: str, accounting: str) -> None:
     slurm.queue(state, reason)
     slurm.accounting(accounting)
-    assert again(slurm) == Outcome("job 7 is back in the queue")
+    assert again(slurm) == Requeued("job 7 is back in the queue")
     assert slurm.told == ["requeue 7"]
 
 
 @pytest.mark.parametrize(("state", "restarts"), [("PENDING", 1), ("COMPLETING", 1), ("REQUEUED", 0)])
 def test_slurm_has_done_it_already(slurm: Slurm, state: str, restarts: int) -> None:
     slurm.queue(state, restarts=restarts)
-    assert again(slurm) == Outcome("SLURM has put job 7 back into the queue")
+    assert again(slurm) == Requeued("SLURM has put job 7 back into the queue")
     assert slurm.told == []
 
 
 @pytest.mark.parametrize(
     ("state", "accounting"),
-    [("CANCELLED", ""), ("COMPLETING", ""), ("COMPLETING", "CANCELLED by 1000"), ("COMPLETING", "RUNNING")],
+    [("CANCELLED", ""), ("COMPLETING", ""), ("COMPLETING", "CANCELLED by 1000")],
 )
 def test_a_cancelled_job_is_not_brought_back(slurm: Slurm, state: str, accounting: str) -> None:
     slurm.queue(state, restarts=2)
@@ -113,13 +115,27 @@ def test_bad_nodes_are_excluded_wherever_it_was_put_back(slurm: Slurm) -> None:
     assert slurm.told[-1] == "update JobId=7 ExcNodeList=n3"
 
 
+def test_nodes_that_the_profile_excludes_stay_excluded(slurm: Slurm) -> None:
+    slurm.queue("RUNNING")
+    again(slurm, bad=("n2",), sbatch={"exclude": "n[7-9]"})
+    assert slurm.told[-1] == "update JobId=7 ExcNodeList=n[7-9],n2"
+
+
+@pytest.mark.parametrize(("nodes", "excluded"), [(1, True), (2, True), (3, False)])
+def test_a_job_is_never_left_without_a_node_that_it_could_get(slurm: Slurm, nodes: int, excluded: bool) -> None:
+    slurm.queue("RUNNING")
+    slurm.program("sinfo", 'for name in n1 n2 n3; do echo "$name|main*"; echo "$name|other"; done; echo \'n4|other\'')
+    again(slurm, bad=("n1",), nodes=nodes)
+    assert ("update JobId=7 ExcNodeList=n1" in slurm.told) == excluded
+
+
 def test_scontrol_dies_of_what_it_has_brought_about(slurm: Slurm) -> None:
     """SLURM ends the job's processes before the answer comes: that is no refusal, for which another job would go on."""
     slurm.queue("RUNNING")
     slurm.program("scontrol", f"""echo $* >> {slurm.root}/told
 [ -e {slurm.root}/asked ] || {{ touch {slurm.root}/asked; kill -TERM $$; sleep 5; }}
 echo "Job is pending execution for job 7" >&2; exit 1""")  # fmt: skip
-    assert again(slurm) == Outcome("job 7 is back in the queue")
+    assert again(slurm) == Requeued("job 7 is back in the queue")
     assert slurm.told == ["requeue 7", "requeue 7"]
 
 

@@ -112,10 +112,13 @@ def test_prepare_asks_for_no_gpus() -> None:
 
 
 def test_without_leave_to_requeue() -> None:
+    """The job does not requeue itself; SLURM may, when it has lost a node, unless the site knows only no-requeue."""
     found = options(profile(preemption={"requeue": False, "signal": "SIGTERM"}))
+    assert "requeue" in found
+    assert found["signal"] == "TERM@60"
+    found = options(profile({"sbatch": {"no-requeue": True}}, preemption={"requeue": False}))
     assert "no-requeue" in found
     assert "requeue" not in found
-    assert found["signal"] == "TERM@60"
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,18 @@ def test_options_of_ours_are_refused_in_sbatch(option: str, said: str) -> None:
     assert said in found[0]
 
 
+def test_what_slurm_requeues_by_itself() -> None:
+    off = job(sbatch={"no-requeue": True})
+    assert "set preemption.requeue = false" in problems(**off)[0]
+    assert profile(**off, preemption={"requeue": False}).resources("target").sbatch == {"no-requeue": True}
+
+
+def test_a_site_that_knows_only_gres_cannot_give_a_rank_one_gpu() -> None:
+    (found,) = problems(**job(gpu_option="gres", target={"gpu_layout": "one"}))
+    assert found.startswith('profile: job.target.gpu_layout: "one" takes srun --gpus-per-task')
+    assert profile(**job(gpu_option="gres")).resources("target").gpu_layout == "all"
+
+
 @pytest.mark.parametrize("option", ["p", "mail type", "--mail-type", "Mail"])
 def test_no_options(option: str) -> None:
     assert "is no option" in problems(**job(sbatch={option: "1"}))[0]
@@ -229,17 +241,43 @@ def test_secrets_are_refused(variables: dict[str, str]) -> None:
     assert len(value) < 8 or value not in found, "the message must not spread it"
 
 
-@pytest.mark.parametrize("line", ["export WANDB_API_KEY=abc", "true; HF_TOKEN='abc' ./x", "export A=hf_" + "b" * 20])
-def test_secrets_are_refused_in_setup_lines(line: str) -> None:
-    (found,) = problems(environment={"setup": ["true", line]})
-    assert found.startswith("profile: environment.setup[1]:")
-    assert "looks like a secret" in found
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ({"environment": {"setup": ["true", "export WANDB_API_KEY=abc123xyz"]}}, "environment.setup[1]"),
+        ({"environment": {"setup": ["true; HF_TOKEN='abc123xyz' ./x"]}}, "environment.setup[0]"),
+        ({"environment": {"setup": ["export A=hf_" + "b" * 20]}}, "environment.setup[0]"),
+        ({"environment": {"setup": [f"wandb login {SECRET} || true"]}}, "environment.setup[0]"),
+        ({"environment": {"modules": [f"cuda {SECRET}"]}}, "environment.modules[0]"),
+        (job(sbatch={"export": f"ALL,A={SECRET}"}), "job.sbatch.export"),
+        (job(sbatch={"export": "ALL,WANDB_API_KEY=abc123xyz"}), "job.sbatch.export"),
+        (job(target={"sbatch": {"export": f"ALL,A={SECRET},B=1"}}), "job.target.sbatch.export"),
+        (job(sbatch={"comment": SECRET}), "job.sbatch.comment"),
+        ({"description": f"with {SECRET}"}, "description"),
+        ({"network": {"interface": f"^{SECRET}"}}, "network.interface"),
+        ({"container": {"image": f"docker://me:hf_{'a' * 30}@far/image"}}, "container.image"),
+    ],
+)
+def test_secrets_are_refused_wherever_they_stand(table: dict[str, Any], key: str) -> None:
+    (found,) = problems(**table)
+    assert found.startswith(f"profile: {key}: looks like a secret")
+    assert SECRET not in found
+    assert "abc123xyz" not in found
+    assert "a" * 30 not in found
+    assert "b" * 20 not in found
 
 
 def test_what_is_no_secret() -> None:
     variables = {"TOKENIZERS_PARALLELISM": "false", "NCCL_IB_HCA": "mlx5", "HF_TOKEN_PATH": "/a", "KEYBOARD": "us"}
-    setup = ["export WANDB_API_KEY=$(cat ~/.wandb)", "source env.sh", "ulimit -n 65536"]
-    assert profile(environment={"variables": variables, "setup": setup}).environment.variables == variables
+    setup = ["export WANDB_API_KEY=$(cat ~/.wandb)", "source env.sh", "export HF_TOKEN=`cat ~/.hf`"]
+    image = {"image": f"far/image@sha256:{'0a' * 32}"}
+    sbatch = {"export": "ALL,HF_TOKEN,A=1"}
+    read = profile(environment={"variables": variables, "setup": setup}, container=image, **job(sbatch=sbatch))
+    assert read.environment.variables == variables
+    assert profile(storage={"cache": "/data/hf_hub_cache_of_everyone"}).storage.cache
 
 
 @pytest.mark.parametrize("name", ["RANK", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "SLURM_NTASKS"])

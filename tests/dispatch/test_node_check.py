@@ -84,9 +84,19 @@ def test_what_another_node_has_just_written(run: Path) -> None:
 def test_folders_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     (found,) = problems(Expected(Path("/proc/sys/kernel"), files=("ostype",)))
     assert found.startswith("run directory /proc/sys/kernel cannot be written: ")
-    (tmp_path / "file").touch()
-    (found,) = problems(Expected(run, scratch=tmp_path / "file"))
-    assert found == f"scratch folder {tmp_path}/file cannot be written: File exists"
+    (found,) = problems(Expected(run, scratch=run / "phase.toml" / "job"))
+    assert found == f"scratch folder {run}/phase.toml/job cannot be written: File exists"
+
+
+def test_a_scratch_folder_that_others_could_have_filled(run: Path, tmp_path: Path) -> None:
+    assert problems(Expected(run, scratch=tmp_path / "mine")) == []
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for name in ("open", "link"):
+        (found,) = problems(Expected(run, scratch=tmp_path / name))
+        assert found == f"scratch folder {tmp_path}/{name} is there already, and is not a folder of this user's alone"
 
 
 def test_a_small_scratch(run: Path, tmp_path: Path) -> None:
@@ -102,10 +112,10 @@ def test_a_full_scratch(run: Path, tmp_path: Path) -> None:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
         (full / "rest").write_bytes(b"x" * 16384)
-        (found,) = problems(Expected(run, scratch=full, scratch_gib=0))
+        (found,) = problems(Expected(run, scratch=full / "job", scratch_gib=0))
     finally:
         subprocess.run(["umount", str(full)], check=True)
-    assert found == f"scratch folder {full} cannot be written: No space left on device"
+    assert found == f"scratch folder {full}/job cannot be written: No space left on device"
 
 
 @pytest.mark.parametrize(("shift", "words"), [(3600, "60 minutes ahead of"), (-600, "10 minutes behind")])

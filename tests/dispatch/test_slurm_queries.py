@@ -138,21 +138,6 @@ def test_of_several_starts_the_newest_counts(programs: Path) -> None:
     assert slurm.sacct(["13"]).states["13"].state == "RUNNING"
 
 
-def test_tasks_of_an_array_that_share_a_record(programs: Path) -> None:
-    program(
-        programs,
-        "sacct",
-        accounted(
-            "20_[1-3,7%2]|PENDING|0:0|Unknown|Unknown|10:00|None assigned|1795279000|None|x",
-            "20_0|COMPLETED|0:0|1795279000|1795279010|10:00|n3|1795279000|None|x",
-        ),
-    )
-    states = slurm.sacct(["20_0", "20_2", "20_4", "20_7"]).states
-    assert {job: state.state for job, state in states.items()} == {
-        "20_0": "COMPLETED", "20_2": "PENDING", "20_7": "PENDING",
-    }  # fmt: skip
-
-
 def test_patience_with_a_controller_that_comes_back(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "RETRY_SECONDS", 0.1)
     # What scontrol says of a controller that is away is not what squeue says.

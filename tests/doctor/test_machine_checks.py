@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from xtrain.cli import main
-from xtrain.doctor import machine, versions
-from xtrain.doctor.allocation import salloc_command
+from xtrain.dispatch.cluster import Preemption, Profile
+from xtrain.dispatch.slurm import Reply
+from xtrain.doctor import machine, submission, versions
+from xtrain.doctor.allocation import options, salloc_command
+from xtrain.doctor.commands import Said, plain_environment
 from xtrain.doctor.findings import Finding
 from xtrain.doctor.folders import FolderReport, check_folder, file_system, look_at
 from xtrain.doctor.hardware import Hardware, this_machine
+from xtrain.doctor.nodes import with_open_keys
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/root rw
@@ -175,18 +179,53 @@ def test_a_warning_says_what_to_do() -> None:
 
 
 def test_the_nodes_are_asked_for_as_the_jobs_are() -> None:
-    from xtrain.dispatch.cluster import Profile
-
     job = {
         "partition": "gpu",
         "account": "mine",
         "nodes": 2,
         "gpus_per_node": 8,
         "time_limit": "04:00:00",
-        "sbatch": {"mail-type": "END", "nodelist": "g[1-2]"},
+        "sbatch": {"mail-type": "END", "nodelist": "g[1-2]", "export": "NONE", "propagate": "STACK"},
     }
     words = salloc_command(Profile("slurm", job=job), "intermediate", "name")
     assert words[:3] == ["salloc", "--no-shell", "--time=10"]
     assert {"--partition=gpu", "--account=mine", "--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8"} <= {*words}
     assert "--nodelist=g[1-2]" in words
-    assert not [word for word in words if word.startswith(("--signal", "--requeue", "--mail", "--comment"))]
+    of_scripts = ("--signal", "--requeue", "--mail", "--comment", "--export", "--propagate")
+    assert not [word for word in words if word.startswith(of_scripts)]
+    assert {"--export=NONE", "--propagate=STACK", "--requeue"} <= {
+        *options(Profile("slurm", job=job), "intermediate", "name", script=True)
+    }
+
+
+def test_the_users_own_variables_say_what_the_profile_leaves_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCOUNT", "PARTITION", "TIMELIMIT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "shell")
+    monkeypatch.setenv("SALLOC_ACCOUNT", "other")
+    monkeypatch.setenv("SLURM_CONF", "/site/slurm.conf")
+    profile = Profile("slurm", job={"partition": "gpu", "time_limit": 60})
+    asked = with_open_keys(profile, os.environ).resources("intermediate")
+    assert (asked.account, asked.partition, asked.qos, asked.time_limit) == ("shell", "gpu", "", 60)
+    kept = [name for name in plain_environment() if name.startswith(("SBATCH_", "SALLOC_", "SLURM_"))]
+    assert sorted(kept) == ["SLURM_CONF", "SLURM_TIME_FORMAT"]
+
+
+@pytest.mark.parametrize(
+    ("requeue", "kept", "allowed", "level", "looked_at"),
+    [
+        (True, 1, True, "ok", "sbatch"),
+        (True, 1, False, "problem", "scontrol requeue"),
+        (True, 0, True, "problem", "requeue"),
+        (False, 1, False, "ok", "sbatch"),
+        (False, 0, True, "warning", "requeue"),
+    ],
+)
+def test_a_trial_submission(
+    monkeypatch: pytest.MonkeyPatch, requeue: bool, kept: int, allowed: bool, level: str, looked_at: str
+) -> None:
+    said = {"sbatch": "7\n", "scontrol": f"JobId=7 Requeue={kept} Restarts=0\n", "scancel": ""}
+    monkeypatch.setattr(submission, "ask", lambda words: Said(0, said[words[0]]))
+    monkeypatch.setattr(submission.slurm, "requeue", lambda job: Reply(allowed, "no"))
+    profile = Profile("slurm", job={"time_limit": 60}, preemption=Preemption(requeue=requeue))
+    found = submission.check_submission(profile)
+    assert (found.level, found.looked_at) == (level, looked_at)

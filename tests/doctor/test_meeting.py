@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from xtrain.doctor import meeting as module
-from xtrain.doctor.meeting import HERE, Meeting, token_file
+from xtrain.doctor.meeting import HERE, Meeting, locked, token_file
 from xtrain.files import write_token
 
 TOKEN = "0123abcd"
@@ -55,7 +59,7 @@ def meet(meetings: Sequence[Meeting]) -> None:
 def meetings_of(names: Sequence[str], folders: Sequence[Path], patience: float = 20.0) -> list[Meeting]:
     port = free_port()
     return [
-        Meeting(name, [other for other in names if other != name], TOKEN, port, folder, HERE, "", patience, 1.0)
+        Meeting(name, [other for other in names if other != name], TOKEN, port, folder, HERE, True, "", patience, 1.0)
         for name, folder in zip(names, folders, strict=True)
     ]
 
@@ -63,12 +67,42 @@ def meetings_of(names: Sequence[str], folders: Sequence[Path], patience: float =
 def test_all_meet_and_leave_nothing(names: list[str], tmp_path: Path) -> None:
     write_token(token_file(tmp_path, TOKEN, HERE), TOKEN)
     all_of_them = meetings_of(names, [tmp_path] * 3)
-    meet(all_of_them)
+    with locked(token_file(tmp_path, TOKEN, HERE)):
+        meet(all_of_them)
     for one in all_of_them:
         assert {name: seen.trouble for name, seen in one.met.items()} == dict.fromkeys(one.others, "")
         assert max(abs(seen.clock_ahead) for seen in one.met.values()) < 1.0
         assert (one.not_seen, one.not_written) == ([], "")
+        assert (one.not_locked, one.no_locks) == ([], "")
     assert [path.name for path in tmp_path.iterdir()] == [token_file(tmp_path, TOKEN, HERE).name]
+
+
+def test_locks_of_a_machine_are_not_felt_on_others(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_token(token_file(tmp_path, TOKEN, HERE), TOKEN)
+    monkeypatch.setattr(module.fcntl, "flock", lambda handle, how: None)
+    first, second, third = meetings_of(names, [tmp_path] * 3)
+    second.host_locked = False
+    meet([first, second, third])
+    assert [first.not_locked, second.not_locked, third.not_locked] == [["b", HERE], ["a", "c"], ["a", HERE]]
+
+
+def test_a_folder_without_locks(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_token(token_file(tmp_path, TOKEN, HERE), TOKEN)
+    flock = fcntl.flock
+
+    def refused(handle: IO[str], how: int) -> None:
+        if threading.current_thread().name == "b":
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(handle, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", refused)
+    first, second, third = meetings_of(names, [tmp_path] * 3)
+    with locked(token_file(tmp_path, TOKEN, HERE)):
+        meet([first, second, third])
+    assert second.no_locks == "No locks available"
+    assert first.not_locked == second.not_locked == third.not_locked == []
 
 
 def test_a_folder_of_ones_own(names: list[str], tmp_path: Path) -> None:

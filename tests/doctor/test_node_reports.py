@@ -80,6 +80,8 @@ def test_two_nodes_that_are_alike() -> None:
         ({"folders": folder("scratch", free=2**20)}, "scratch", "problem", "1 MiB free, xfs, less than 256 MiB"),
         ({"folders": folder("scratch", kind="nfs4")}, "scratch", "warning", "a network file system (nfs4)"),
         ({"folders": folder("out", free=2**33)}, "output folder", "warning", "XLM-R Large takes 20.8 GiB"),
+        ({"no_locks": "No locks available"}, "locks in the output folder", "warning", "refused on b: No locks"),
+        ({"not_locked": ("a", HERE)}, "locks in the output folder", "warning", "b does not see the lock of a, this"),
         ({"data": "No such file or directory"}, "data", "problem", "b: No such file"),
         ({"interfaces": {"eth0": "10.0.0.2"}}, "network interface", "problem", "ib0 is not on b (there: eth0)"),
         ({"met": {"a": Acquaintance("timed out")}}, "nodes reach each other", "problem", "a cannot be reached from b"),
@@ -119,7 +121,7 @@ def test_saving_slower_than_the_lead() -> None:
 
 
 def test_a_report_comes_through_json_and_through_srun(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = report("a", "b"), report("b", "a", not_seen=("a",))
+    first, second = report("a", "b"), report("b", "a", not_seen=("a",), not_locked=("a",))
     for one in (first, second):
         emit(one.node, {"report": one.to_mapping()})
     lines = capsys.readouterr().out.splitlines()

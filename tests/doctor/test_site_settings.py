@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from xtrain.dispatch.cluster import Profile
+from xtrain.doctor import scheduler
+from xtrain.doctor.commands import Said
 from xtrain.doctor.findings import Finding
-from xtrain.doctor.scheduler import Site, SiteNode, _gpus, check_site, num_usable, parse_slurm_time
+from xtrain.doctor.scheduler import Site, SiteNode, _gpus, ask_site, check_site, num_usable, parse_grace
 
 CONFIG = {
     "SLURM_VERSION": "24.05.1",
@@ -74,7 +76,9 @@ def test_nothing_to_say_of_a_good_site() -> None:
         ({"config": {"SlurmdTimeout": "0 sec"}}, "SlurmdTimeout", "note", "never"),
         ({"config": {"EnforcePartLimits": "NO"}}, "EnforcePartLimits", "note", "waits for ever"),
         ({"time_limit": "00:06:00"}, "lead time", "note", "90 s, a quarter"),
-        ({"preemption": {"requeue": False}, "config": {"JobRequeue": "0"}}, "requeue", "note", "JobRequeue=0"),
+        ({"preemption": {"requeue": False}, "config": {"JobRequeue": "0"}}, "requeue", "ok", "of a lost node"),
+        ({"preemption": {"requeue": False}, "sbatch": {"no-requeue": True}}, "requeue", "note", "loses its first node"),
+        ({"preemption": {"requeue": False}, "sbatch": {"no-requeue": True}}, "preemption", "warning", "cancels those"),
         ({"gpu_type": "a100"}, "nodes", "problem", "g1 has 0 a100 GPUs, not 8"),
         ({"constraint": "nvlink"}, "nodes", "problem", "g1 is not nvlink"),
         ({"memory_gib": 900}, "nodes", "problem", "g1 has 512 GiB of memory, not 900"),
@@ -98,6 +102,30 @@ def test_nodes_out_of_service_are_named_with_their_reasons() -> None:
     assert "g3 (drained: ECC errors)" in enough["nodes out of service"].found
 
 
+@pytest.mark.parametrize("state", ["mixed-", "idle!", "idle%", "idle~", "idle#", "mixed@", "allocated+", "IDLE"])
+def test_a_node_that_takes_jobs_whatever_its_sign(state: str) -> None:
+    assert node("g1", state).in_service
+
+
+@pytest.mark.parametrize("state", ["idle*", "mixed$", "mixed^", "maint", "drained", "draining@", "down~", "reboot^"])
+def test_a_node_that_takes_none(state: str) -> None:
+    assert not node("g1", state).in_service
+
+
+def test_a_hidden_partition_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(words: list[str]) -> Said:
+        said = {"config": "ClusterName = far", "partition": "PartitionName=gpu State=UP\n   Hidden=YES"}
+        hidden = words[-1] == "partition" or words[0] == "sinfo"
+        said["sinfo"] = "g1|mixed-|gpu:1g.10gb:7(S:0)|ib|64|512000|none\n"
+        return Said(0, said["sinfo" if words[0] == "sinfo" else words[-1]] if not hidden or "--all" in words else "")
+
+    monkeypatch.setattr(scheduler, "ask", lambda words: Said(0, "") if words[-1] == "ping" else ask(words))
+    site = ask_site(Profile("slurm", job={"partition": "gpu"}))
+    assert isinstance(site, Site)
+    assert site.partition["Hidden"] == "YES"
+    assert [(one.name, one.gpus, one.in_service) for one in site.nodes] == [("g1", {"1g.10gb": 7}, True)]
+
+
 def test_usable_nodes_are_those_in_service_of_a_partition_that_is_up() -> None:
     nodes = (node("g1"), node("g2", "mixed"), node("g3", "drained"), node("g4", gpus=4))
     profile = Profile("slurm", job={"gpus_per_node": 8})
@@ -107,13 +135,14 @@ def test_usable_nodes_are_those_in_service_of_a_partition_that_is_up() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("2-01:02:03", 176523), ("02:00:00", 7200), ("10:00", 600), ("UNLIMITED", None), ("", None)],
+    [("00:02:00", 120), ("120", 120), ("120 sec", 120), ("UNLIMITED", 0), ("", 0)],
 )
-def test_times(text: str, value: int | None) -> None:
-    assert parse_slurm_time(text) == value
+def test_grace(text: str, value: int) -> None:
+    assert parse_grace(text) == value
 
 
 def test_gpus_of_a_node() -> None:
     assert _gpus("gpu:h100:8(S:0-1)") == {"h100": 8}
     assert _gpus("gpu:2,gpu:a100_3g.20gb:4") == {"": 2, "a100_3g.20gb": 4}
+    assert _gpus("gpu:1g.10gb:7(S:0,2),mps:400") == {"1g.10gb": 7}
     assert _gpus("(null)") == {}

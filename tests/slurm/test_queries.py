@@ -43,15 +43,13 @@ def test_jobs_in_all_states(here: Cluster) -> None:
     runs = submit(here, "sleep 100", "--time=1:30:00", "--nodelist=n2", "--exclusive")
     after = submit(here, "true", f"--dependency=afterok:{runs}")
     held = submit(here, "true", "--hold")
-    array = submit(here, "sleep 100", "--array=0-2%1")
     here.wait_job(failed, "FAILED")
     here.wait_job(killed, "FAILED")
     here.wait_job(runs, "RUNNING")
-    tasks = [f"{array}_{number}" for number in range(3)]
-    answer = slurm.squeue([failed, killed, runs, after, held, *tasks, "999999", "local-12"])
+    answer = slurm.squeue([failed, killed, runs, after, held, "999999", "local-12"])
     assert answer.complete
     states = answer.states
-    assert set(states) == {failed, killed, runs, after, held, *tasks}
+    assert set(states) == {failed, killed, runs, after, held}
     assert (states[failed].state, states[failed].exit_code, states[failed].name) == ("FAILED", 7, "study/a|b c")
     assert states[killed].exit_code == -9
     running = states[runs]
@@ -61,12 +59,11 @@ def test_jobs_in_all_states(here: Cluster) -> None:
     assert abs(running.start - time.time()) < 60
     assert (states[after].reason, states[after].dependency) == ("Dependency", f"afterok:{runs}(unfulfilled)")
     assert states[held].reason == "JobHeldUser"
-    assert {states[task].state for task in tasks[1:]} == {"PENDING"}
     assert slurm.squeue(["999999"]) == slurm.Answer()
     wait_for(lambda: slurm.sacct([runs]).states.get(runs), "the accounting to know the job")
     assert slurm.sacct([failed]).states[failed].exit_code == 7
     assert slurm.job_states([failed, "999999"], budget=30).silent == {}
-    assert slurm.cancel([runs, after, held, array, "999999", failed]).ok
+    assert slurm.cancel([runs, after, held, "999999", failed]).ok
     here.wait_job(runs, "CANCELLED")
     here.wait_job(held, "CANCELLED")
 
@@ -92,15 +89,6 @@ def test_requeue_and_what_can_be_changed_of_a_waiting_job(here: Cluster) -> None
     assert "ExcNodeList=n3,n4" in here.run("scontrol", "show", "job", job).stdout
     assert not slurm.update_dependency(fixed, "").ok  # it runs
     assert slurm.cancel([job, fixed]).ok
-
-
-def test_a_signal_reaches_the_tasks(here: Cluster, tmp_path: Path) -> None:
-    task = f"trap 'touch {tmp_path}/got; exit 0' USR2; touch {tmp_path}/ready; while :; do sleep 0.1; done"
-    job = submit(here, f'srun bash -c "{task}"')
-    wait_for((tmp_path / "ready").exists, "the task")
-    assert slurm.cancel([job], signal="USR2").ok
-    wait_for((tmp_path / "got").exists, "the signal")
-    here.wait_job(job, "COMPLETED")
 
 
 def test_while_the_controller_is_away(make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ What a rank does is played by a small script: the inside of a training job has i
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -335,7 +338,7 @@ def test_a_node_that_is_not_fit(
 
 @pytest.mark.long
 def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
-    """What is left out is said; submitted again when the first are done, the study goes on to its report."""
+    """The report's job submits what there was no room for, by and by; a phase that failed meanwhile is left alone."""
     one = Submitted(cluster, tmp_path, tiny_model, toy_data, target=[{"task": "toy"}])
     played = python_of(tmp_path / "ranks", "train.py", "-m xtrain report ")
     one.write_profile(
@@ -344,11 +347,55 @@ def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_m
     done = one.submit()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "submitted 4 jobs" in done.stdout
-    assert "3 jobs are left for the next submission" in done.stdout
-    left = [line for line in done.stdout.splitlines() if "later" in line]
-    assert any("toy/report" in line for line in left), done.stdout
-    one.wait_empty()
-    assert "3 to submit" in one.submit().stdout
+    assert "3 jobs are left for later: toy/report submits them when there is room" in done.stdout
+    assert (
+        "no room in the queue; toy/report submits it later"
+        in one.command("-m", "xtrain", "status", str(one.out)).stdout
+    )
     one.wait_empty()
     assert all(node.run(one.out).done for node in one.graph.nodes), one.logs()
+    report = one.graph.nodes[-1]
+    assert len(JobFolder(report.run(one.out)).submissions()) > 1
     assert "nothing to submit" in one.submit().stdout
+
+
+SBATCH = """#!/bin/sh
+# The real one; its answer gets lost once.
+answer=$({real} "$@") || exit
+if mkdir {root}/lost 2>/dev/null; then
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
+    {after}
+    exit 1
+fi
+echo "$answer"
+"""
+
+
+@pytest.mark.parametrize("after", ["true", "kill -9 $PPID; sleep 1"], ids=["a time-out", "killed meanwhile"])
+def test_an_answer_of_sbatch_that_is_lost(
+    cluster: Cluster, jobs: Callable[..., Jobs], after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is in the queue all the same: it is found there, and none is submitted a second time."""
+    one = jobs(cluster, A, AFTER)
+    program = one.root / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(SBATCH.format(real=shutil.which("sbatch"), root=one.root, after=after))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        if after != "true":
+            child = os.fork()
+            if child == 0:
+                one.submit(A)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == signal.SIGKILL
+            assert one.jobs(A) == []
+        first = one.submit(A)
+        then = one.submit(AFTER)
+        queued = cluster.run("squeue", "--noheader", "--format=%i").stdout.split()
+        assert sorted(queued) == sorted([first, then])
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
+    one.wait_done(A, AFTER)
+    assert one.attempts(A) == 1

@@ -121,10 +121,42 @@ def test_phases_are_found_by_all_their_names(tmp_path: Path) -> None:
         find_phase("x", run)
 
 
+@pytest.mark.parametrize(
+    ("reason", "means", "remedy"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", "more time than the QOS allows a job: it never starts", "time_limit"),
+        ("AssocMaxNodePerJobLimit", "more than the account allows a single job or node: it never starts", "nodes"),
+        ("QOSMaxGRESPerNode", "it never starts", "nodes, GPUs"),
+        ("QOSMinCpuNotSatisfied", "less than the QOS demands of every job: it never starts", "more"),
+        ("QOSMaxJobsPerUserLimit", "a limit of the QOS on all jobs together", "limits.running"),
+        ("MaxNodePerAccount", "a limit of the QOS on all jobs together", "limits.running"),
+        ("AssocGrpCpuLimit", "a limit of the account on all jobs together", "limits.running"),
+        ("AssocGrpCPURunMinutesLimit", "the running jobs of the account", "limits.running"),
+        ("QOSGrpGRESMinutes", "the hours of the QOS are used up", "sshare"),
+        ("QOSNotAllowed", "it never starts", "AllowQos"),
+        ("AccountNotAllowed", "it never starts", "AllowAccounts"),
+        ("PartitionConfig", "it never starts", "scontrol show partition"),
+        ("PartitionTimeLimit", "it never starts", "time_limit"),
+        ("PartitionNodeLimit", "nodes", "MaxNodes"),
+        ("BadConstraints", "it never starts", "constraint"),
+        ("InvalidAccount", "it never starts", "sacctmgr show assoc"),
+        ("(InvalidQOS)", "it never starts", "sacctmgr show assoc"),
+        ("JobHeldAdmin", "held by an administrator", "ask the site"),
+        ("ReqNodeNotAvail, May be reserved for other job", "maintenance", "sinfo -R"),
+        ("Reservation", "has not begun", "scontrol show reservation"),
+        ("Licenses", "licences", "scontrol show licenses"),
+        ("BeginTime", "two minutes", ""),
+    ],
+)
+def test_a_reason_of_slurm(reason: str, means: str, remedy: str) -> None:
+    said, to_do = explain(reason, "7")
+    assert means in said
+    assert remedy in to_do
+    assert bool(to_do) == bool(remedy)
+
+
 def test_reasons_of_slurm_in_words() -> None:
     assert "nodes" in explain("Resources")[0]
     assert explain("ReqNodeNotAvail, UnavailableNodes:n1")[0] == explain("ReqNodeNotAvail")[0]
     assert explain("JobHeldUser", "12")[1] == "scontrol release 12"
-    assert "limit of the account" in explain("AssocGrpGRES")[0]
-    assert "limit of the QOS" in explain("QOSMaxCpuPerUserLimit")[0]
     assert "man squeue" in explain("SomethingNew")[0]

@@ -65,7 +65,7 @@ def submitit_parameters(
             **({"reservation": asked.reservation} if asked.reservation else {}),
             **dict(option.split("=", 1) for option in _gpus(asked)),
             **({"kill-on-invalid-dep": "yes"} if dependency else {}),
-            "requeue" if profile.preemption.requeue else "no-requeue": True,
+            **({} if more.get("no-requeue") else {"requeue": True}),
             # Not submitit's signal_delay_s: that comes with a signal that only its environment can change.
             "signal": f"{profile.preemption.signal.removeprefix('SIG')}@{warning_seconds(profile, kind)}",
             **more,
@@ -241,7 +241,7 @@ def scratch_root(profile: Profile, environment: Mapping[str, str] | None = None)
 
 
 def job_scratch(profile: Profile, job_id: str, environment: Mapping[str, str] | None = None) -> Path:
-    """The folder of one job on each node's own disk; nothing makes or removes it but who uses it."""
+    """The folder of one job on each node's own disk: made when the node is checked, removed after the ranks."""
     return scratch_root(profile, environment) / f"xtrain-{os.getuid()}-{job_id}"
 
 

@@ -104,11 +104,16 @@ class Preemption:
     """So long before the time limit; at most a quarter of it (:func:`lead_for`)."""
     requeue: bool = True
     """Whether a job may put itself back in the queue (``scontrol requeue``); else it submits the next one of a
-    chain."""
+    chain. SLURM requeues what it has preempted, or lost a node of, all the same, unless ``[job.sbatch] no-requeue``."""
     idle_attempts: int = field(default=3, metadata=limits(minimum=1))
     """Attempts in a row without a new step after which the phase is given up."""
     check_nodes: bool = True
     """Look at every node before the ranks start, and exclude one that fails from the next attempt."""
+
+    @property
+    def warning(self) -> str:
+        """The signal that the supervisor has srun forward to every task; of a SIGTERM srun would end them itself."""
+        return "SIGUSR2" if self.signal == "SIGTERM" else self.signal
 
 
 @dataclass(frozen=True)

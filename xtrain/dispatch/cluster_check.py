@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ TAKEN: Mapping[str, str] = {
     "gpu-bind": "gpu_layout", "cpus-per-task": "cpus_per_task", "cpus-per-gpu": "cpus_per_task",
     "mem": "memory_gib", "mem-per-cpu": "memory_gib", "mem-per-gpu": "memory_gib", "time": "time_limit",
     "exclusive": "exclusive", "signal": "[preemption] signal and lead_seconds", "requeue": "[preemption] requeue",
-    "no-requeue": "[preemption] requeue", "job-name": "the phase's name", "dependency": "the study's graph",
+    "job-name": "the phase's name", "dependency": "the study's graph",
     "clusters": "SLURM: jobs wait for each other within one cluster", "cluster": "SLURM",
     "kill-on-invalid-dep": "the study's graph", "array": "the study's graph", "output": "the run directory",
     "error": "the run directory", "input": "the run directory", "open-mode": "the run directory",
@@ -41,25 +41,34 @@ OURS = (
 _SECRET_NAME = re.compile(
     r"(^|_)(API_?KEY|ACCESS_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?)(_ID|_V?\d+)?$", re.IGNORECASE
 )
-_SECRET_VALUE = re.compile(
-    r"hf_\w{16,}|gh[pousr]_\w{20,}|sk-[\w-]{16,}|AKIA[0-9A-Z]{16}|wandb_v\d_\w{16,}|[0-9a-f]{40}|-----BEGIN .*"
+_SECRET_VALUE = re.compile(  # as whole words: a digest of 64 digits, or a folder like hf_hub_cache_of_us, is none
+    r"(?<!\w)(hf_[A-Za-z0-9]{16,}|gh[pousr]_\w{20,}|sk-(?=[\w-]*\d)[\w-]{16,}|AKIA[0-9A-Z]{16}|wandb_v\d_\w{16,}"
+    r"|[0-9a-f]{40})(?!\w)|-----BEGIN "
 )
+_ASSIGNMENT = re.compile(r"(?<![\w$.-])([A-Za-z_]\w*)=[\"']?([^\s\"';&,]*)")
 _SECRET_REMEDY = (
     "remove it here, and change it where it came from if the file was shared; export it in your shell, or use "
-    "~/.netrc: sbatch passes your environment on, and no script holds it"
+    "~/.netrc: sbatch passes your environment on, and no script holds it (a commit can be named by fewer digits)"
 )
 
 
 def check(profile: Profile, resources: Mapping[str, Resources], where: str, problems: list[Problem]) -> None:
     """Append what is wrong with ``profile`` as a whole; ``resources`` is empty where a kind's could not be read."""
+    secrets = _secrets(profile, where)
+    found: list[Problem] = []
     for kind, asked in resources.items():
         job = _Job(kind, asked, profile, where)
         job.check()
-        problems += [problem for problem in job.problems if problem not in problems]  # of [job] itself: once
+        found += [problem for problem in job.problems if problem not in found]  # of [job] itself: once
     if profile.scheduler == LOCAL:
-        _check_local(profile, where, problems)
-    _check_environment(profile, where, problems)
-    _check_rest(profile, where, problems)
+        _check_local(profile, where, found)
+    _check_environment(profile, where, found)
+    _check_rest(profile, where, found)
+    hidden = {secret.where for secret in secrets}
+    problems += [
+        *secrets,
+        *(problem for problem in found if problem.where not in hidden),
+    ]  # these show what stands there
 
 
 @dataclass
@@ -79,6 +88,7 @@ class _Job:
             self._check_local()
         else:
             self._check_time()
+            self._check_gpus()
 
     def _add(self, key: str, what: str, allowed: str = "", remedy: str = "") -> None:
         own: Any = self.profile.job.get(self.kind, {})
@@ -105,6 +115,12 @@ class _Job:
             what = f"{limit} s, but training begins to save {lead} s before a job's end"
             self._add("time_limit", what, f"more than {lead} s", "a longer time limit, or less preemption.lead_seconds")
 
+    def _check_gpus(self) -> None:
+        if self.asked.gpus_per_node and self.asked.gpu_option == "gres" and self.asked.gpu_layout == "one":
+            what = '"one" takes srun --gpus-per-task, which a site that knows only gres lacks'
+            remedy = "leave gpu_layout out: training takes either; or gpu_option, if sbatch --gpus-per-node=1 is taken"
+            self._add("gpu_layout", what, '"all" with gpu_option = "gres"', remedy)
+
     def _check_sbatch(self) -> None:
         for option, value in self.asked.sbatch.items():
             key = f"sbatch.{option}"
@@ -115,13 +131,17 @@ class _Job:
                 allowed = "a long option of sbatch without its dashes, in small letters: mail-type"
                 self._add(key, "is no option", allowed, nearest(name, TAKEN))
             elif isinstance(value, str) and ("\n" in value or not value):
-                self._add(key, f"{value!r} is not allowed", "text in one line, or true")
+                self._add(key, "is empty" if not value else "has more than one line", "text in one line, or true")
+            elif name == "no-requeue" and value and self.profile.preemption.requeue:
+                remedy = "remove it, or set preemption.requeue = false: SLURM then refuses scontrol requeue too"
+                self._add(key, "is not allowed with preemption.requeue", remedy=remedy)
 
     def _check_local(self) -> None:
         for key in ("partition", "account", "qos", "constraint", "reservation", "gpu_type", "exclusive", "sbatch"):
             if value := getattr(self.asked, key):
                 remedy = 'remove it, or set scheduler = "slurm"'
-                self._add(key, f"{value!r} is not allowed", "nothing: a local profile has no queue", remedy)
+                what = "" if key == "sbatch" else f"{value!r} "
+                self._add(key, f"{what}is not allowed", "nothing: a local profile has no queue", remedy)
         if self.asked.nodes > 1:
             self._add("nodes", f"{self.asked.nodes} is not allowed", "1: this machine")
 
@@ -145,20 +165,37 @@ def _check_environment(profile: Profile, where: str, problems: list[Problem]) ->
             problems.append(Problem(here, "is no name of a variable", "letters, digits and _"))
         elif name in OURS or name.startswith("SLURM_"):
             problems.append(Problem(here, "is set for each rank", remedy="remove it"))
-        elif _SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(str(value)):
-            problems.append(Problem(here, "looks like a secret, which no file may hold", remedy=_SECRET_REMEDY))
         elif "\n" in str(value):
             problems.append(Problem(here, "has more than one line", "text in one line"))
-    for number, line in enumerate(profile.environment.setup):
-        here = f"{where}: environment.setup[{number}]"
-        for name, value in re.findall(r"(?:^|[\s;&])([A-Za-z_]\w*)=[\"']?([^\s\"';&]*)", line):
-            plain = value and not value.startswith("$")
-            if plain and (_SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(value)):
-                problems.append(Problem(here, f"{name} looks like a secret", remedy=_SECRET_REMEDY))
     for number, module in enumerate(profile.environment.modules):
         if not re.fullmatch(r"[\w./+@:=-]+", module):
             here = f"{where}: environment.modules[{number}]"
             problems.append(Problem(here, f"{module!r} is no name of a module", "as in `module avail`: cuda/12.8"))
+
+
+def _secrets(profile: Profile, where: str) -> list[Problem]:
+    """What looks like a secret: batch scripts and job.json hold every text of a profile."""
+    found = []
+    for key, text in _texts({**profile.to_mapping(), "name": "", "file": ""}, ""):
+        named = [name for name, value in _ASSIGNMENT.findall(text) if value and not value.startswith(("$", "`"))]
+        if key.startswith("environment.variables."):
+            named.append(key.rpartition(".")[2])
+        if _SECRET_VALUE.search(text) or any(map(_SECRET_NAME.search, named)):
+            what = "looks like a secret, which no file may hold"
+            found.append(Problem(f"{where}: {key}", what, remedy=_SECRET_REMEDY))
+    return found
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every text in a profile, with its key."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            yield from _texts(item, f"{key}[{number}]")
+    elif not isinstance(value, bool):
+        yield key, str(value)
 
 
 def _check_rest(profile: Profile, where: str, problems: list[Problem]) -> None:

@@ -7,7 +7,6 @@ submitted. It starts a job when what it needs is done, as many at a time as the 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shlex
@@ -30,7 +29,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission, process_stat
 from xtrain.dispatch.submit_job import JobSpec
 from xtrain.dispatch.supervisor import PhaseJob, Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
-from xtrain.files import make_folder, writing
+from xtrain.files import lock, make_folder, writing
 from xtrain.run_directory import RunDirectory
 
 POLL_SECONDS = 0.2
@@ -51,16 +50,20 @@ def start_queue(out: Path, graph: JobGraph) -> int:
 
 
 @contextlib.contextmanager
-def held(out: Path, name: str, what: str) -> Iterator[None]:
-    """Hold the lock ``jobs/.NAME.lock`` of an output folder; where another does, :class:`UserError` says ``what``."""
+def held(out: Path, name: str, what: str, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock ``jobs/.NAME.lock`` of an output folder.
+
+    Where another does for longer than ``patience_seconds``, :class:`UserError` says ``what``.
+    """
     path = lock_file(out, name)
     make_folder(path.parent)
+    until = time.monotonic() + patience_seconds
     with writing(path), open(path, "a", encoding="ascii") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = f"python -m xtrain status {out} shows what there is, python -m xtrain cancel {out} ends it"
-            raise UserError(Problem(str(out), what, remedy=remedy)) from None
+        while not lock(handle, path):
+            if time.monotonic() >= until:
+                remedy = f"python -m xtrain status {out} shows what there is, python -m xtrain cancel {out} ends it"
+                raise UserError(Problem(str(out), what, remedy=remedy))
+            time.sleep(POLL_SECONDS)
         yield
 
 
@@ -94,7 +97,7 @@ class LocalSupervisor(Supervisor):
         profile = Profile.from_mapping(spec.profile)
         return cls(run, spec.graph(), spec.node, profile, spec.out(run), job, 0, (os.uname().nodename,))
 
-    def end_time(self) -> float | None:
+    def first_end(self) -> float | None:
         """There is no time limit."""
         return None
 

@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,8 @@ class Expected:
     files: Sequence[str] = ("phase.toml",)
     """Files in it that must be visible: what another node has just written, for example."""
     scratch: Path | None = None
-    """The node-local folder; it must be writable, and is made if it is not there."""
+    """The job's folder on the node's own disk: it is made, for this user alone. Compiled code will be loaded from it,
+    and its name can be guessed: one that another user has made is refused."""
     scratch_gib: float = 1.0
     """How much must be free in it, in GiB."""
     gpus: int = 0
@@ -106,7 +108,13 @@ def _scratch(expected: Expected) -> Iterator[str]:
     if scratch is None:
         return
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            scratch.mkdir(mode=0o700)
+        there = scratch.lstat()
+        if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o022:
+            yield f"scratch folder {scratch} is there already, and is not a folder of this user's alone"
+            return
         _write(scratch)
         free = shutil.disk_usage(scratch).free / 2**30
     except OSError as error:
@@ -230,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xtrain.dispatch.node_check", description=__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--file", action="append", help="a file of it that must be visible (default: phase.toml)")
-    parser.add_argument("--scratch", type=Path, help="the node-local folder")
+    parser.add_argument("--scratch", type=Path, help="the job's folder on the node's own disk")
     parser.add_argument("--scratch-gib", type=float, default=1.0, help="how much must be free in it (GiB)")
     parser.add_argument("--gpus", type=int, default=0, help="how many GPUs must be usable")
     given = parser.parse_args(arguments)

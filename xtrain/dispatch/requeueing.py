@@ -12,16 +12,15 @@ from xtrain.dispatch import slurm
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode, graphs
-from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import Behind, is_for_now, submit_job
+from xtrain.dispatch.submit_job import Behind, is_for_now, nodes_to_avoid, submit_job
 from xtrain.errors import UserError
 from xtrain.run_directory import RunDirectory
 
 PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
 SETTLING_SECONDS = 10.0  # until a job that SLURM is putting back waits in the queue
-ACCOUNTING_SECONDS = 3.0  # that it lags behind
+ACCOUNTING_SECONDS = 15.0  # that it lags behind; half of what SLURM leaves a job that it ends, by default
 CHAIN_SECONDS = 15.0  # between tries to submit
 POLL_SECONDS = 0.5
 # Why SLURM ends a job that may go on; that somebody cancelled it, has no such word.
@@ -30,7 +29,7 @@ _GOES_ON_STATES = ("PREEMPTED", "NODE_FAIL", "TIMEOUT", "BOOT_FAIL", "OUT_OF_MEM
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Requeued:
     """What became of the wish to go on."""
 
     said: str
@@ -53,28 +52,28 @@ class Requeueing:
     restart: int
     """How often SLURM had put it back before this start."""
 
-    def again(self, bad: Sequence[str] = ()) -> Outcome:
+    def again(self, bad: Sequence[str] = ()) -> Requeued:
         """Let the phase go on in another start, not on the nodes ``bad``."""
         state = self._settled()
         if state is not None and (state.waiting or state.restarts > self.restart):
             self._exclude(bad)
-            return Outcome(f"SLURM has put job {self.job} back into the queue")
+            return Requeued(f"SLURM has put job {self.job} back into the queue")
         if state is not None and self._cancelled(state):
-            return Outcome(f"job {self.job} was cancelled", cancelled=True)
+            return Requeued(f"job {self.job} was cancelled", cancelled=True)
         if not Attempts(self.run).is_newest_of(self.job):
-            return Outcome("another job has this phase", fenced=True)
+            return Requeued("another job has this phase", fenced=True)
         said = "this profile has requeue = false"
         if self.profile.preemption.requeue:
             reply = slurm.requeue(self.job, patience_seconds=PATIENCE_SECONDS)
             if reply.ok:
                 self._exclude(bad)
-                return Outcome(f"job {self.job} is back in the queue")
+                return Requeued(f"job {self.job} is back in the queue")
             said = f"scontrol requeue: {reply.said}"
         try:
             new = self._patiently(Behind(ended=(self.job,)), bad)
         except UserError as error:
-            return Outcome(f"cannot go on by itself: {said}; {error}", refused=True)
-        return Outcome(f"{said}; job {new.job} goes on", chained=True)
+            return Requeued(f"cannot go on by itself: {said}; {error}", refused=True)
+        return Requeued(f"{said}; job {new.job} goes on", chained=True)
 
     def _patiently(self, behind: Behind, bad: Sequence[str]) -> Submission:
         """As :meth:`_chain`, again and again while SLURM does not answer or the user has too many jobs."""
@@ -133,7 +132,7 @@ class Requeueing:
         """Whether somebody has cancelled this job: ``scontrol requeue`` would bring it back all the same.
 
         As long as this process lives, squeue says ``COMPLETING``, of a job that was cancelled, preempted without being
-        put back, or over its time. Accounting knows which, where there is any.
+        put back, or over its time. Accounting knows which, where there is any; if it is slow to say, the job goes on.
         """
         if state.state != "COMPLETING":
             return state.state == "CANCELLED"
@@ -142,31 +141,36 @@ class Requeueing:
         until = time.monotonic() + ACCOUNTING_SECONDS
         while True:
             known = slurm.sacct([self.job]).states.get(self.job)
-            if known is None or known.ended or time.monotonic() > until:
+            if known is None or known.ended:
                 return known is None or known.state not in _GOES_ON_STATES
+            if time.monotonic() > until:
+                return False
             time.sleep(POLL_SECONDS)
 
     def _exclude(self, bad: Sequence[str]) -> None:
         """Of a job that waits. SLURM needs a moment until it does, and ends this process some seconds later."""
-        if not bad:
+        nodes = self._avoided(bad) if bad else []
+        if not nodes:
             return
-        nodes = sorted({*bad, *(node.node for node in bad_nodes(self.out))})
+        own = str(self.profile.resources(self.node.kind).sbatch.get("exclude", ""))  # sbatch had it: this replaces it
         until = time.monotonic() + SETTLING_SECONDS
         while True:
-            reply = slurm.exclude_nodes(self.job, nodes)
+            reply = slurm.exclude_nodes(self.job, [*filter(None, [own]), *nodes])
             if reply.ok or time.monotonic() > until:
                 break
             time.sleep(POLL_SECONDS)
         said = f"job {self.job} is not to start on {', '.join(nodes)}"
         print(said if reply.ok else f"could not be told: {said}: {reply.said}", flush=True)
 
+    def _avoided(self, bad: Sequence[str]) -> list[str]:
+        return nodes_to_avoid(self.profile, self.node.kind, self.out, bad)
+
     def _chain(self, behind: Behind, bad: Sequence[str]) -> Submission:
         """A job in the place of this one; those that wait for this one then wait for that."""
         folder = JobFolder(self.run)
-        excluded = sorted({*bad, *(node.node for node in bad_nodes(self.out))})
         lane = folder.submissions()[-1].lane if folder.submissions() else -1
         new = submit_job(
-            folder, self.profile, self.node, self.graph, behind, lane=lane, excluded=excluded, chained=True
+            folder, self.profile, self.node, self.graph, behind, lane=lane, excluded=self._avoided(bad), chained=True
         )
         self._hand_over({submission.job for submission in folder.submissions()}, new.job)
         return new

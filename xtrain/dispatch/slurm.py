@@ -6,13 +6,12 @@ none of that may end a supervisor. The answer says what was not answered, and wh
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 SQUEUE, SACCT = "squeue", "sacct"
@@ -36,9 +35,9 @@ _UNREACHABLE = re.compile(
 )
 _NOT_CANCELLABLE = re.compile(r"invalid job id|already complet", re.IGNORECASE)  # it is over: nothing to cancel
 _IN_QUEUE = re.compile(r"job is pending", re.IGNORECASE)
-_JOB = re.compile(r"\d+(_\d+)?")
+_JOB = re.compile(r"\d+")
 _SQUEUE_FIELDS = (
-    "JobArrayID", "State", "RestartCnt", "exit_code", "StartTime", "EndTime", "TimeLimit", "TimeLeft", "NodeList",
+    "JobID", "State", "RestartCnt", "exit_code", "StartTime", "EndTime", "TimeLimit", "TimeLeft", "NodeList",
     "Dependency", "SubmitTime", "Reason", "Name",
 )  # fmt: skip
 _SACCT_FIELDS = (
@@ -51,7 +50,7 @@ class JobState:
     """What SLURM says of a job."""
 
     job: str
-    """Its id; ``ARRAY_TASK`` for a task of an array."""
+    """Its id."""
     state: str
     """SLURM's word: ``PENDING``, ``RUNNING``, ``COMPLETING``, ``COMPLETED``, ``NODE_FAIL``..."""
     reason: str = ""
@@ -128,6 +127,27 @@ def sacct(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Answer:
     return _asked(SACCT, jobs, timeout, _sacct_command, _sacct_line)
 
 
+def live_jobs_of(comment: str, timeout: float = TIMEOUT_SECONDS) -> tuple[list[str], Reply]:
+    """This user's jobs with this comment that are not over, the oldest first; and whether squeue answered."""
+    command = [SQUEUE, "--noheader", "--all", f"--user={os.getuid()}", "--Format=JobID:|,State:|,Comment:|"]
+    done = _call(command, timeout)
+    found = []
+    for line in done.out.splitlines() if done.ran and not done.code else ():
+        job, _, rest = line.partition("|")
+        state, _, said = rest.partition("|")
+        if said.removesuffix("|") == comment and state not in ENDED:
+            found.append(job)
+    return sorted(found, key=int), _reply(done)
+
+
+def nodes_of(partition: str, timeout: float = TIMEOUT_SECONDS) -> set[str]:
+    """The partition's nodes by name (the default one's if it is not named); empty if that is not to be learnt."""
+    fields = ["--noheader", "--all", "--Node", "--format=%N|%P"]
+    done = _call(["sinfo", *fields, *([f"--partition={partition}"] if partition else [])], timeout)
+    lines = [line.strip().split("|") for line in done.out.splitlines() if "|" in line] if done.ran else []
+    return {name for name, where in lines if partition or where.endswith("*")}
+
+
 def job_states(jobs: Sequence[str], budget: float = BUDGET_SECONDS) -> Answer:
     """What squeue and sacct know, asked at the same time for ``budget`` seconds; where both do, squeue is right."""
     answers: dict[str, Answer] = {}
@@ -149,10 +169,10 @@ def job_states(jobs: Sequence[str], budget: float = BUDGET_SECONDS) -> Answer:
     return Answer(known, {**queue.silent, **accounting.silent})
 
 
-def cancel(jobs: Sequence[str], signal: str | None = None, timeout: float = TIMEOUT_SECONDS) -> Reply:
-    """End the jobs, or send ``signal`` (``USR2``) to their steps' tasks; jobs that are over are passed over."""
+def cancel(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Reply:
+    """End the jobs; those that are over are passed over."""
     for some in _chunks(jobs):
-        done = _call(["scancel", *([f"--signal={signal}"] if signal else []), *some], timeout)
+        done = _call(["scancel", *some], timeout)
         wrong = [line for line in done.words.splitlines() if not _NOT_CANCELLABLE.search(line)]
         if not done.ran or (done.code and wrong):
             return _reply(done)
@@ -204,12 +224,19 @@ class _Call:
     words: str  # on standard error, or why it did not run
 
 
-def _call(command: Sequence[str], timeout: float) -> _Call:
-    # What the user has set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us; sbatch is
-    # not told of other clusters either.
-    mine = re.compile(r"(SQUEUE|SACCT|SCANCEL|SCONTROL)_|SLURM_CLUSTERS$")
+def clean_environment() -> dict[str, str]:
+    """The environment for SLURM's commands, so that they answer the same whoever asks: times in seconds since 1970.
+
+    What users have set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us; sbatch is not
+    told of other clusters either.
+    """
+    mine = re.compile(r"(SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO)_|SLURM_CLUSTERS$")
     env = {name: value for name, value in os.environ.items() if not mine.match(name)}
-    env.update(SLURM_TIME_FORMAT="%s", LC_ALL="C")
+    return {**env, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
+
+
+def _call(command: Sequence[str], timeout: float) -> _Call:
+    env = clean_environment()
     try:
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
         if done.returncode < 0:
@@ -253,20 +280,9 @@ def _asked(
         if not done.ran or (done.code and "invalid job id" not in done.words.lower()):
             return Answer(states, {name: " ".join(done.words.split()) or f"{name} ended with {done.code}"})
         for state in filter(None, map(read, done.out.splitlines())):
-            for job in _jobs_of(state, wanted):
-                if not _older(state, states.get(job)):
-                    states[job] = dataclasses.replace(state, job=job)
+            if state.job in wanted and not _older(state, states.get(state.job)):
+                states[state.job] = state
     return Answer(states)
-
-
-def _jobs_of(state: JobState, wanted: Set[str]) -> list[str]:
-    """The jobs that a record stands for: tasks of an array that have not started share ``12`` or ``12_[3-5%2]``."""
-    array, _, tasks = state.job.partition("_")
-    if state.job in wanted or (tasks and not tasks.startswith("[")):
-        return [state.job] if state.job in wanted else []
-    spans = re.findall(r"(\d+)(?:-(\d+)(?::(\d+))?)?", tasks.partition("%")[0])
-    numbers = [n for first, last, by in spans for n in range(int(first), int(last or first) + 1, int(by or 1))]
-    return [job for job in wanted if job.startswith(f"{array}_") and (not tasks or int(job.split("_")[1]) in numbers)]
 
 
 def _older(state: JobState, known: JobState | None) -> bool:
@@ -280,7 +296,7 @@ def _chunks(jobs: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _squeue_command(jobs: str) -> list[str]:
-    return [SQUEUE, "--noheader", "--array", "--states=all", f"--jobs={jobs}",
+    return [SQUEUE, "--noheader", "--all", "--states=all", f"--jobs={jobs}",  # all: hidden partitions too
             "--Format=" + ",".join(f"{name}:|" for name in _SQUEUE_FIELDS)]  # fmt: skip
 
 
@@ -293,9 +309,9 @@ def _squeue_line(line: str) -> JobState | None:
     status = int(got["exit_code"]) if got["exit_code"].isdecimal() else 0
     code = _code(status >> 8, status & 127) if state in ENDED else None
     return JobState(
-        job=got["JobArrayID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
+        job=got["JobID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
         restarts=int(got["RestartCnt"] or 0), start=_time(got["StartTime"]), end=_time(got["EndTime"]),
-        time_limit=_duration(got["TimeLimit"]), left=_duration(got["TimeLeft"]), exit_code=code,
+        time_limit=duration_seconds(got["TimeLimit"]), left=duration_seconds(got["TimeLeft"]), exit_code=code,
         name=got["Name"].removesuffix("|"), dependency=_text(got["Dependency"]), submitted=_time(got["SubmitTime"]),
     )  # fmt: skip
 
@@ -314,7 +330,7 @@ def _sacct_line(line: str) -> JobState | None:
     code = re.fullmatch(r"(\d+):(\d+)", got["ExitCode"])
     return JobState(
         job=got["JobID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
-        start=_time(got["Start"]), end=_time(got["End"]), time_limit=_duration(got["Timelimit"]),
+        start=_time(got["Start"]), end=_time(got["End"]), time_limit=duration_seconds(got["Timelimit"]),
         exit_code=_code(int(code[1]), int(code[2])) if code and state in ENDED else None,
         name=got["JobName"], submitted=_time(got["Submit"]), source=SACCT,
     )  # fmt: skip
@@ -332,7 +348,7 @@ def _time(value: str) -> float | None:
     return float(value) if value.isdecimal() else None
 
 
-def _duration(value: str) -> float | None:
+def duration_seconds(value: str) -> float | None:
     """Seconds of ``DAYS-HOURS:MINUTES:SECONDS``, of which the first parts may be missing."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", value)
     if match is None:

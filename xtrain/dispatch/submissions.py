@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +80,18 @@ class JobFolder:
         """``job/submitit/``: batch scripts, what they unpickle (this run directory's path), their output."""
         return self.path / "submitit"
 
+    @property
+    def sending(self) -> Path:
+        """There from before ``sbatch`` is called until its answer is written down: a job may be without a note."""
+        return self.path / "sending"
+
     def submissions(self) -> list[Submission]:
-        """All submissions, the oldest first."""
+        """All submissions, the oldest first; half a line, of a disk that was full, is passed over."""
         path = self.path / "submissions.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-        values = [json.loads(line) for line in lines]
+        values = []
+        for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+            with contextlib.suppress(ValueError):
+                values.append(json.loads(line))
         return [
             Submission(**{**value, "succeeded": tuple(value["succeeded"]), "ended": tuple(value["ended"])})
             for value in values
@@ -91,8 +100,12 @@ class JobFolder:
     def add(self, submission: Submission) -> None:
         """Write down a submission: by one append, so that none is lost."""
         make_folder(self.path)
-        with open(self.path / "submissions.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(dataclasses.asdict(submission)) + "\n")
+        with open(self.path / "submissions.jsonl", "a+b") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - 1))
+            torn = size > 0 and handle.read(1) != b"\n"
+            handle.write(b"\n" * torn + json.dumps(dataclasses.asdict(submission)).encode() + b"\n")
+        self.sending.unlink(missing_ok=True)
 
     def ended(self) -> Ended | None:
         """How the phase ended without a result, if it did."""

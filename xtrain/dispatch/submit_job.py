@@ -9,23 +9,27 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtrain.dispatch import slurm
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.batch_script import batch_python, overruling_variables, submitit_parameters
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode
-from xtrain.dispatch.slurm import is_unreachable
+from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import Problem, UserError
-from xtrain.files import make_folder, read_json, write_json
+from xtrain.files import content_hash, make_folder, read_json, write_json, write_text
 from xtrain.run_directory import RunDirectory
 
-# How SLURM says that somebody has too many jobs in the queue.
-TOO_MANY = re.compile(r"job violates accounting/QOS policy|MaxSubmit|too many jobs|job limit", re.IGNORECASE)
+# How SLURM says that somebody has too many jobs in the queue; its general sentence may stand for another limit, which
+# then is named beside it.
+_TOO_MANY = re.compile(r"MaxSubmit|GrpSubmit|too many jobs|MaxJobCount|maximum number of jobs", re.IGNORECASE)
+_ANY_LIMIT = re.compile(r"job violates accounting/QOS policy", re.IGNORECASE)
+_NAMED_LIMIT = re.compile(r"\b(QOS|Assoc)\w+Limit\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,12 @@ def submit_job(
     JobSpec.of(graph, node, profile).write(folder)
     first = Attempts(folder.run).newest() + 1  # before it can have begun
     parameters = submitit_parameters(
-        profile, node.kind, job_name=node.job_name, dependency=str(behind), exclude=tuple(excluded), comment=node.hash
-    )
-    overruling = overruling_variables(profile, node.kind, os.environ)
+        profile, node.kind, job_name=node.job_name, dependency=str(behind), exclude=tuple(excluded),
+        comment=job_comment(folder, node),
+    )  # fmt: skip
     work = PhaseJob(folder.run.path.absolute())
-    job = _through_submitit(folder.submitit, parameters, profile, work, overruling)
+    overruling = overruling_variables(profile, node.kind, os.environ)
+    job = _once(folder, parameters, work, lambda: _through_submitit(folder, parameters, profile, work, overruling))
     if chained and folder.submissions():
         first = folder.submissions()[-1].first_attempt
     submission = Submission(
@@ -120,13 +125,62 @@ def submit_job(
     return submission
 
 
+def job_comment(folder: JobFolder, node: JobNode) -> str:
+    """By which a job is found whose id is not known: the phase and its run directory."""
+    return f"xtrain {node.hash} {content_hash(str(folder.run.path.resolve()), 8)}"
+
+
+def _once(folder: JobFolder, parameters: Mapping[str, Any], work: Any, send: Callable[[], str]) -> str:
+    """The id of the job that ``send`` puts into the queue, or of one that an earlier call has put there unnoticed.
+
+    Where slurmctld is busy, sbatch gives up ("Socket timed out") though the job is in the queue; or it was killed, or
+    we were, before its answer was written down.
+    """
+    if folder.sending.is_file():
+        jobs, reply = _unnoticed(folder, parameters["comment"])
+        if not reply.ok:
+            remedy = "try again when `squeue` answers here: a job may have been submitted without our hearing of it"
+            raise UserError(Problem(f"job {parameters['job_name']}", f"squeue: {reply.said}", remedy=remedy))
+        if jobs:
+            slurm.update_dependency(jobs[-1], parameters["dependency"] or "")
+            return _adopted(jobs[-1], folder, work)
+    write_text(folder.sending, "")
+    try:
+        return send()
+    except UserError as error:
+        if not slurm.is_unreachable(str(error)):
+            folder.sending.unlink(missing_ok=True)
+            raise
+        jobs, _ = _unnoticed(folder, parameters["comment"])
+        if not jobs:
+            raise
+        return _adopted(jobs[-1], folder, work)
+
+
+def _unnoticed(folder: JobFolder, comment: str) -> tuple[list[str], slurm.Reply]:
+    """Live jobs of this phase that no note tells of; this very job is none of them."""
+    known = {*(submission.job for submission in folder.submissions()), os.environ.get("SLURM_JOB_ID")}
+    jobs, reply = slurm.live_jobs_of(comment)
+    return [job for job in jobs if job not in known], reply
+
+
+def _adopted(job: str, folder: JobFolder, work: Any) -> str:
+    """Give the job what it unpickles, for which it waits a minute: submitit does so once it has sbatch's answer."""
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    path = JobPaths(folder.submitit, job).submitted_pickle
+    if not path.exists():
+        DelayedSubmission(work).dump(path)
+    return job
+
+
 def _through_submitit(
-    folder: Path, parameters: Mapping[str, Any], profile: Profile, work: Any, overruling: Collection[str]
+    folder: JobFolder, parameters: Mapping[str, Any], profile: Profile, work: Any, overruling: Collection[str]
 ) -> str:
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
-    executor = submitit.SlurmExecutor(folder=folder, python=batch_python(profile))
+    executor = submitit.SlurmExecutor(folder=folder.submitit, python=batch_python(profile))
     executor.update_parameters(**parameters)
     try:
         with _without(overruling):
@@ -134,6 +188,20 @@ def _through_submitit(
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(_refusal(error, parameters)) from error
     return job
+
+
+def nodes_to_avoid(profile: Profile, kind: str, out: Path, bad: Sequence[str] = ()) -> list[str]:
+    """``bad`` nodes and those that were found bad before: what a new job is not to get.
+
+    None where the partition then has too few others: SLURM would hold the job for ever.
+    """
+    nodes = sorted({*bad, *(node.node for node in bad_nodes(out))})
+    asked = profile.resources(kind)
+    there = slurm.nodes_of(asked.partition) if nodes else set()
+    if there and len(there - set(nodes)) < asked.nodes:
+        print(f"{', '.join(nodes)}: not left out, as too few others are in the partition", flush=True)
+        return []
+    return nodes
 
 
 def _refusal(error: Exception, parameters: Mapping[str, Any]) -> Problem:
@@ -146,17 +214,23 @@ def _refusal(error: Exception, parameters: Mapping[str, Any]) -> Problem:
     lines = [line for line in said.splitlines() if line.strip()]
     what = "; ".join(line.removeprefix("sbatch: ").strip() for line in lines[-3:])
     remedy = "change the cluster profile (python -m xtrain doctor --cluster NAME says what the cluster has)"
-    if is_unreachable(said):
+    if slurm.is_unreachable(said):
         remedy = "try again when SLURM answers"
-    elif TOO_MANY.search(said):
+    elif _too_many(said):
         remedy = "lower limits.queued in the cluster profile to what the site allows, or wait until jobs have ended"
     kept = "; what is submitted already stays, and the same command goes on from there"
     return Problem(f"job {parameters.get('job_name', '')}", f"sbatch refuses it: {what}", remedy=remedy + kept)
 
 
+def _too_many(said: str) -> bool:
+    if _TOO_MANY.search(said):
+        return True
+    return _ANY_LIMIT.search(said) is not None and not _NAMED_LIMIT.search(said)
+
+
 def is_for_now(error: UserError) -> bool:
     """Whether sbatch may take later what it has refused."""
-    return is_unreachable(str(error)) or TOO_MANY.search(str(error)) is not None
+    return slurm.is_unreachable(str(error)) or _too_many(str(error))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,18 +22,19 @@ from pathlib import Path
 
 from xtrain.dispatch import attempts, slurm
 from xtrain.dispatch.attempts import Attempts, Fence
-from xtrain.dispatch.batch_script import PROJECT, job_scratch, rank_environment, scratch_root, srun_command
+from xtrain.dispatch.batch_script import PROJECT, cache_folder, job_scratch, rank_environment, srun_command
 from xtrain.dispatch.cluster import Profile, lead_for
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs, study_file
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
 from xtrain.dispatch.rank_logs import RankLogs
+from xtrain.dispatch.remainder import never_submitted, submit_remainder
 from xtrain.dispatch.rendezvous import probed_port
 from xtrain.dispatch.requeueing import Requeueing
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import JobSpec
 from xtrain.dispatch.verdict import Verdict, idle_attempts, verdict_of
-from xtrain.errors import EXIT_FENCED, EXIT_OURS, EXIT_USER, UserError
-from xtrain.files import content_hash
+from xtrain.errors import EXIT_FENCED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, UserError
+from xtrain.files import content_hash, make_folder
 from xtrain.run_directory import RunDirectory
 
 PARENT_PATIENCE_SECONDS = 60.0  # a file that another node wrote may show up late on a network file system
@@ -55,16 +57,14 @@ class PhaseJob:
         try:
             code = self.supervisor().work()
         except UserError as error:  # a disk that is full, a profile's variable that the job does not have
-            print(f"error: {error}", flush=True)
-            folder.end(attempts.USER, EXIT_USER, str(error))
-            code = EXIT_USER
+            code = _ended(folder, attempts.USER, EXIT_USER, str(error), f"error: {error}")
         except Exception as error:  # ours: it must not look as if nobody knew
-            traceback.print_exc()
             said = f"the supervisor failed: {type(error).__name__}: {error}"
-            folder.end(attempts.FAILED, EXIT_OURS, f"{said}; its output in {folder.submitit} has the traceback")
-            code = EXIT_OURS
-        sys.stdout.flush()
-        sys.stderr.flush()
+            reason = f"{said}; its output in {folder.submitit} has the traceback"
+            code = _ended(folder, attempts.FAILED, EXIT_OURS, reason, traceback.format_exc())
+        with contextlib.suppress(OSError):  # its output lies on the disk that is full
+            sys.stdout.flush()
+            sys.stderr.flush()
         if code:
             os._exit(code)  # submitit would take any other way for success
         return code
@@ -72,6 +72,23 @@ class PhaseJob:
     def supervisor(self) -> Supervisor:
         """The supervisor of the SLURM job that this process is in."""
         return Supervisor.here(RunDirectory(Path(self.run)))
+
+
+def _is_fenced(fence: Fence) -> bool:
+    """Whether a newer attempt is seen to have begun. While the file system is away, nothing is."""
+    try:
+        return not fence.holds()
+    except OSError:
+        return False
+
+
+def _ended(folder: JobFolder, how: str, code: int, reason: str, words: str) -> int:
+    """Say and write down how the job ended, as far as the disk takes it; returns ``code``."""
+    with contextlib.suppress(OSError):
+        print(words, flush=True)
+    with contextlib.suppress(OSError, UserError):
+        folder.end(how, code, reason)
+    return code
 
 
 @dataclass
@@ -133,7 +150,14 @@ class Supervisor:
                 return stopped
             fence = Attempts(self.run).claim(job=self.job, restart=self.restart, nodes=self.nodes)
             print(f"attempt {fence.number} at {self.node.name} on {', '.join(self.nodes)}", flush=True)
-            return self._attempt(fence)
+            try:
+                return self._attempt(fence)
+            except UserError:
+                raise
+            except Exception as error:  # a file system that was away: another start may fare better
+                traceback.print_exc()
+                reason = f"the supervisor failed: {type(error).__name__}: {error}"
+                return self._conclude(fence, Verdict(attempts.FAILED, EXIT_OURS, reason, again=True))
 
     def _count_anew(self) -> None:
         """Forget how the phase ended, and the attempts that led to it."""
@@ -145,7 +169,7 @@ class Supervisor:
     def _parents(self) -> int | None:
         """None when all that this job needs is done; else the exit code: it waits again, or has ended."""
         if self.node.kind == REPORT:
-            return None if not self.requeueing.behind_all() else 0
+            return self._rest_of_study()
         until = time.monotonic() + PARENT_PATIENCE_SECONDS
         for parent in (self.graph.by_hash[key] for key in self.node.parents):
             run = parent.run(self.out)
@@ -159,15 +183,31 @@ class Supervisor:
                 time.sleep(1.0)
         return None
 
+    def _rest_of_study(self) -> int | None:
+        """Of the report: None when all others have ended; else the exit code, as another report follows this one."""
+        before, trouble = len(self.folder.submissions()), ""
+        if not self.folder.asked_to_stop() and never_submitted(self.out, self.node):
+            trouble = submit_remainder(self.run)
+        if len(self.folder.submissions()) > before or self.requeueing.behind_all():
+            return 0
+        if trouble:
+            left = ", ".join(node.job_name for node in never_submitted(self.out, self.node))
+            said = f"{left} cannot be submitted from here: {trouble}\n  to do:   give slurm/submit.py again"
+            return self._end(attempts.FAILED, EXIT_OURS, said)
+        return None
+
     def _attempt(self, fence: Fence) -> int:
-        end = self.end_time()
+        end = self.first_end()
         bad = self._check_nodes(fence)
+        if self.asked.first:  # SLURM ends the job: what nodes said meanwhile, or did not, says nothing of them
+            reason = f"before the ranks had begun ({self.asked.name})"
+            return self._conclude(fence, Verdict(attempts.PREEMPTED, EXIT_PREEMPTED, reason, again=True))
         if bad:
             return self._without_ranks(fence, bad)
         logs = RankLogs.now(self.run.logs)
         study = self._study()
         code = self._run_ranks(fence, end)
-        if code == EXIT_FENCED or not fence.holds():
+        if code == EXIT_FENCED or _is_fenced(fence):
             return self._fenced()
         self._clean()
         if code == 0 and self.node.kind in (PREPARE, REPORT):
@@ -187,7 +227,7 @@ class Supervisor:
         """Nodes are not fit. This job tries others; other jobs keep off those whose own fault it is."""
         remember(self.out, [node for node in bad if node.own or len(bad) < len(self.nodes)])
         said = "node check: " + "; ".join(f"{node.node}: {node.reason}" for node in bad)
-        fence.attempts.end(fence.number, attempts.FAILED, EXIT_OURS, said, bad[0].node)
+        self._note_end(fence, Verdict(attempts.FAILED, EXIT_OURS, said, again=True, node=bad[0].node))
         print(said, flush=True)
         return self._again(fence.number, said, [node.node for node in bad])
 
@@ -202,13 +242,21 @@ class Supervisor:
 
     def _conclude(self, fence: Fence, verdict: Verdict) -> int:
         """Write down how the attempt ended, and see to what follows."""
-        fence.attempts.end(fence.number, verdict.how, verdict.code, verdict.reason, verdict.node)
+        self._note_end(fence, verdict)
         print(f"attempt {fence.number}: {verdict.how}: {verdict.reason}", flush=True)
         if verdict.how == attempts.DONE:
             return 0
         if not verdict.again:
             return self._end(verdict.how, verdict.code, verdict.reason, attempt=fence.number, node=verdict.node)
         return self._again(fence.number, verdict.reason)
+
+    @staticmethod
+    def _note_end(fence: Fence, verdict: Verdict) -> None:
+        """Write down how the attempt ended, if the disk takes it: what follows does not rest on it."""
+        try:
+            fence.attempts.end(fence.number, verdict.how, verdict.code, verdict.reason, verdict.node)
+        except (UserError, OSError) as error:
+            print(f"the end of attempt {fence.number} could not be written down: {error}", flush=True)
 
     def _again(self, attempt: int, why: str, bad: Sequence[str] = ()) -> int:
         """Back into the queue, unless that makes no sense any more or is not for us to do."""
@@ -243,12 +291,18 @@ class Supervisor:
         print(f"{self.node.job_name} ended: {how}: {reason}{behind}", flush=True)
         return code or EXIT_OURS
 
+    def first_end(self) -> float | None:
+        """When SLURM will end this job, in seconds since 1970 by this node's clock; as near as can be if it is silent.
+
+        None for never.
+        """
+        end = self.end_time()
+        return self.asked.began + 3600.0 * self.profile.resources(self.node.kind).hours if end is None else end
+
     def end_time(self) -> float | None:
-        """When SLURM will end this job, in seconds since 1970 by this node's clock."""
+        """The same by squeue alone; None if it does not say."""
         state = slurm.squeue([self.job]).states.get(self.job)
-        if state is not None and state.left is not None:
-            return time.time() + state.left
-        return time.time() + 3600.0 * self.profile.resources(self.node.kind).hours
+        return time.time() + state.left if state is not None and state.left is not None else None
 
     def lead(self, end: float) -> float:
         """How many seconds before ``end`` the ranks begin to save."""
@@ -262,13 +316,13 @@ class Supervisor:
             *self._once_a_node(), sys.executable, "-m", "xtrain.dispatch.node_check", str(self.run.path),
             "--gpus", str(resources.gpus_per_node),
             "--file", str((fence.attempts.path(fence.number) / "attempt.json").relative_to(self.run.path)),
-            "--scratch", str(scratch_root(self.profile)),
+            "--scratch", str(job_scratch(self.profile, self.job)),
         ]  # fmt: skip
         return check_nodes(command, self.nodes)
 
     def _once_a_node(self) -> list[str]:
         """The srun line of what runs once on each node, beside or between the ranks."""
-        return ["srun", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet"]
+        return ["srun", "--export=ALL", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet"]
 
     def _command(self) -> list[str]:
         """What each rank runs."""
@@ -287,6 +341,7 @@ class Supervisor:
     def _run_ranks(self, fence: Fence, end: float | None) -> int:
         """Start the ranks, pass on what they must know, and wait for them; srun's exit code."""
         command = [*srun_command(self.profile, self.node.kind, self.run.path, self._folders()), *self._command()]
+        make_folder(cache_folder(self.profile))  # a container cannot mount what is not there
         environment = {
             **os.environ,
             **rank_environment(self.profile, self.node.kind, self.job),
@@ -295,37 +350,40 @@ class Supervisor:
             "MASTER_PORT": str(probed_port(int(self.job), self.restart, 0)),
         }
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            return self._watch(process, fence, end)
+        finally:
+            self._let_go(process)
+
+    def _watch(self, process: subprocess.Popen[bytes], fence: Fence, end: float | None) -> int:
         deadline = _Deadline(self, end)
         looked = time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL_SECONDS)
             if self.asked.to_pass_on() or deadline.reached():
-                process.send_signal(self._warning())
+                process.send_signal(signal.Signals[self.profile.preemption.warning])
             if time.monotonic() - looked > FENCE_SECONDS:
                 looked = time.monotonic()
-                if not fence.holds():
-                    self._let_go(process)
+                if _is_fenced(fence):
                     return EXIT_FENCED
 
     def _clean(self) -> None:
         """Remove the job's folder from each node's own disk, while there is time for that."""
         scratch = job_scratch(self.profile, self.job)
-        if self.asked.first or not scratch.is_dir():
+        if not scratch.is_dir():
+            return
+        if self.asked.first:  # SLURM starts no more steps; what lies on the other nodes is left to who cleans these
+            shutil.rmtree(scratch, ignore_errors=True)
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 [*self._once_a_node(), "rm", "-rf", str(scratch)], timeout=CLEAN_SECONDS, capture_output=True
             )
 
-    def _warning(self) -> int:
-        """The signal that srun forwards to every task; of a SIGTERM it would end them itself."""
-        name = self.profile.preemption.signal
-        return signal.Signals["SIGUSR2" if name == "SIGTERM" else name]
-
     @staticmethod
     def _let_go(process: subprocess.Popen[bytes]) -> None:
-        """Ranks that were fenced off leave by themselves, unless they hang."""
+        """Ranks that were fenced off leave by themselves, unless they hang; of others none is left by now."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LEAVING_SECONDS)
             return

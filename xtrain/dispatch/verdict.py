@@ -19,6 +19,10 @@ from xtrain.run_directory import RunDirectory
 _TOO_EARLY = {128 + int(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
 
 
+_OUT_OF_MEMORY = 253  # srun's own, where SLURM has ended a step that took too much
+_EXCUSED_FOR_ONE = 5  # a job that never gets further must end some day, whoever is to blame
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What an attempt came to."""
@@ -48,6 +52,7 @@ def verdict_of(
     """
     if run.done:
         return Verdict(attempts.DONE, 0, "finished", again=False)
+    code = 128 - code if code < 0 else code  # srun itself, before it listened
     failure = logs.failure()
     words = failure.words if failure else ""
     if code == EXIT_FAILED or run.failed:
@@ -64,8 +69,16 @@ def verdict_of(
         return Verdict(how, EXIT_PREEMPTED, kept + (f" ({signalled})" if signalled else ""), again=True)
     node = _node_of(failure.rank, nodes, ranks_per_node) if failure and failure.alone else ""
     who = f"rank {failure.rank}{f' on {node}' if node else ''}: " if failure else ""
-    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}" if code else "no result was left"
-    return Verdict(attempts.FAILED, code or EXIT_OURS, f"{ended}; {who}{words}".rstrip("; "), again=True, node=node)
+    reason = f"{_ending(code)}; {who}{words}".rstrip("; ")
+    return Verdict(attempts.FAILED, code or EXIT_OURS, reason, again=True, node=node)
+
+
+def _ending(code: int) -> str:
+    if code == _OUT_OF_MEMORY:
+        return "out of memory"
+    if code > 128:
+        return f"killed by signal {code - 128}"
+    return f"exit code {code}" if code else "no result was left"
 
 
 def _node_of(rank: int, nodes: Sequence[str], ranks_per_node: int) -> str:
@@ -79,8 +92,7 @@ class Idle:
     """The attempts in a row that brought nothing."""
 
     count: int
-    last: int
-    """The number of the newest of them."""
+    """Of those that were no fault of the phase's, a few count as one."""
     reason: str
 
 
@@ -91,19 +103,20 @@ def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str, job: str) -> 
     """
     known, step = Attempts(run), newest_step(run)
     first = _first_attempt(known, folder, job)
-    count, why = 0, ""
+    count, excused, why = 0, 0, ""
     numbers = [number for number in known.numbers() if number >= first]
     for number in reversed(numbers):
         attempt, end = known.read(number), known.read_end(number)
         if attempt is not None and attempt.from_step != step:
             break
         if end is not None and end.how in _not_charged(kind):
+            excused += 1
             continue
         count += 1
         why = why or (f"{end.how}: {end.reason}" if end else "killed without a word: a lost node, or its memory")
     where = f"all began at step {step}" if kind in (INTERMEDIATE, TARGET) else "it begins anew each time"
     reason = f"{count} attempts in a row made no new step ({where}); the last: {why}"
-    return Idle(count, numbers[-1] if numbers else 0, reason)
+    return Idle(count + excused // _EXCUSED_FOR_ONE, reason)
 
 
 def _not_charged(kind: str) -> tuple[str, ...]:

@@ -18,8 +18,12 @@ from xtrain.doctor.commands import ask, plain_environment
 from xtrain.doctor.framing import Reader
 
 JOB_MINUTES = 10  # far more than the checks take; whoever is killed leaves nodes taken for so long at most
-_NOT_FOR_SALLOC = ("stderr_to_stdout", "use_srun", "setup", "additional_parameters", "time", "dependency", "comment")
-_NOT_FOR_SALLOC_MORE = ("requeue", "no-requeue", "signal", "kill-on-invalid-dep", "mail-type", "mail-user")
+_NO_OPTIONS = ("stderr_to_stdout", "use_srun", "setup", "additional_parameters", "time", "dependency", "comment")
+_MAIL = ("mail-type", "mail-user")
+_OF_SCRIPTS = (  # sbatch's alone, or of no use to a job without a script
+    "requeue", "no-requeue", "signal", "kill-on-invalid-dep", "export", "export-file", "propagate", "get-user-env",
+    "batch", "ignore-pbs",
+)  # fmt: skip
 _JOB = re.compile(r"salloc: (?:Granted|Pending) job allocation (\d+)")
 _POLL_SECONDS = 0.1
 
@@ -66,15 +70,16 @@ class Step:
 def salloc_command(profile: Profile, kind: str, name: str, minutes: int = JOB_MINUTES) -> list[str]:
     """The salloc line with what a job of ``kind`` asks for, but a short time limit."""
     limit = min(minutes, profile.resources(kind).time_limit_minutes or minutes)
-    return ["salloc", "--no-shell", f"--time={limit}", *options(profile, kind, name)]
+    return ["salloc", "--no-shell", f"--time={limit}", *options(profile, kind, name, script=False)]
 
 
-def options(profile: Profile, kind: str, name: str) -> list[str]:
-    """What a job of ``kind`` asks for, as salloc and sbatch have it, but for its time and its end."""
+def options(profile: Profile, kind: str, name: str, *, script: bool) -> list[str]:
+    """What a job of ``kind`` asks for but for its time, as sbatch has it, or salloc, whose jobs have no script."""
     parameters = submitit_parameters(profile, kind, job_name=name)
-    wanted = {key: value for key, value in parameters.items() if key not in _NOT_FOR_SALLOC}
+    wanted = {key: value for key, value in parameters.items() if key not in _NO_OPTIONS}
+    dropped = _MAIL if script else (*_MAIL, *_OF_SCRIPTS)
     more = parameters["additional_parameters"]
-    wanted.update({key: value for key, value in more.items() if key not in _NOT_FOR_SALLOC_MORE})
+    wanted.update({key: value for key, value in more.items() if key not in dropped})
     return [_option(key, value) for key, value in wanted.items() if value is not None and value is not False]
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xtrain.dispatch import slurm
+
 ANSWER_SECONDS = 30.0  # SLURM's commands give up by themselves after about 10 s without a slurmctld
-_MINE = re.compile(r"(SQUEUE|SINFO|SACCT|SCONTROL|SALLOC|SBATCH|SRUN)_|SLURM_(?!CONF$)")
+_OF_NEW_JOBS = re.compile(r"(SALLOC|SBATCH|SRUN)_|SLURM_(?!CONF$|TIME_FORMAT$)")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def ask(command: Sequence[str], timeout: float = ANSWER_SECONDS) -> Said:
 
 
 def plain_environment() -> dict[str, str]:
-    """This environment without what SLURM's commands would take for options.
+    """The environment for questions to SLURM, without what salloc, sbatch and srun would take for options either.
 
-    The user may have set some for their own eyes (``SQUEUE_FORMAT``), and a job sets many for its own steps.
+    A job sets many of those for its own steps. What a submission takes from the user's ``SBATCH_ACCOUNT`` and the like
+    is in the profile already (:func:`xtrain.doctor.nodes.with_open_keys`).
     """
-    env = {name: value for name, value in os.environ.items() if not _MINE.match(name)}
-    return {**env, "LC_ALL": "C"}
+    return {name: value for name, value in slurm.clean_environment().items() if not _OF_NEW_JOBS.match(name)}

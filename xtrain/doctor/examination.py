@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from xtrain.doctor.findings import PROBLEM, Finding, Section, note, problem, war
 from xtrain.doctor.machine import check_machine
 from xtrain.doctor.network import check_all_reduce
 from xtrain.doctor.node_findings import check_reports
-from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes
+from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes, with_open_keys
 from xtrain.doctor.report import as_json, show_section, show_verdict
 from xtrain.doctor.scheduler import ask_site, check_site, longest_minutes, num_usable
 from xtrain.doctor.submission import SBATCH, check_submission
@@ -65,6 +66,7 @@ class Examination:
         if profile.is_local:
             found = f"{profile.name}: no SLURM, jobs run here; this machine's checks are all there are"
             return (yield Section("cluster", [note("scheduler", found)]))
+        profile = with_open_keys(profile, os.environ)
         site = ask_site(profile)
         if isinstance(site, Finding):
             return (yield Section("SLURM", [site]))

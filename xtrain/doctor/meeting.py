@@ -1,14 +1,15 @@
-"""Nodes that meet: each connects to every other, compares clocks, and looks for its file in the output folder."""
+"""Nodes that meet: each connects to every other, compares clocks, and looks for its file and its lock in a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class Meeting:
     folder: Path
     """The output folder, in which whoever asks for the meeting has put the file of ``host``."""
     host: str = ""
+    host_locked: bool = False
+    """Whether its file is locked."""
     address: str = ""
     """Of the interface that the profile names; empty where it names none."""
     patience_seconds: float = 40.0
@@ -62,17 +65,24 @@ class Meeting:
     """Why this node's file could not be written."""
     not_seen: list[str] = field(default_factory=list)
     """Whose files did not show up though they were written."""
+    no_locks: str = ""
+    """Why this node could not lock its file; it holds the lock until the others have left."""
+    not_locked: list[str] = field(default_factory=list)
+    """Whose files this node could lock though they were locked: that of one other node, and that of the host."""
 
     def run(self, at: Callable[[str], object] = lambda stage: None) -> None:
         """Meet the others; takes moments where all are well, and where not twice the patience. Never raises OSError."""
         self._visits_end = time.monotonic() + self.patience_seconds
         self._left: set[str] = set()  # others that need nothing more of this node
         self._others_wrote: dict[str, bool] = {}
+        self._others_locked: dict[str, bool] = {self.host: self.host_locked}
         at("output folder")
         own = token_file(self.folder, self.token, self.name)
         self.not_written = write_token(own, self.token)
-        at("other nodes")
         with contextlib.ExitStack() as stack:
+            at("locks in the output folder")
+            self.no_locks = "" if self.not_written else stack.enter_context(locked(own))
+            at("other nodes")
             listener = self._listen()
             if listener is not None:
                 stack.callback(listener.close)
@@ -82,6 +92,8 @@ class Meeting:
                     self.met = dict(zip(self.others, pool.map(self._visit, self.others), strict=True))
             at("files of other nodes")
             self.not_seen = self._unseen()
+            at("locks of other nodes")
+            self.not_locked = self._free_of_locks()
             self._take_leave()
         with contextlib.suppress(OSError):
             own.unlink(missing_ok=True)
@@ -105,7 +117,8 @@ class Meeting:
                 if question.get("token") != self.token:
                     continue
                 answer = {"token": self.token, "name": self.name, "time": time.time(), "address": self.address}
-                _write(connection, {**answer, "wrote": not self.not_written})
+                wrote = not self.not_written
+                _write(connection, {**answer, "wrote": wrote, "locked": wrote and not self.no_locks})
                 if question.get("leaving"):
                     self._left.add(str(question.get("name")))
 
@@ -118,6 +131,7 @@ class Meeting:
                 address = str(first[0].get("address") or "") or first[1]
                 answer, _, round_trip, ahead = self._ask(address)
                 self._others_wrote[other] = bool(answer.get("wrote"))
+                self._others_locked[other] = bool(answer.get("locked"))
                 return Acquaintance("", address, round_trip, ahead)
             except socket.gaierror as error:
                 trouble = f"its name does not resolve: {error.strerror}"
@@ -159,6 +173,18 @@ class Meeting:
                 return wanted
             time.sleep(_PAUSE_SECONDS)
 
+    def _free_of_locks(self) -> list[str]:
+        """Who holds a lock that is not felt here; none where this node cannot lock anything itself."""
+        if self.no_locks or self.not_written:
+            return []
+        holding = [name for name in (*self.others, self.host) if self._others_locked.get(name)]
+        tried = [name for name in (*holding[:1], *holding[-1:]) if name not in self.not_seen]
+        free = []
+        for name in dict.fromkeys(tried):
+            with locked(token_file(self.folder, self.token, name)) as refused:
+                free += [] if refused else [name]
+        return free
+
     def _take_leave(self) -> None:
         """Say so to all that were met, and stay until they have: they may still look for this node's file."""
         met = {name: seen.address for name, seen in self.met.items() if not seen.trouble}
@@ -173,6 +199,19 @@ class Meeting:
 def token_file(folder: Path, token: str, name: str) -> Path:
     """The file of ``name`` in one meeting."""
     return folder / f"{PREFIX}{token}-{name}"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[str]:
+    """Lock a file as run directories are locked; yields why that could not be done, or nothing."""
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context(open(path, "r+", encoding="ascii"))  # NFS wants it open for writing
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            yield error.strerror or str(error)
+        else:
+            yield ""
 
 
 def _read(connection: socket.socket) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class NodeReport:
     met: Mapping[str, Acquaintance] = field(default_factory=dict)
     not_written: str = ""
     not_seen: tuple[str, ...] = ()
+    no_locks: str = ""
+    not_locked: tuple[str, ...] = ()
     bytes_per_second: float = 0.0
     """That were written into the output folder and synced; 0 where it was not measured."""
 
@@ -74,6 +76,7 @@ class NodeReport:
                 "folders": {name: FolderReport(**folder) for name, folder in value["folders"].items()},
                 "met": {name: Acquaintance(**other) for name, other in value["met"].items()},
                 "not_seen": tuple(value["not_seen"]),
+                "not_locked": tuple(value["not_locked"]),
             }
         )
 
@@ -95,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         options.port,
         options.out,
         options.host,
+        options.host_locked,
         next((found[name] for name in options.interface.split(",") if name in found), ""),
         options.patience,
     )
@@ -111,6 +115,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the output folder")
     parser.add_argument("--host", default="", help="whose file lies in the output folder already")
+    parser.add_argument("--host-locked", action="store_true", help="and is locked")
     parser.add_argument("--data", type=Path, help="the data folder")
     parser.add_argument("--cache", required=True, help="the folder that nodes share")
     parser.add_argument("--scratch", required=True, help="a folder of the node's own disk")
@@ -153,6 +158,8 @@ def _look(node: str, options: argparse.Namespace, meeting: Meeting, found: dict[
         met=meeting.met,
         not_written=meeting.not_written,
         not_seen=tuple(meeting.not_seen),
+        no_locks=meeting.no_locks,
+        not_locked=tuple(meeting.not_locked),
         bytes_per_second=speed,
     )
 

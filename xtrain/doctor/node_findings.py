@@ -30,6 +30,7 @@ def check_reports(reports: Reports, profile: Profile, out: Path, data: Path | No
     """Everything that the reports of all nodes say together. ``reports`` is not empty."""
     yield from check_differences({node: dict(report.versions) for node, report in reports.items()})
     yield check_same_folder(reports, out)
+    yield check_locks(reports, out)
     yield from check_node_folders(reports)
     if data is not None:
         yield check_data(reports, data)
@@ -59,6 +60,31 @@ def check_same_folder(reports: Reports, out: Path) -> Finding:
     if said:
         return problem(looked_at, f"{out} is not the same folder everywhere: {'; '.join(said)}", _OUT_REMEDY)
     return ok(looked_at, f"{out} is one folder on {_nodes(reports)} and here")
+
+
+def check_locks(reports: Reports, out: Path) -> Finding:
+    """Whether a file in the output folder that one machine has locked is locked for the others."""
+    looked_at = "locks in the output folder"
+    refused = {node: report.no_locks for node, report in reports.items() if report.no_locks}
+    if refused:
+        said = "; ".join(f"{node}: {reason}" for node, reason in refused.items())
+        to_do = (
+            "ask the site to mount it with locks (Lustre: -o flock; NFS: lockd and rpc.statd running); until then nothing "
+            "keeps two commands in one folder apart: give one at a time"
+        )
+        return warning(looked_at, f"{out}: flock is refused on {said}", to_do)
+    apart = {node: report.not_locked for node, report in reports.items() if report.not_locked}
+    if apart:
+        said = "; ".join(
+            f"{node} does not see the lock of {listed('this machine' if name == HERE else name for name in names)}"
+            for node, names in apart.items()
+        )
+        to_do = (
+            "do not submit into one folder from two machines at once, nor run a study from two; or ask the site to "
+            "mount it with locks for all nodes (Lustre: -o flock, not localflock; NFS: neither nolock nor local_lock)"
+        )
+        return warning(looked_at, f"{out}: locks do not reach from node to node: {said}", to_do)
+    return ok(looked_at, f"{out}: held for {_nodes(reports)}")
 
 
 def _nodes(names: Iterable[str]) -> str:

@@ -7,16 +7,16 @@ import dataclasses
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrain.dispatch.batch_script import PROJECT, rank_environment, setup_lines, srun_command
+from xtrain.dispatch.batch_script import PROJECT, overruling_variables, rank_environment, setup_lines, srun_command
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.rendezvous import slurm_port
 from xtrain.doctor.allocation import Allocation, Step, run_step
 from xtrain.doctor.findings import Finding, note, problem
-from xtrain.doctor.meeting import HERE, PREFIX, token_file
+from xtrain.doctor.meeting import HERE, PREFIX, locked, token_file
 from xtrain.doctor.node import NodeReport
 from xtrain.errors import UserError, listed
 from xtrain.files import write_token
@@ -61,6 +61,17 @@ def with_nodes(profile: Profile, nodes: int) -> Profile:
     return dataclasses.replace(profile, job={**profile.job, KIND: {**table, "nodes": nodes}})
 
 
+def with_open_keys(profile: Profile, environment: Mapping[str, str]) -> Profile:
+    """The profile with the keys that it leaves open as ``SBATCH_ACCOUNT`` and the like of a shell have them.
+
+    sbatch reads these when a study is submitted; salloc and srun read others.
+    """
+    hidden = overruling_variables(profile, KIND, environment)
+    names = [name for name in environment if name.startswith("SBATCH_") and name not in hidden]
+    given = {name.removeprefix("SBATCH_").lower(): environment[name] for name in names if environment[name]}
+    return dataclasses.replace(profile, job={**profile.job, KIND: {**profile.job.get(KIND, {}), **given}})
+
+
 def one_task_a_node(profile: Profile) -> Profile:
     """The profile with a single task a node, which sees all GPUs of it."""
     table = {**profile.job.get(KIND, {}), "tasks_per_node": 1, "gpu_layout": "all"}
@@ -68,14 +79,19 @@ def one_task_a_node(profile: Profile) -> Profile:
 
 
 @contextlib.contextmanager
-def _token(out: Path) -> Iterator[tuple[str, bool]]:
-    """A new token, and whether this machine's file of it is in the output folder."""
+def _token(out: Path) -> Iterator[tuple[str, list[str]]]:
+    """A new token, and what the nodes are told of this machine's file of it in the output folder, which is locked."""
     token = secrets.token_hex(6)
     made = not out.exists()
     with contextlib.suppress(OSError):  # then the checks on this machine have said so
         out.mkdir(parents=True, exist_ok=True)
     try:
-        yield token, not write_token(token_file(out, token, HERE), token)
+        own = token_file(out, token, HERE)
+        if write_token(own, token):
+            yield token, []
+        else:
+            with locked(own) as refused:
+                yield token, [f"--host={HERE}", *([] if refused else ["--host-locked"])]
     finally:
         with contextlib.suppress(OSError):
             for left in out.glob(f"{PREFIX}{token}-*"):
@@ -87,14 +103,14 @@ def _token(out: Path) -> Iterator[tuple[str, bool]]:
 def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeReport], list[Finding]]:
     """Run a report on every node; returns those that came, by node, and what is to be said of those that did not."""
     profile = one_task_a_node(work.profile)
-    with _token(work.out) as (token, written):
+    with _token(work.out) as (token, host):
         arguments = [
             "xtrain.doctor.node",
             f"--nodes={','.join(allocation.nodes)}",
             f"--token={token}",
             f"--port={slurm_port(int(allocation.job), 0, 1)}",
             f"--out={work.out}",
-            f"--host={HERE if written else ''}",
+            *host,
             f"--cache={profile.storage.cache}",
             f"--scratch={profile.storage.scratch}",
             f"--interface={profile.network.interface}",

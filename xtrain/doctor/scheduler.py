@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from xtrain.dispatch.cluster import Profile, Resources
+from xtrain.dispatch.slurm import duration_seconds
 from xtrain.doctor.commands import ask
 from xtrain.doctor.findings import Finding, note, ok, problem, seconds, warning
 from xtrain.doctor.nodes import KIND
@@ -14,7 +15,11 @@ from xtrain.errors import listed, nearest
 
 SAVE_SECONDS = 30  # XLM-R Large's 6.7 GB at a little over 200 MB/s, as a measure for settings
 LONG_SILENCE_SECONDS = 600
-_IN_SERVICE = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
+_IN_SERVICE = ("idle", "mixed", "allocated", "completing", "planned", "reserved", "blocked")
+# What sinfo appends (NODE STATE CODES in its manual page): jobs still completing; asleep, waking, about to sleep or
+# falling asleep, all of which SLURM wakes again; planned for a job; to be rebooted once idle, until when it takes jobs.
+# Not: `*` does not respond, `$` reserved for a maintenance, `^` reboots now. To each of these SLURM gives no job.
+_STILL_SERVES = "+~#!%-@"
 
 Settings = Mapping[str, str]
 
@@ -39,7 +44,7 @@ class SiteNode:
 
     name: str
     state: str
-    """``idle``, ``down``, ``drained``... with ``*`` at the end for one that does not answer."""
+    """``idle``, ``down``, ``drained``... and perhaps a sign: ``mixed-`` is planned, ``idle*`` does not respond."""
     gpus: Mapping[str, int]
     """Type of GPU -> number; the type may be empty."""
     features: tuple[str, ...]
@@ -50,7 +55,7 @@ class SiteNode:
     @property
     def in_service(self) -> bool:
         """Whether jobs run on it, or may when it is free."""
-        return self.state.rstrip("+~#").lower() in _IN_SERVICE
+        return self.state.rstrip(_STILL_SERVES).lower() in _IN_SERVICE
 
 
 def ask_site(profile: Profile) -> Site | Finding:
@@ -65,7 +70,7 @@ def ask_site(profile: Profile) -> Site | Finding:
             to_do = "is this a login node of the cluster (SLURM_CONF)? ask the site whether slurmctld is up (sdiag)"
         return problem("SLURM", said, to_do)
     settings = _settings(config.out)
-    all_of_them = [_fields(text) for text in re.split(r"\n\s*\n", ask(["scontrol", "show", "partition"]).out)]
+    all_of_them = [_fields(text) for text in re.split(r"\n\s*\n", ask(["scontrol", "--all", "show", "partition"]).out)]
     partitions = {fields["PartitionName"]: fields for fields in all_of_them if "PartitionName" in fields}
     default = next((name for name, fields in partitions.items() if fields.get("Default") == "YES"), "")
     name = profile.resources(KIND).partition.split(",")[0] or default
@@ -88,7 +93,8 @@ def _fields(text: str) -> dict[str, str]:
 def _site_nodes(partition: str) -> tuple[SiteNode, ...]:
     if not partition:
         return ()
-    said = ask(["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N|%T|%G|%f|%c|%m|%E"])
+    what = ["--noheader", "--all", "--Node", f"--partition={partition}"]  # all: hidden partitions too
+    said = ask(["sinfo", *what, "--format=%N|%T|%G|%f|%c|%m|%E"])
     found = []
     for line in said.out.splitlines():
         name, state, gres, features, cpus, memory, reason = (part.strip() for part in line.split("|", 6))
@@ -98,9 +104,9 @@ def _site_nodes(partition: str) -> tuple[SiteNode, ...]:
 
 
 def _gpus(gres: str) -> dict[str, int]:
-    """``gpu:h100:8(S:0-1),gpu:2`` as types and numbers."""
+    """``gpu:h100:8(S:0-1),gpu:1g.10gb:7,gpu:2`` as types and numbers."""
     found: dict[str, int] = {}
-    for kind, number in re.findall(r"\bgpu:(?:([A-Za-z][\w.-]*):)?(\d+)", gres):
+    for kind, number in re.findall(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)(?=[,(]|$)", gres):
         found[kind] = found.get(kind, 0) + int(number)
     return found
 
@@ -164,8 +170,8 @@ def num_usable(site: Site, profile: Profile) -> int:
 
 def longest_minutes(site: Site) -> int | None:
     """The partition's MaxTime in minutes; None for none."""
-    most = parse_slurm_time(site.partition.get("MaxTime", ""))
-    return None if most is None else max(1, most // 60)
+    most = duration_seconds(site.partition.get("MaxTime", ""))
+    return None if most is None else max(1, int(most) // 60)
 
 
 def _unsuited(node: SiteNode, asked: Resources) -> str:
@@ -188,7 +194,7 @@ def check_times(site: Site, profile: Profile) -> Iterator[Finding]:
     """The time limit against the partition's, and against the time that a job takes to save before it."""
     asked = profile.resources(KIND)
     limit, lead = asked.time_limit_seconds, profile.lead_seconds(KIND)
-    most = parse_slurm_time(site.partition.get("MaxTime", ""))
+    most = duration_seconds(site.partition.get("MaxTime", ""))
     name = site.partition["PartitionName"]
     if limit is None or lead is None:
         return
@@ -238,9 +244,13 @@ def check_preemption(site: Site, profile: Profile) -> Iterator[Finding]:
         return (yield warning("preemption", f"{name} suspends jobs", to_do))
     grace = parse_grace(partition.get("GraceTime", "0"))
     signal = profile.preemption.signal
+    kept = "submit again after a preemption that left no time to save: finished phases and checkpoints are kept; or "
     if mode == "CANCEL":
-        to_do = "submit again after a preemption: finished phases and checkpoints are kept; or choose another partition"
-        yield warning("preemption", f"{name} cancels preempted jobs and does not requeue them", to_do)
+        found = f"{name} cancels preempted jobs and does not requeue them"
+        yield warning("preemption", found, f"{kept}choose another partition")
+    elif profile.resources(KIND).sbatch.get("no-requeue"):
+        found = f"{name} requeues preempted jobs, but cancels those with no-requeue ([job.sbatch] of the profile)"
+        yield warning("preemption", found, f"{kept}remove no-requeue")
     else:
         yield ok("preemption", f"{name}: {mode.lower()}")
     told = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
@@ -288,16 +298,15 @@ def _kill_wait(wait: int, profile: Profile, *, preempted: bool) -> Finding:
 
 def check_requeue(config: Settings, profile: Profile) -> Iterator[Finding]:
     """Whether jobs come back after a preemption, a lost node or their time limit."""
-    if config.get("JobRequeue") == "0":
-        if profile.preemption.requeue:
-            yield ok("requeue", "off by default (JobRequeue=0); the jobs ask for it (--requeue)")
-        else:
-            to_do = "set preemption.requeue = true in the profile if scontrol requeue is allowed"
-            yield note("requeue", "off (JobRequeue=0): a lost node ends the job, and a chained job goes on", to_do)
-    elif profile.preemption.requeue:
-        yield ok("requeue", "jobs put themselves back into the queue (scontrol requeue)")
-    else:
-        yield ok("requeue", "not by the jobs: each submits the next one (preemption.requeue = false)")
+    if profile.resources(KIND).sbatch.get("no-requeue"):
+        found = "no-requeue: when a job loses its first node, nothing of it is left to submit the one that would go on"
+        to_do = "remove no-requeue from [job.sbatch] of the profile; or submit the study again after a lost node"
+        return (yield note("requeue", found, to_do))
+    how = "jobs put themselves back into the queue (scontrol requeue)"
+    if not profile.preemption.requeue:
+        how = "not by the jobs: each submits the next one (preemption.requeue = false)"
+    asked = ", off by default here (JobRequeue=0)" if config.get("JobRequeue") == "0" else ""
+    yield ok("requeue", f"{how}; of a lost node or a preemption by SLURM, which they ask for (--requeue){asked}")
 
 
 def check_rest(config: Settings) -> Iterator[Finding]:
@@ -319,18 +328,9 @@ def check_rest(config: Settings) -> Iterator[Finding]:
         yield note("DisableRootJobs", "root may not run jobs", "submit as a user")
 
 
-def parse_slurm_time(text: str) -> int | None:
-    """Seconds of ``D-HH:MM:SS``, ``HH:MM:SS`` or ``MM:SS``; None for ``UNLIMITED`` and what cannot be read."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
-    if match is None:
-        return None
-    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
-
-
 def parse_grace(text: str) -> int:
     """Seconds of a GraceTime: a number, or a time as SLURM writes it."""
-    return parse_slurm_time(text) or _number(text)
+    return int(duration_seconds(text) or _number(text))
 
 
 def _number(text: str) -> int:

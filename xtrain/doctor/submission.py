@@ -9,30 +9,34 @@ from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
 from xtrain.doctor.allocation import options
 from xtrain.doctor.commands import ask
-from xtrain.doctor.findings import Finding, ok, problem
+from xtrain.doctor.findings import Finding, ok, problem, warning
 from xtrain.doctor.nodes import KIND
 
 SBATCH = "sbatch"  # what the finding is called that jobs are taken, or refused
+_BY_HAND = "submit the study again after SLURM has lost the first node of a job: nobody else goes on from there"
 _CHAIN = "set preemption.requeue = false in the profile: then each job submits the one that goes on from its checkpoint"
 
 
 def check_submission(profile: Profile) -> Finding:
     """Submit a job that never starts, as training jobs are submitted, ask for its requeue, and cancel it."""
     name = f"xtrain-doctor-{secrets.token_hex(4)}"
-    minutes = profile.resources(KIND).time_limit_minutes
-    again = "--requeue" if profile.preemption.requeue else "--no-requeue"
-    words = ["sbatch", "--parsable", "--hold", again, f"--time={minutes}", "--output=/dev/null", "--wrap=true"]
+    asked = profile.resources(KIND)
+    words = ["sbatch", "--parsable", "--hold", f"--time={asked.time_limit_minutes}", "--output=/dev/null"]
     try:
-        said = ask([*words, *options(profile, KIND, name)])
+        said = ask([*words, "--wrap=true", *options(profile, KIND, name, script=True)])
         if said.code:
             to_do = "mend [job] of the profile: these are its options; sinfo and sacctmgr show what the site has"
             return problem(SBATCH, said.trouble.replace("sbatch: error: ", ""), to_do)
-        if not profile.preemption.requeue:
+        if asked.sbatch.get("no-requeue"):
             return ok(SBATCH, "takes the jobs of the profile")
         job = said.out.strip().partition(";")[0]
         if re.search(r"\bRequeue=0\b", ask(["scontrol", "show", "job", job, "--oneliner"]).out):
             found = "the site takes --requeue from the jobs (Requeue=0): SLURM will not put them back into the queue"
-            return problem("requeue", found, _CHAIN)
+            if profile.preemption.requeue:
+                return problem("requeue", found, _CHAIN)
+            return warning("requeue", found, _BY_HAND)
+        if not profile.preemption.requeue:
+            return ok(SBATCH, "takes the jobs of the profile")
         reply = slurm.requeue(job)
         if not reply.ok:
             return problem("scontrol requeue", f"is refused: {reply.said}", _CHAIN)

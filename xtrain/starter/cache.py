@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.errors import UserError
-from xtrain.files import make_folder, read_json, write_json, writing
+from xtrain.files import NO_LOCKS, make_folder, read_json, write_json, writing
 from xtrain.starter.packages import Say, say
 
 MANIFEST = "starter.json"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems
 
 
 def cache_folder() -> Path:
@@ -106,7 +104,7 @@ def _locked(folder: Path, say: Say) -> Iterator[bool]:
             say(f"waiting for another process that is making {folder}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             yield False
             return

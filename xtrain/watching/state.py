@@ -186,6 +186,9 @@ class _Watcher:
             return (HELD, missing, None) if missing else (WAITING, "waits for its turn on this machine", None)
         if one.begun:
             return STOPPED, "the same command goes on", None
+        report = self.seen.get(self.graph.nodes[-1].hash)
+        if report is not None and report.node.kind == REPORT and self._in_queue(report) is not None:
+            return TO_DO, f"no room in the queue; {report.node.job_name} submits it later", None
         return TO_DO, "", None
 
     @staticmethod

@@ -1,0 +1,41 @@
+"""What of a study was left for later, since there was no room in the queue: the report's job sees to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from xtrain.dispatch.batch_script import PROJECT
+from xtrain.dispatch.job_graph import REPORT, JobNode, graphs
+from xtrain.dispatch.submissions import JobFolder
+from xtrain.run_directory import RunDirectory
+
+
+def never_submitted(out: Path, report: JobNode) -> list[JobNode]:
+    """The jobs of the study that ``report`` belongs to which had no room in the queue so far, and have no result.
+
+    None of a study that has been submitted anew with other phases: that one has a report of its own.
+    """
+    graph = next((graph for graph in graphs(out) if report.hash in graph.by_hash), None)
+    nodes = graph.nodes if graph is not None else ()
+    found = []
+    for node in nodes:
+        run = node.run(out)
+        if node.kind != REPORT and not (run.done or run.failed or JobFolder(run).submissions()):
+            found.append(node)
+    return found
+
+
+def submit_remainder(report: RunDirectory) -> str:
+    """Submit as many of them as there is room for, from inside the job of ``report``; why it failed, or ``""``.
+
+    In a process of its own: that a study is expanded takes far more than a supervisor otherwise needs.
+    """
+    paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-u", "-m", "xtrain.submit_remainder", str(report.path)]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    print(done.stderr, end="", file=sys.stderr, flush=True)
+    return (done.stderr.strip() or f"it ended with exit code {done.returncode}") if done.returncode else ""
