@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import cache_folder
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import study_file
-from xtrain.dispatch.requeueing import CHAIN_SECONDS, PATIENCE_SECONDS
 from xtrain.dispatch.submissions import JobFolder
-from xtrain.dispatch.submit_job import JobSpec, is_for_now
-from xtrain.errors import UserError
+from xtrain.dispatch.submit_job import PATIENCE_SECONDS, JobSpec, patiently
 from xtrain.run_directory import RunDirectory
 from xtrain.runner import open_study
 from xtrain.submit_command import print_plan
@@ -36,20 +33,16 @@ def _submit(run: RunDirectory) -> int:
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))
     job = open_study(study_file(run), data_root=Path(spec.data) if spec.data else None, out=spec.out(run))
     text = study_file(run).read_text("utf-8")
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            with held_for_submitting(job.out, PATIENCE_SECONDS):
-                plan = plan_submission(job, profile, text, anew=False)
-                if plan.of(SUBMIT):
-                    print_plan(plan, new_console(), dry=False)
-                    submit(plan, said=lambda one: print(f"submitted {one.name}: job {one.job}", flush=True))
-            return 0
-        except UserError as error:
-            if not is_for_now(error) or time.monotonic() > until:
-                raise
-            print(f"{error}\ntrying again", flush=True)
-            time.sleep(CHAIN_SECONDS)
+
+    def at_once() -> None:
+        with held_for_submitting(job.out, PATIENCE_SECONDS):
+            plan = plan_submission(job, profile, text, anew=False)
+            if plan.of(SUBMIT):
+                print_plan(plan, new_console(), dry=False)
+                submit(plan, said=lambda one: print(f"submitted {one.name}: job {one.job}", flush=True))
+
+    patiently(at_once)
+    return 0
 
 
 if __name__ == "__main__":

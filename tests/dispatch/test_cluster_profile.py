@@ -186,12 +186,6 @@ def test_options_of_ours_are_refused_in_sbatch(option: str, said: str) -> None:
     assert said in found[0]
 
 
-def test_what_slurm_requeues_by_itself() -> None:
-    off = job(sbatch={"no-requeue": True})
-    assert "set preemption.requeue = false" in problems(**off)[0]
-    assert profile(**off, preemption={"requeue": False}).resources("target").sbatch == {"no-requeue": True}
-
-
 def test_a_site_that_knows_only_gres_cannot_give_a_rank_one_gpu() -> None:
     (found,) = problems(**job(gpu_option="gres", target={"gpu_layout": "one"}))
     assert found.startswith('profile: job.target.gpu_layout: "one" takes srun --gpus-per-task')

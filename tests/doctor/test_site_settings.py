@@ -76,7 +76,7 @@ def test_nothing_to_say_of_a_good_site() -> None:
         ({"config": {"SlurmdTimeout": "0 sec"}}, "SlurmdTimeout", "note", "never"),
         ({"config": {"EnforcePartLimits": "NO"}}, "EnforcePartLimits", "note", "waits for ever"),
         ({"time_limit": "00:06:00"}, "lead time", "note", "90 s, a quarter"),
-        ({"preemption": {"requeue": False}, "config": {"JobRequeue": "0"}}, "requeue", "ok", "of a lost node"),
+        ({"preemption": {"requeue": False}, "config": {"JobRequeue": "0"}}, "requeue", "ok", "or that lose a node"),
         ({"preemption": {"requeue": False}, "sbatch": {"no-requeue": True}}, "requeue", "note", "loses its first node"),
         ({"preemption": {"requeue": False}, "sbatch": {"no-requeue": True}}, "preemption", "warning", "cancels those"),
         ({"gpu_type": "a100"}, "nodes", "problem", "g1 has 0 a100 GPUs, not 8"),
@@ -114,12 +114,12 @@ def test_a_node_that_takes_none(state: str) -> None:
 
 def test_a_hidden_partition_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(words: list[str]) -> Said:
-        said = {"config": "ClusterName = far", "partition": "PartitionName=gpu State=UP\n   Hidden=YES"}
-        hidden = words[-1] == "partition" or words[0] == "sinfo"
-        said["sinfo"] = "g1|mixed-|gpu:1g.10gb:7(S:0)|ib|64|512000|none\n"
-        return Said(0, said["sinfo" if words[0] == "sinfo" else words[-1]] if not hidden or "--all" in words else "")
+        partition = "PartitionName=gpu State=UP\n   Hidden=YES" if "--all" in words else ""
+        nodes = "g1|mixed-|gpu:1g.10gb:7(S:0)|ib|64|512000|none\n"
+        assert "--all" not in words or words[0] != "sinfo", "it refuses this with --partition"
+        return Said(0, nodes if words[0] == "sinfo" else {"partition": partition}.get(words[-1], ""))
 
-    monkeypatch.setattr(scheduler, "ask", lambda words: Said(0, "") if words[-1] == "ping" else ask(words))
+    monkeypatch.setattr(scheduler, "ask", ask)
     site = ask_site(Profile("slurm", job={"partition": "gpu"}))
     assert isinstance(site, Site)
     assert site.partition["Hidden"] == "YES"

@@ -132,9 +132,6 @@ class _Job:
                 self._add(key, "is no option", allowed, nearest(name, TAKEN))
             elif isinstance(value, str) and ("\n" in value or not value):
                 self._add(key, "is empty" if not value else "has more than one line", "text in one line, or true")
-            elif name == "no-requeue" and value and self.profile.preemption.requeue:
-                remedy = "remove it, or set preemption.requeue = false: SLURM then refuses scontrol requeue too"
-                self._add(key, "is not allowed with preemption.requeue", remedy=remedy)
 
     def _check_local(self) -> None:
         for key in ("partition", "account", "qos", "constraint", "reservation", "gpu_type", "exclusive", "sbatch"):

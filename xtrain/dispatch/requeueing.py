@@ -14,14 +14,12 @@ from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode, graphs
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import Behind, is_for_now, nodes_to_avoid, submit_job
+from xtrain.dispatch.submit_job import PATIENCE_SECONDS, Behind, nodes_to_avoid, patiently, submit_job
 from xtrain.errors import UserError
 from xtrain.run_directory import RunDirectory
 
-PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
 SETTLING_SECONDS = 10.0  # until a job that SLURM is putting back waits in the queue
 ACCOUNTING_SECONDS = 15.0  # that it lags behind; half of what SLURM leaves a job that it ends, by default
-CHAIN_SECONDS = 15.0  # between tries to submit
 POLL_SECONDS = 0.5
 # Why SLURM ends a job that may go on; that somebody cancelled it, has no such word.
 _GOES_ON = ("TimeLimit", "NodeDown", "NodeFail", "BootFail")
@@ -70,22 +68,10 @@ class Requeueing:
                 return Requeued(f"job {self.job} is back in the queue")
             said = f"scontrol requeue: {reply.said}"
         try:
-            new = self._patiently(Behind(ended=(self.job,)), bad)
+            new = patiently(lambda: self._chain(Behind(ended=(self.job,)), bad))
         except UserError as error:
             return Requeued(f"cannot go on by itself: {said}; {error}", refused=True)
         return Requeued(f"{said}; job {new.job} goes on", chained=True)
-
-    def _patiently(self, behind: Behind, bad: Sequence[str]) -> Submission:
-        """As :meth:`_chain`, again and again while SLURM does not answer or the user has too many jobs."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                return self._chain(behind, bad)
-            except UserError as error:
-                if not is_for_now(error) or time.monotonic() > until:
-                    raise
-                print(f"{error}\ntrying again", flush=True)
-                time.sleep(CHAIN_SECONDS)
 
     def behind_all(self) -> bool:
         """Wait again, in another job, for whatever of this study still has a job: of a report, which shows all."""

@@ -66,7 +66,7 @@ class JobState:
     time_limit: float | None = None
     """Seconds; None for none."""
     left: float | None = None
-    """Seconds until its time is over, by slurmctld's clock; sacct does not say."""
+    """Seconds until its time is over, by the clock of where squeue ran; sacct does not say."""
     exit_code: int | None = None
     """Of a job that has ended, as subprocess has it: minus the signal's number where one ended it."""
     name: str = ""
@@ -142,8 +142,8 @@ def live_jobs_of(comment: str, timeout: float = TIMEOUT_SECONDS) -> tuple[list[s
 
 def nodes_of(partition: str, timeout: float = TIMEOUT_SECONDS) -> set[str]:
     """The partition's nodes by name (the default one's if it is not named); empty if that is not to be learnt."""
-    fields = ["--noheader", "--all", "--Node", "--format=%N|%P"]
-    done = _call(["sinfo", *fields, *([f"--partition={partition}"] if partition else [])], timeout)
+    which = f"--partition={partition}" if partition else "--all"  # both are refused; one that is named may be hidden
+    done = _call(["sinfo", "--noheader", "--Node", "--format=%N|%P", which], timeout)
     lines = [line.strip().split("|") for line in done.out.splitlines() if "|" in line] if done.ran else []
     return {name for name, where in lines if partition or where.endswith("*")}
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from xtrain.dispatch import slurm
 from xtrain.dispatch.attempts import Attempts
@@ -25,6 +25,9 @@ from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, make_folder, read_json, write_json, write_text
 from xtrain.run_directory import RunDirectory
 
+PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
+AGAIN_SECONDS = 15.0
+T = TypeVar("T")
 # How SLURM says that somebody has too many jobs in the queue; its general sentence may stand for another limit, which
 # then is named beside it.
 _TOO_MANY = re.compile(r"MaxSubmit|GrpSubmit|too many jobs|MaxJobCount|maximum number of jobs", re.IGNORECASE)
@@ -228,9 +231,21 @@ def _too_many(said: str) -> bool:
     return _ANY_LIMIT.search(said) is not None and not _NAMED_LIMIT.search(said)
 
 
-def is_for_now(error: UserError) -> bool:
-    """Whether sbatch may take later what it has refused."""
-    return slurm.is_unreachable(str(error)) or _too_many(str(error))
+def patiently(submit: Callable[[], T]) -> T:
+    """The result of ``submit``, again and again while SLURM does not answer or the user has too many jobs.
+
+    Raises what it raises after :data:`PATIENCE_SECONDS`, or at once where sbatch refuses for good.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return submit()
+        except UserError as error:
+            for_now = slurm.is_unreachable(str(error)) or _too_many(str(error))
+            if not for_now or time.monotonic() > until:
+                raise
+            print(f"{error}\ntrying again", flush=True)
+            time.sleep(AGAIN_SECONDS)
 
 
 @contextlib.contextmanager

@@ -69,8 +69,8 @@ def check_locks(reports: Reports, out: Path) -> Finding:
     if refused:
         said = "; ".join(f"{node}: {reason}" for node, reason in refused.items())
         to_do = (
-            "ask the site to mount it with locks (Lustre: -o flock; NFS: lockd and rpc.statd running); until then nothing "
-            "keeps two commands in one folder apart: give one at a time"
+            "ask the site to mount it with locks (Lustre: -o flock; NFS: lockd and rpc.statd running); until then "
+            "nothing keeps two commands in one folder apart: give one at a time"
         )
         return warning(looked_at, f"{out}: flock is refused on {said}", to_do)
     apart = {node: report.not_locked for node, report in reports.items() if report.not_locked}

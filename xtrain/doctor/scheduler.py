@@ -93,8 +93,8 @@ def _fields(text: str) -> dict[str, str]:
 def _site_nodes(partition: str) -> tuple[SiteNode, ...]:
     if not partition:
         return ()
-    what = ["--noheader", "--all", "--Node", f"--partition={partition}"]  # all: hidden partitions too
-    said = ask(["sinfo", *what, "--format=%N|%T|%G|%f|%c|%m|%E"])
+    # A partition that is named may be hidden; sinfo takes no --all with it.
+    said = ask(["sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N|%T|%G|%f|%c|%m|%E"])
     found = []
     for line in said.out.splitlines():
         name, state, gres, features, cpus, memory, reason = (part.strip() for part in line.split("|", 6))
@@ -305,8 +305,8 @@ def check_requeue(config: Settings, profile: Profile) -> Iterator[Finding]:
     how = "jobs put themselves back into the queue (scontrol requeue)"
     if not profile.preemption.requeue:
         how = "not by the jobs: each submits the next one (preemption.requeue = false)"
-    asked = ", off by default here (JobRequeue=0)" if config.get("JobRequeue") == "0" else ""
-    yield ok("requeue", f"{how}; of a lost node or a preemption by SLURM, which they ask for (--requeue){asked}")
+    asked = "; JobRequeue=0 is only the default" if config.get("JobRequeue") == "0" else ""
+    yield ok("requeue", f"{how}; SLURM requeues those that it preempts or that lose a node (--requeue{asked})")
 
 
 def check_rest(config: Settings) -> Iterator[Finding]:

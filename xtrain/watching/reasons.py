@@ -59,8 +59,8 @@ _WAITS: dict[str, tuple[str, str]] = {
 
 _FEWER = f"lower limits.running in the profile; {_LIMITS}"
 _SMALLER = f"{_LIMITS}; lower nodes, GPUs, CPUs, memory_gib or time_limit {_AGAIN}, or ask for another account or QOS"
-# Limits of an account or a QOS, of which there are over a hundred; the first that fits counts. {whose} is the account or the
-# QOS. What a single job asks for does not become less by waiting, nor does what all jobs have used so far.
+# Limits of an account or a QOS ({whose}), of which there are over a hundred; the first that fits counts. What a single
+# job asks for does not become less by waiting, nor does what all jobs have used so far.
 _LIMIT_KINDS: tuple[tuple[str, str, str], ...] = (
     (r"Grp\w*RunMinutes", "the running jobs of the {whose} have as much time before them as they may have in all: it "
                           "starts when that is less", f"wait, or {_FEWER}"),
