@@ -6,13 +6,47 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from toy import PROJECT, TASKS, Toy, run_python, study, write_jsonl, write_study
+from toy import PROJECT, SETTINGS, TASKS, Toy, run_python, study, write_jsonl, write_study
+
+from xtrain.cli import main
+
+
+class InThisProcess(Toy):
+    """The same commands in this process, which has imported all: what the user gets wrong is mostly found here."""
+
+    def __init__(self, *folders: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(*folders)
+        self.capfd, self.monkeypatch = capfd, monkeypatch
+
+    def xtrain(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        self.monkeypatch.chdir(self.root)
+        for name, value in {**SETTINGS, **(environment or {})}.items():
+            self.monkeypatch.setenv(name, value)
+        self.capfd.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as error:  # of the parser
+            code = int(error.code or 0)
+        out, err = self.capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+
+@pytest.fixture
+def toy(
+    tmp_path: Path,
+    tiny_model: Path,
+    toy_data: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Toy:
+    return InThisProcess(tmp_path, tiny_model, toy_data, capfd=capfd, monkeypatch=monkeypatch)
+
 
 SHORT: dict[str, Any] = {
     "intermediate": [{"name": "none"}],
@@ -39,7 +73,9 @@ def with_file(toy: Toy, name: str, content: bytes) -> None:
     (data / name).write_bytes(content)
 
 
-def test_unknown_key_and_several_mistakes(toy: Toy) -> None:
+def test_unknown_key_and_several_mistakes(tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+    """As a process of its own."""
+    toy = Toy(tmp_path, tiny_model, toy_data)
     result = toy.run("s", **SHORT, sedes=[1], engine={"precison": "bf16", "log_every": 0})
     refused(
         result,

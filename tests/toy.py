@@ -10,9 +10,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import tomli_w
 from tiny import pairs, sentences
+
+from xtrain.dispatch.local import python, run_ranks
+from xtrain.files import make_folder
 
 PROJECT = Path(__file__).resolve().parent.parent
 LANGUAGES = {"en": "latin", "ru": "cyrillic", "ar": "arabic"}
@@ -135,6 +139,20 @@ class Toy:
         command = ["run", str(path), "--data", str(self.data), "--out", str(self.out(name)), *arguments]
         return self.xtrain(*command, environment=environment)
 
+    def planned(self, name: str, **changes: Any) -> Path:
+        """Write the study with ``changes`` and the run directory of its target phase into ``out-{name}``."""
+        path = write_study(self.root / f"{name}.toml", study(self.base, **changes))
+        done = self.xtrain("plan", str(path), "--data", str(self.data), "--out", str(self.out(name)), "--write")
+        assert done.returncode == 0, done.stderr
+        return self.run_directory(name, "target")
+
+    def train(self, run: Path, ranks: int) -> Path:
+        """Run the phase of a run directory as the command does, and no other; returns ``run``."""
+        with mock.patch.dict(os.environ, SETTINGS):
+            outcome = run_ranks(python(str(PROJECT / "train.py"), str(run)), ranks, make_folder(run / "logs"))
+        assert outcome is None, outcome
+        return run
+
     def run_killed(
         self, name: str, step: int, *arguments: str, environment: Mapping[str, str] | None = None, **changes: Any
     ) -> Path:
@@ -160,19 +178,21 @@ class Toy:
         return found
 
 
+# Of a process of the project's in tests: offline, one thread, without DeepSpeed's op (its build is slow).
+SETTINGS = {
+    "PYTHONPATH": str(PROJECT),
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "XTRAIN_NO_OPS": "1",
+    "COLUMNS": "200",
+}
+
+
 def run_python(
     arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A Python process of the project's, offline, with one thread, without DeepSpeed's op (its build is slow)."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(PROJECT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "XTRAIN_NO_OPS": "1",
-        "COLUMNS": "200",
-        **(environment or {}),
-    }
+    """A Python process of the project's."""
+    env = {**os.environ, **SETTINGS, **(environment or {})}
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=280
     )

@@ -44,6 +44,7 @@ import signal, sys
 from pathlib import Path
 from xtrain.dispatch.local import python, run_ranks
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, however the tests were started
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 folder = Path(sys.argv[1])
 try:
     print(run_ranks(python(str(folder / "rank.py"), str(folder)), 2, folder))

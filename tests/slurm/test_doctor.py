@@ -52,6 +52,7 @@ class Site:
 
 @pytest.fixture
 def site(cluster: Cluster, tmp_path: Path) -> Site:
+    cluster.wait_idle()  # else SLURM gives the first job that asks for nodes others than n1 and n2
     return Site(cluster, tmp_path)
 
 

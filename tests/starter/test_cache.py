@@ -115,7 +115,7 @@ def test_without_locks_the_rename_still_keeps_it_whole(tmp_path: Path, monkeypat
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    monkeypatch.setattr(caches, "_NO_LOCKS", (37,))
+    monkeypatch.setattr(caches, "NO_LOCKS", (37,))
     folder = tmp_path / "thing"
     inner, outer = Maker(), Maker()
 

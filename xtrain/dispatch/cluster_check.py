@@ -64,11 +64,8 @@ def check(profile: Profile, resources: Mapping[str, Resources], where: str, prob
         _check_local(profile, where, found)
     _check_environment(profile, where, found)
     _check_rest(profile, where, found)
-    hidden = {secret.where for secret in secrets}
-    problems += [
-        *secrets,
-        *(problem for problem in found if problem.where not in hidden),
-    ]  # these show what stands there
+    hidden = {secret.where for secret in secrets}  # what else is said of a key shows what stands there
+    problems += [*secrets, *(problem for problem in found if problem.where not in hidden)]
 
 
 @dataclass

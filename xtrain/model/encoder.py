@@ -1,18 +1,17 @@
-"""The encoder: Hugging Face's XLM-R modules, weights and names, run over packed rows.
+"""The encoder: XLM-R with the weights and names of Hugging Face's, run over packed rows.
 
 Dimension letters: B sequences, T tokens of the pack, N heads, H hidden, V vocabulary, K used rows of it.
 """
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers import XLMRobertaConfig
 
 from xtrain.data.batches import PackedBatch
 from xtrain.model.attention import (
@@ -25,7 +24,8 @@ from xtrain.model.attention import (
     packed_attention,
     padded_plan,
 )
-from xtrain.model.dropout import DropoutAddNorm, DropoutKeys, dropout
+from xtrain.model.dropout import DropoutKeys, dropout
+from xtrain.model.modules import XLMRobertaModules
 from xtrain.model.vocabulary import UsedVocabulary
 
 MORE_SITES = 8  # places for dropout in a head
@@ -35,8 +35,8 @@ _ROW_MULTIPLE = 16  # the matrix products of the CPU are 5 % faster on whole til
 class Encoder(nn.Module):
     """XLM-R from token ids to hidden states, without a padding token anywhere but in CPU attention.
 
-    The modules are those of :class:`transformers.XLMRobertaModel`, so that names and shapes of the weights
-    are the checkpoint's; the blocks are run here, since packed rows, an early exit, a last block for first
+    Names and shapes of the weights are those of :class:`transformers.XLMRobertaModel`, so that they are the
+    checkpoint's; the blocks are run here, since packed rows, an early exit, a last block for first
     tokens only and masks by example do not pass through its forward method. A new encoder has no
     weights (it lives on the meta device): :func:`xtrain.model.loading.load_encoder` fills it.
     """
@@ -173,31 +173,9 @@ class Encoder(nn.Module):
         return p if self.training else 0.0
 
 
-class BlockOutput(nn.Module):
-    """The end of a block's half: dense, dropout, residual, LayerNorm; names and weights as Hugging Face's."""
-
-    def __init__(self, dense: nn.Linear, norm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.dense = dense
-        self.LayerNorm = DropoutAddNorm(
-            list(norm.normalized_shape), norm.eps, device=norm.weight.device, dtype=norm.weight.dtype
-        )
-
-    def forward(self, x: Tensor, residual: Tensor, p: float, keys: DropoutKeys | None, site: int) -> Tensor:
-        """``x`` (T, dense's inputs) and ``residual`` (T, H) -> (T, H)."""
-        return cast(Tensor, self.LayerNorm(self.dense(x), residual, p, keys, site))
-
-
 def _packed_modules(config: XLMRobertaConfig, vocabulary: UsedVocabulary | None) -> Any:
-    """Hugging Face's modules on meta, with our block ends and an embedding table of the used rows."""
+    """The modules on meta, with an embedding table of the used rows."""
     with torch.device("meta"):
-        model = XLMRobertaModel(copy.deepcopy(config), add_pooling_layer=False)
-        if vocabulary is not None:
-            rows, pad = len(vocabulary.kept), vocabulary.padding_row
-            model.embeddings.word_embeddings = nn.Embedding(rows, config.hidden_size, padding_idx=pad)
-    # buffers of positions and token types, which packed rows have no use for; they would stay on meta
-    model.embeddings.position_ids = model.embeddings.token_type_ids = None
-    for block in model.encoder.layer:
-        block.attention.output = BlockOutput(block.attention.output.dense, block.attention.output.LayerNorm)
-        block.output = BlockOutput(block.output.dense, block.output.LayerNorm)
-    return model
+        if vocabulary is None:
+            return XLMRobertaModules(config)
+        return XLMRobertaModules(config, len(vocabulary.kept), vocabulary.padding_row)
