@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -136,7 +136,11 @@ def read_config(folder: Path) -> XLMRobertaConfig:
         raise UserError(
             Problem(str(path), "is a decoder or has relative positions", "an encoder with absolute positions")
         )
-    return AutoConfig.for_model(**{key: value for key, value in values.items() if key != "architectures"})
+    config = AutoConfig.for_model(**{key: value for key, value in values.items() if key != "architectures"})
+    if config.hidden_size % config.num_attention_heads:
+        what = f"{config.num_attention_heads} heads cannot share hidden_size = {config.hidden_size}"
+        raise UserError(Problem(f"{path}: num_attention_heads", what, remedy="fetch the model again: this is no XLM-R"))
+    return cast(XLMRobertaConfig, config)
 
 
 def load_encoder(
