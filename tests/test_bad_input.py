@@ -94,6 +94,11 @@ def test_missing_study_and_unknown_option(toy: Toy) -> None:
     assert "--ranks" in result.stderr + result.stdout
 
 
+def test_every_setting_counts_however_it_is_given(toy: Toy) -> None:
+    result = toy.run("s", "--set", "engine.log_every=0", "recipe.target.epochs=-1", "--set", "sedes=[1]", **SHORT)
+    refused(result, "engine.log_every: 0", "recipe.target.epochs: -1", "sedes: unknown key", "3 problems")
+
+
 def test_missing_data_folder(toy: Toy) -> None:
     toy.data = toy.root / "nodata"
     refused(toy.run("s", **SHORT), "--data", "nodata", "no such folder")

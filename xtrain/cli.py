@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Run = Annotated[Path, tyro.conf.Positional]
 Machine = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Overrides = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ...")]
+# Several after one --set, and --set several times: whoever is used to either would else lose all but the last.
+Overrides = Annotated[
+    tuple[tuple[str, ...], ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ..."), tyro.conf.UseAppendAction
+]
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,15 @@ class StudyOptions:
     """Folder with the data sets, in the layout of XTREME's download script."""
     out: OutFolder = Path("out")
     """Folder for run directories, prepared data and the report."""
-    overrides: Overrides = ()
+    settings: Overrides = ()
     """Any key of the study, for example recipe.intermediate.max_steps=50."""
     variant: str = ""
     """A table of the study's [variants] to lay on it."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The ``KEY=VALUE`` of all ``--set``, in order."""
+        return tuple(itertools.chain(*self.settings))
 
     def open(self) -> Job:
         """The study, read and expanded."""
@@ -106,13 +115,13 @@ def report(study: Options) -> None:
 
 
 @app.command(name="demo")
-def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, overrides: Overrides = ()) -> None:
+def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, settings: Overrides = ()) -> None:
     """Run studies/starter.toml: all three phases on real text, with the embedded small model.
 
     Args:
         out: Folder for run directories, prepared data and the report.
         ranks: Processes to train with.
-        overrides: Any key of the study, for example recipe.intermediate.max_steps=50.
+        settings: Any key of the study, for example recipe.intermediate.max_steps=50.
     """
     from xtrain.runner import PROJECT, open_study, run_study
     from xtrain.starter import DISCLAIMER
@@ -120,6 +129,7 @@ def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, overrides: Overrides
     _check_positive(ranks)
     console = new_console()
     console.print(DISCLAIMER, style="italic")
+    overrides = tuple(itertools.chain(*settings))
     job = open_study(PROJECT / "studies" / "starter.toml", data_root=None, out=out, overrides=overrides)
     run_study(job, ranks=ranks, console=console)
 

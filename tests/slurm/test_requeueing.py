@@ -336,7 +336,6 @@ def test_a_node_that_is_not_fit(
     one.wait_empty()
 
 
-@pytest.mark.long
 def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """The report's job submits what there was no room for, by and by; a phase that failed meanwhile is left alone."""
     one = Submitted(cluster, tmp_path, tiny_model, toy_data, target=[{"task": "toy"}])
