@@ -34,6 +34,10 @@ Overrides = Annotated[
 ]
 
 
+def _flat(settings: Overrides) -> tuple[str, ...]:
+    return tuple(itertools.chain(*settings))
+
+
 @dataclass(frozen=True)
 class StudyOptions:
     """What every command about a study takes."""
@@ -52,7 +56,7 @@ class StudyOptions:
     @property
     def overrides(self) -> tuple[str, ...]:
         """The ``KEY=VALUE`` of all ``--set``, in order."""
-        return tuple(itertools.chain(*self.settings))
+        return _flat(self.settings)
 
     def open(self) -> Job:
         """The study, read and expanded."""
@@ -129,8 +133,7 @@ def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, settings: Overrides 
     _check_positive(ranks)
     console = new_console()
     console.print(DISCLAIMER, style="italic")
-    overrides = tuple(itertools.chain(*settings))
-    job = open_study(PROJECT / "studies" / "starter.toml", data_root=None, out=out, overrides=overrides)
+    job = open_study(PROJECT / "studies" / "starter.toml", data_root=None, out=out, overrides=_flat(settings))
     run_study(job, ranks=ranks, console=console)
 
 

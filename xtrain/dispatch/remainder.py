@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from xtrain.dispatch.batch_script import PROJECT
 from xtrain.dispatch.job_graph import REPORT, JobNode, graphs
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.run_directory import RunDirectory
@@ -33,9 +31,7 @@ def submit_remainder(report: RunDirectory) -> str:
 
     In a process of its own: that a study is expanded takes far more than a supervisor otherwise needs.
     """
-    paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-u", "-m", "xtrain.submit_remainder", str(report.path)]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(done.stderr, end="", file=sys.stderr, flush=True)
     return (done.stderr.strip() or f"it ended with exit code {done.returncode}") if done.returncode else ""
