@@ -165,11 +165,13 @@ class Tagging(formats.Format):
     trained = True
     fields: Mapping[str, FieldKind] = {"label": "token"}
 
-    def encode(
-        self, rows: Iterable[Row], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int, language: str,
-        problems: ProblemList,
-    ) -> Iterator[Encoded | Dropped]:  # fmt: skip
-        for row in rows:
+    def read(self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList) -> Iterator[Row]:
+        yield from rows
+
+    def tokenise(
+        self, read: Iterable[Row], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        for row in read:
             ids, tags = [tokenizer.begin], [-100]
             for pieces, tag in zip(tokenizer.pieces(row.values["words"]), row.values["tags"], strict=True):
                 ids += pieces

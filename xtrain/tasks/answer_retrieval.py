@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed
-from xtrain.tasks.encoding import PairTokenizer, read_in_chunks
+from xtrain.tasks.encoding import PairTokenizer, in_chunks, read_rows
 from xtrain.tasks.formats import (
     Companion,
     Dropped,
@@ -82,20 +82,20 @@ class AnswerRetrieval(Format):
         """The pool of candidates, where the task has one for all its languages."""
         return (Companion("index", "index", INDEX_LANGUAGE),) if "index" in spec.splits else ()
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
-    ) -> Iterator[Encoded | Dropped]:
-        """One example a row; with ``pool = "sentences"``, those of the sentences before the first query."""
-        lengths = [min(max_length, int(spec.options.get(f"{side}_length", max_length))) for side in _SIDES]
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[_Item | Dropped]:
+        """One item a row; with ``pool = "sentences"``, those of the sentences before the first query."""
         pool = _Pool(language) if spec.options.get("pool") == SENTENCES else None
-        for read in read_in_chunks(rows, lambda row: _read(row, pool), problems):
-            yield from _encoded([*itertools.chain.from_iterable(read)], tokenizer, lengths)
+        return itertools.chain.from_iterable(read_rows(rows, lambda row: _read(row, pool), problems))
+
+    def tokenise(
+        self, read: Iterable[_Item | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        """One example an item, of one sequence or two."""
+        lengths = [min(max_length, int(spec.options.get(f"{side}_length", max_length))) for side in _SIDES]
+        for chunk in in_chunks(read):
+            yield from _encoded(chunk, tokenizer, lengths)
 
 
 FORMAT = AnswerRetrieval()

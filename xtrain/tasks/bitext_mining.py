@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtrain.errors import Problem, UserError
-from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
+from xtrain.tasks.encoding import Example, PairTokenizer, tokenise_examples
 from xtrain.tasks.formats import Companion, Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text
 from xtrain.tasks.spec import TaskSpec
 
@@ -58,16 +58,10 @@ class BitextMining(Format):
             return ()
         return tuple(Companion("tune", "dev", language) for language in languages)
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
-    ) -> Iterator[Encoded | Dropped]:
-        """One sequence an example, both sets at an even pace, translations side by side."""
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[Example | Dropped]:
+        """A sentence an example, both sets at an even pace, translations side by side."""
         prefix: str = spec.options.get("prefix", "")
         for row in rows:
             try:
@@ -75,19 +69,18 @@ class BitextMining(Format):
             except UserError as error:
                 problems.add(*error.problems)
                 continue
-            sentences = (Row(row.where, one.id, {"one": one}) for one in _in_step(pool))
+            for one in _in_step(pool):
+                note = None
+                if pool.gold is not None and one.side == FOREIGN:
+                    note = {"gold": pool.gold.get(one.id, [])}
+                fields = {"side": [one.side], "copy": [one.copy]}
+                yield Example([(prefix + one.text, None)], fields, pool.gold is None, note, one.id)
 
-            def read(sentence: Row) -> Example:
-                one: _Sentence = sentence.values["one"]
-                return Example([(prefix + one.text, None)], {"side": [one.side], "copy": [one.copy]})
-
-            for item in encode_rows(sentences, read, tokenizer, max_length, problems):
-                assert isinstance(item, Encoded)
-                if pool.gold is None:
-                    yield replace(item, withheld=True)
-                    continue
-                foreign = item.fields["side"] == [FOREIGN]
-                yield replace(item, note={"gold": pool.gold.get(item.id, [])} if foreign else None)
+    def tokenise(
+        self, read: Iterable[Example | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        """One sequence an example."""
+        return tokenise_examples(read, tokenizer, max_length)
 
 
 @dataclass(frozen=True)

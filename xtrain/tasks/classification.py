@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from xtrain.errors import Problem, listed
-from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
+from xtrain.tasks.encoding import Example, PairTokenizer, read_examples, tokenise_examples
 from xtrain.tasks.formats import (
     IGNORED,
     UNLABELLED,
@@ -51,16 +51,10 @@ class Classification(Format):
                     )
         return problems
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
-    ) -> Iterator[Encoded | Dropped]:
-        """One sequence an example; a row without a label is marked as such."""
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[Example | Dropped]:
+        """An example a row; one without a label is marked as such."""
         numbers = {label: n for n, label in enumerate(spec.labels)}
 
         def read(row: Row) -> Example | Dropped:
@@ -71,7 +65,13 @@ class Classification(Format):
                 raise wrong_label(row, word, spec.labels)
             return Example(_texts(row), {"label": [numbers[word]]})
 
-        return encode_rows(rows, read, tokenizer, max_length, problems)
+        return read_examples(rows, read, problems)
+
+    def tokenise(
+        self, read: Iterable[Example | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        """One sequence an example."""
+        return tokenise_examples(read, tokenizer, max_length)
 
 
 def _texts(row: Row) -> list[tuple[str, str | None]]:

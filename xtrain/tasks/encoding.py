@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,53 +181,56 @@ class Example:
     fields: dict[str, list[int]]
     withheld: bool = False
     """Whether its gold label is not given."""
+    note: Any = None
+    id: str = ""
+    """The row's; :func:`read_examples` puts it in."""
 
 
-ReadRow = Callable[[Row], "Example | Dropped"]
+def read_rows(rows: Iterable[Row], read_row: Callable[[Row], T], problems: ProblemList) -> Iterator[T]:
+    """``read_row`` over ``rows``; a :class:`UserError` of it goes to ``problems`` and the row is passed over."""
+    for row in rows:
+        try:
+            item = read_row(row)
+        except UserError as error:
+            problems.add(*error.problems)
+        else:
+            yield item
 
 
-def encode_rows(
-    rows: Iterable[Row], read_row: ReadRow, tokenizer: PairTokenizer, max_length: int, problems: ProblemList
-) -> Iterator[Encoded | Dropped]:
-    """``read_row`` over ``rows``, tokenised in large batches; the order is kept.
+def read_examples(
+    rows: Iterable[Row], read_row: Callable[[Row], Example | Dropped], problems: ProblemList
+) -> Iterator[Example | Dropped]:
+    """As :func:`read_rows`; each example gets the id of its row."""
 
-    A :class:`UserError` of ``read_row`` goes to ``problems`` and the row is passed over.
-    """
-    for read in read_in_chunks(rows, lambda row: (row.id, read_row(row)), problems):
-        yield from _encode_chunk(read, tokenizer, max_length)
+    def read(row: Row) -> Example | Dropped:
+        item = read_row(row)
+        return replace(item, id=row.id) if isinstance(item, Example) else item
+
+    return read_rows(rows, read, problems)
 
 
-def read_in_chunks(
-    rows: Iterable[Row], read_row: Callable[[Row], T], problems: ProblemList, size: int = _CHUNK
-) -> Iterator[list[T]]:
-    """``read_row`` over ``rows``, ``size`` rows at a time, so that what they hold is tokenised in one call.
-
-    A :class:`UserError` of ``read_row`` goes to ``problems`` and the row is passed over.
-    """
-    source = iter(rows)
+def in_chunks(items: Iterable[T], size: int = _CHUNK) -> Iterator[list[T]]:
+    """``items``, ``size`` at a time, so that what they hold is tokenised in one call."""
+    source = iter(items)
     while chunk := list(itertools.islice(source, size)):
-        read: list[T] = []
-        for row in chunk:
-            try:
-                read.append(read_row(row))
-            except UserError as error:
-                problems.add(*error.problems)
-        yield read
+        yield chunk
 
 
-def _encode_chunk(
-    read: list[tuple[str, Example | Dropped]], tokenizer: PairTokenizer, max_length: int
+def tokenise_examples(
+    read: Iterable[Example | Dropped], tokenizer: PairTokenizer, max_length: int
 ) -> Iterator[Encoded | Dropped]:
-    pairs = [pair for _, example in read if isinstance(example, Example) for pair in example.texts]
-    pieces: Iterator[Any] = iter(tokenizer.pieces([text for pair in pairs for text in pair if text is not None]))
-    for id_, example in read:
-        if isinstance(example, Dropped):
-            yield example
-            continue
-        sequences, cut = [], False
-        for _, second in example.texts:
-            first_ids = next(pieces)
-            ids, was_cut = tokenizer.sequence(first_ids, None if second is None else next(pieces), max_length)
-            sequences.append(ids)
-            cut |= was_cut
-        yield Encoded(id_, sequences, example.fields, cut, withheld=example.withheld)
+    """The texts of examples as sequences, tokenised in large batches; the order is kept."""
+    for chunk in in_chunks(read):
+        pairs = [pair for example in chunk if isinstance(example, Example) for pair in example.texts]
+        pieces = iter(tokenizer.pieces([text for pair in pairs for text in pair if text is not None]))
+        for example in chunk:
+            if isinstance(example, Dropped):
+                yield example
+                continue
+            sequences, cut = [], False
+            for _, second in example.texts:
+                first_ids = next(pieces)
+                ids, was_cut = tokenizer.sequence(first_ids, None if second is None else next(pieces), max_length)
+                sequences.append(ids)
+                cut |= was_cut
+            yield Encoded(example.id, sequences, example.fields, cut, withheld=example.withheld, note=example.note)

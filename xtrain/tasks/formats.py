@@ -107,6 +107,19 @@ class Format(ABC):
         return ()
 
     @abstractmethod
+    def read(self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList) -> Iterator[Any]:
+        """What ``rows`` hold, checked, in order: what :meth:`tokenise` takes, or :class:`Dropped`.
+
+        What is wrong with a row goes to ``problems``: all of it is found here, where no tokenizer is needed. What is
+        yielded may have ``withheld``, as :class:`Encoded` has.
+        """
+
+    @abstractmethod
+    def tokenise(
+        self, read: Iterable[Any], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        """Examples of what :meth:`read` gives, in order."""
+
     def encode(
         self,
         rows: Iterable[Row],
@@ -117,6 +130,7 @@ class Format(ABC):
         problems: ProblemList,
     ) -> Iterator[Encoded | Dropped]:
         """Examples of ``rows`` in order; what is wrong with a row goes to ``problems``."""
+        return self.tokenise(self.read(rows, spec, language, problems), tokenizer, spec, max_length)
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from xtrain.errors import Problem, UserError
-from xtrain.tasks.encoding import PairTokenizer
+from xtrain.errors import Problem
+from xtrain.tasks.encoding import PairTokenizer, read_rows
 from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, checked_text
 from xtrain.tasks.spec import TaskSpec
 
@@ -61,40 +62,52 @@ class Mlm(Format):
             problems.append(Problem(f"{where}.labels", what, remedy="remove it"))
         return problems
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[_Text | Dropped]:
+        """A text a row; empty ones are dropped, which are no mistake in a corpus."""
+        return read_rows(rows, _read, problems)
+
+    def tokenise(
+        self, read: Iterable[_Text | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
     ) -> Iterator[Encoded | Dropped]:
         """One sequence an example, several examples a long text; texts without tokens are dropped."""
         fewest, most, count = option(spec, "min_tokens"), option(spec, "max_examples"), 0
-        for chunk in _chunks(rows, problems):
-            pieces = tokenizer.pieces([text for _, text in chunk])
-            for (row, _), ids in zip(chunk, pieces, strict=True):
-                for item in _examples(row.id, ids, tokenizer, max_length, fewest):
+        for chunk in _chunks(read):
+            pieces = iter(tokenizer.pieces([item.text for item in chunk if isinstance(item, _Text)]))
+            for text in chunk:
+                if isinstance(text, Dropped):
+                    yield text
+                    continue
+                for item in _examples(text.id, next(pieces), tokenizer, max_length, fewest):
                     yield item
                     count += isinstance(item, Encoded)
                     if most and count == most:
                         return
 
 
-def _chunks(rows: Iterable[Row], problems: ProblemList) -> Iterator[list[tuple[Row, str]]]:
-    """Rows with their texts, as many as make up a chunk: a corpus need not fit into memory."""
-    chunk: list[tuple[Row, str]] = []
+@dataclass(frozen=True)
+class _Text:
+    """A row that has been checked."""
+
+    id: str
+    text: str
+
+
+def _read(row: Row) -> _Text | Dropped:
+    value = row.values["text"]
+    if isinstance(value, str) and not value.strip():
+        return Dropped(row.id, "empty")
+    return _Text(row.id, checked_text(value, row.where, "text"))
+
+
+def _chunks(read: Iterable[_Text | Dropped]) -> Iterator[list[_Text | Dropped]]:
+    """As many texts as make up a chunk: a corpus need not fit into memory."""
+    chunk: list[_Text | Dropped] = []
     characters = 0
-    for row in rows:
-        value = row.values["text"]
-        try:  # an empty text is no mistake in a corpus
-            text = "" if isinstance(value, str) and not value.strip() else checked_text(value, row.where, "text")
-        except UserError as error:
-            problems.add(*error.problems)
-            continue
-        chunk.append((row, text))
-        characters += len(text)
+    for item in read:
+        chunk.append(item)
+        characters += len(item.text) if isinstance(item, _Text) else 0
         if characters >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed, nearest
-from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
+from xtrain.tasks.encoding import Example, PairTokenizer, read_examples, tokenise_examples
 from xtrain.tasks.formats import (
     IGNORED,
     UNLABELLED,
@@ -69,16 +69,10 @@ class MultipleChoice(Format):
             )
         return problems
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
-    ) -> Iterator[Encoded | Dropped]:
-        """One sequence a choice; a row without a label is marked as such."""
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[Example | Dropped]:
+        """An example a row; one without a label is marked as such."""
         questions: Mapping[str, str] = spec.options.get("questions", {})
         expected: int | None = spec.options.get("num_choices")
 
@@ -93,7 +87,13 @@ class MultipleChoice(Format):
             label = IGNORED if withheld else _place(row, word, keys)
             return Example([(context, choice) for choice in choices], {"label": [label]}, withheld)
 
-        return encode_rows(rows, read, tokenizer, max_length, problems)
+        return read_examples(rows, read, problems)
+
+    def tokenise(
+        self, read: Iterable[Example | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        """One sequence a choice."""
+        return tokenise_examples(read, tokenizer, max_length)
 
 
 FORMAT = MultipleChoice()

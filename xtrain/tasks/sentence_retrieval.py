@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from xtrain.errors import Problem, listed
-from xtrain.tasks.encoding import Example, PairTokenizer, encode_rows
+from xtrain.tasks.encoding import Example, PairTokenizer, read_examples, tokenise_examples
 from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, text_of
 from xtrain.tasks.spec import TaskSpec
 
@@ -41,28 +40,28 @@ class SentenceRetrieval(Format):
             )
         return problems
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
-    ) -> Iterator[Encoded | Dropped]:
-        """Two sequences an example: the source, then the target."""
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[Example | Dropped]:
+        """An example a row, which knows the line of its English sentence."""
         prefix: str = spec.options.get("prefix", "")
-
-        def read(row: Row) -> Example:
-            texts = (text_of(row, "source"), text_of(row, "target"))
-            return Example([(prefix + text, None) for text in texts], {})
 
         every = list(rows)
         # tatoeba_preprocess of google-research/xtreme: by text, equal ones in the order of the file
         in_order = sorted(every, key=lambda row: str(row.values["target"]).strip())
         lines = {row.id: number for number, row in enumerate(in_order)}
-        for item in encode_rows(every, read, tokenizer, max_length, problems):
-            yield replace(item, note={"line": lines[item.id]}) if isinstance(item, Encoded) else item
+
+        def read(row: Row) -> Example:
+            texts = (text_of(row, "source"), text_of(row, "target"))
+            return Example([(prefix + text, None) for text in texts], {}, note={"line": lines[row.id]})
+
+        yield from read_examples(every, read, problems)
+
+    def tokenise(
+        self, read: Iterable[Example | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
+    ) -> Iterator[Encoded | Dropped]:
+        """Two sequences an example: the source, then the target."""
+        return tokenise_examples(read, tokenizer, max_length)
 
 
 FORMAT = SentenceRetrieval()

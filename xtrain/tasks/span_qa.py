@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xtrain.errors import Problem, UserError, listed
-from xtrain.tasks.encoding import LocatedPieces, PairTokenizer, read_in_chunks
+from xtrain.tasks.encoding import LocatedPieces, PairTokenizer, in_chunks, read_rows
 from xtrain.tasks.formats import Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text, text_of
 from xtrain.tasks.spec import TaskSpec
 
@@ -84,25 +84,25 @@ class SpanQA(Format):
             problems.append(Problem(f"{where}.labels", what, remedy="remove it"))
         return problems
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[_Question | Dropped]:
+        """A question a row; one without any gold answer is marked as such, unless the task says ``no_answer``."""
+        settings = {**DEFAULTS, **spec.options}
+        return read_rows(rows, lambda row: _read(row, settings), problems)
+
+    def tokenise(
+        self, read: Iterable[_Question | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
     ) -> Iterator[Encoded | Dropped]:
-        """One sequence a window; a question without any gold answer is marked as such, unless the
-        task says ``no_answer``. It counts as split if it has several windows, as truncated if its question
-        was cut; the remark TOO_LONG counts those of which no window holds the whole answer.
+        """One sequence a window. An example counts as split if it has several windows, as truncated if its
+        question was cut; the remark TOO_LONG counts those of which no window holds the whole answer.
         """
         settings = {**DEFAULTS, **spec.options}
-        for read in read_in_chunks(rows, lambda row: _read(row, settings), problems, _CHUNK):
-            questions = [item for item in read if isinstance(item, _Question)]
+        for chunk in in_chunks(read, _CHUNK):
+            questions = [item for item in chunk if isinstance(item, _Question)]
             contexts = iter(tokenizer.located_pieces([question.context for question in questions]))
             asked = iter(tokenizer.pieces([question.text for question in questions]))
-            for item in read:
+            for item in chunk:
                 if isinstance(item, Dropped):
                     yield item
                 else:

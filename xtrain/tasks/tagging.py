@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed
-from xtrain.tasks.encoding import PairTokenizer, read_in_chunks
+from xtrain.tasks.encoding import PairTokenizer, in_chunks, read_rows
 from xtrain.tasks.formats import (
     IGNORED,
     UNLABELLED,
@@ -69,21 +69,20 @@ class Tagging(Format):
                     problems.append(Problem(key, f"{label!r} is not a label", listed(spec.labels)))
         return problems
 
-    def encode(
-        self,
-        rows: Iterable[Row],
-        tokenizer: PairTokenizer,
-        spec: TaskSpec,
-        max_length: int,
-        language: str,
-        problems: ProblemList,
+    def read(
+        self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
+    ) -> Iterator[_Sentence | Dropped]:
+        """A sentence a row; one without tags is marked as such."""
+        return read_rows(rows, _Reader(spec, language).read, problems)
+
+    def tokenise(
+        self, read: Iterable[_Sentence | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
     ) -> Iterator[Encoded | Dropped]:
-        """One or several sequences an example; a row without tags is marked as such."""
-        reader = _Reader(spec, language)
-        for read in read_in_chunks(rows, reader.read, problems):
-            words = [word for item in read if isinstance(item, _Sentence) for word in item.words]
+        """One or several sequences an example."""
+        for chunk in in_chunks(read):
+            words = [word for item in chunk if isinstance(item, _Sentence) for word in item.words]
             pieces = iter(tokenizer.pieces(words))
-            for item in read:
+            for item in chunk:
                 if isinstance(item, Dropped):
                     yield item
                 else:
@@ -118,6 +117,11 @@ class _Sentence:
     labels: list[int]
     loose: bool
     """Whether an I- tag continues nothing."""
+
+    @property
+    def withheld(self) -> bool:
+        """Whether its tags are not given."""
+        return WITHHELD in self.labels
 
 
 class _Reader:
@@ -226,6 +230,6 @@ def _encoded(sentence: _Sentence, pieces: Sequence[list[int]], tokenizer: PairTo
         {"label": field},
         truncated=any(len(word) > room for word in pieces),
         split=len(sequences) > 1,
-        withheld=WITHHELD in field,
+        withheld=sentence.withheld,
         remarks=remarks,
     )
