@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from real_data import SLICE, on_real_data
 
 from xtrain.config import read_toml
 from xtrain.data import prepare
@@ -15,7 +15,6 @@ from xtrain.study import NO_INTERMEDIATE, Study, load
 from xtrain.tasks import TaskSpec, catalog, formats
 
 FOLDER = Path(__file__).parents[1] / "studies"
-SLICE = os.environ.get("XTRAIN_SLICE", "")
 STUDIES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 QUESTIONS = ("logic_to_xcopa", "morphology", "scaling", "complementarity", "multimodal", "phang2020")
 LARGE = "FacebookAI/xlm-roberta-large"
@@ -122,11 +121,11 @@ def test_complementarity_has_every_pair_and_its_parts(known: Mapping[str, TaskSp
         assert pairs == {frozenset((one, other)) for one in alone for other in alone if one != other}
 
 
-@pytest.mark.skipif(not SLICE, reason="XTRAIN_SLICE does not name a folder of real data")
+@on_real_data
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_expands_on_the_slice(name: str, known: Mapping[str, TaskSpec], tiny_model: Path) -> None:
     study, specs = opened(name, "slice", known)
-    graph: Graph = expand(study, specs, tiny_model, Path(SLICE))
+    graph: Graph = expand(study, specs, tiny_model, SLICE)
     assert len(graph.cells) == len(study.intermediate) * len(study.target) * len(study.seeds)
     assert all(graph.phases[cell.evaluation].languages for cell in graph.cells)
     columns = {(cell.evaluation, cell.row, cell.target) for cell in graph.cells}
@@ -141,13 +140,13 @@ def test_a_question_expands_on_the_slice(name: str, known: Mapping[str, TaskSpec
     assert shared == 2 * len(untrained)
 
 
-@pytest.mark.skipif(not SLICE, reason="XTRAIN_SLICE does not name a folder of real data")
+@on_real_data
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_what_stands_in_for_something_can_be_read(
     name: str, known: Mapping[str, TaskSpec], tiny_model: Path, tmp_path: Path
 ) -> None:
     study, specs = opened(name, "slice", known)
-    graph = expand(study, specs, tiny_model, Path(SLICE))
+    graph = expand(study, specs, tiny_model, SLICE)
     own = {
         (reading.member, reading.split): reading.language
         for phase in graph.phases.values()
@@ -155,5 +154,5 @@ def test_what_stands_in_for_something_can_be_read(
         if reading.member in study.task
     }
     for (task, split), language in own.items():
-        shard = prepare(graph.specs[task], split, language, tiny_model, 96, Path(SLICE), tmp_path, limit=12)
+        shard = prepare(graph.specs[task], split, language, tiny_model, 96, SLICE, tmp_path, limit=12)
         assert len(shard) == 12

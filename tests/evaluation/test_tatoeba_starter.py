@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from real_data import SLICE, on_real_data, real_model
 
 from xtrain.data import prepare
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
 from xtrain.model import Encoder, load_encoder
-from xtrain.starter import cache_folder
 from xtrain.tasks import catalog
 
-SLICE = os.environ.get("XTRAIN_SLICE", "")
-MODEL = cache_folder() / "starter" / "model"
-pytestmark = [
-    pytest.mark.skipif(not SLICE, reason="XTRAIN_SLICE does not name a folder of real data"),
-    pytest.mark.skipif(not (MODEL / "config.json").is_file(), reason=f"{MODEL} has not been made"),
-]
+pytestmark = on_real_data
 # accuracy@1 of the first 300 pairs, each foreign sentence searched among the English ones
-EXPECTED = {"de": 98.3, "hi": 97.3, "zh": 93.7, "tr": 92.0, "ka": 89.7, "sw": 79.7, "ar": 69.0, "eu": 67.7}
+EXPECTED = {"zh": 93.7, "ar": 69.0}
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return load_encoder(MODEL, torch.float32)[0].eval()
+def model() -> Path:
+    return real_model()
+
+
+@pytest.fixture(scope="module")
+def encoder(model: Path) -> Encoder:
+    return load_encoder(model, torch.float32)[0].eval()
 
 
 @pytest.mark.parametrize("language", EXPECTED)
-def test_check_values(encoder: Encoder, tmp_path: Path, language: str) -> None:
+def test_check_values(model: Path, encoder: Encoder, tmp_path: Path, language: str) -> None:
     options = {"prefix": "query: ", "query": "foreign"}
     spec = catalog.load({"tatoeba": {"options": options}})["tatoeba"]
-    shard = prepare(spec, "test", language, MODEL, 512, Path(SLICE), tmp_path, limit=300)
+    shard = prepare(spec, "test", language, model, 512, SLICE, tmp_path, limit=300)
     setting = Setting(spec, encoder, layer=encoder.num_layers)
     [result] = evaluators.get("sentence_retrieval").evaluate(setting, {language: shard}).languages
     assert result.num_examples == 300

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from datasets import Dataset
+from real_data import on_real_data, real_model
 from transformers import AutoModel, AutoTokenizer
 
 from xtrain import starter
@@ -106,64 +104,18 @@ def test_disclaimer_is_one_sentence_that_says_it() -> None:
         assert words in starter.DISCLAIMER
 
 
-# The real starter, where there is real text to check it with. The values were measured with the model's
-# own engine on the same weights: accuracy@1 of the first 300 Tatoeba pairs, from the language to English.
-CHECK = {"deu": 0.983, "hin": 0.973, "swh": 0.797, "ara": 0.690}
-
-
-@pytest.fixture(scope="module")
-def real() -> tuple[Path, Path]:
-    """The slice and the real model."""
-    if not os.environ.get("XTRAIN_SLICE"):
-        pytest.skip("XTRAIN_SLICE names no folder with XTREME's files")
-    try:
-        return Path(os.environ["XTRAIN_SLICE"]), starter.model_folder()
-    except UserError as error:
-        pytest.skip(f"the starter is not in the cache and cannot be fetched: {error.problems[0].what}")
-
-
-@pytest.fixture(scope="module")
-def sentence_vectors(real: tuple[Path, Path]) -> Callable[[list[str]], np.ndarray]:
-    """Mean-pooled, normalised vectors of texts by the real model through transformers alone."""
-    tokenizer = AutoTokenizer.from_pretrained(real[1])
-    encoder = AutoModel.from_pretrained(real[1], add_pooling_layer=False, dtype=torch.float32).eval()
-
-    def vectors_of(lines: list[str]) -> np.ndarray:
-        vectors = np.empty((len(lines), encoder.config.hidden_size), dtype=np.float32)
-        by_length = np.argsort([len(line) for line in lines], kind="stable")
-        for begin in range(0, len(lines), 50):
-            some = by_length[begin : begin + 50]
-            batch = tokenizer([f"query: {lines[i]}" for i in some], padding=True, return_tensors="pt")
-            with torch.inference_mode():
-                hidden = encoder(**batch).last_hidden_state  # (B, longest, H)
-            mask = batch["attention_mask"][..., None]
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            vectors[some] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-        return vectors
-
-    return vectors_of
-
-
-@pytest.mark.parametrize("language", CHECK)
-def test_check_values_of_the_real_model(
-    real: tuple[Path, Path], sentence_vectors: Callable[[list[str]], np.ndarray], language: str
-) -> None:
-    sides = []
-    for side in (language, "eng"):
-        path = real[0] / "tatoeba" / f"tatoeba.{language}-eng.{side}"
-        sides.append(sentence_vectors(path.read_text(encoding="utf-8").split("\n")[:300]))
-    nearest = (sides[0] @ sides[1].T).argmax(axis=1)
-    assert (nearest == np.arange(300)).mean() == pytest.approx(CHECK[language], abs=0.003)
-
-
-def test_real_tokenizer(real: tuple[Path, Path]) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(real[1])
+# The real starter, where there is real data. Its weights' check values are in evaluation/test_tatoeba_starter.py.
+@on_real_data
+def test_real_tokenizer() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(real_model())
     assert (len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id) == (250002, 250001, 1)
     # Known ids of XLM-R's own tokenizer.
     assert tokenizer("Hello world!")["input_ids"] == [0, 35378, 8999, 38, 2]
 
 
-def test_real_texts(real: tuple[Path, Path]) -> None:
+@on_real_data
+def test_real_texts() -> None:
+    real_model()  # skips where nothing can be fetched
     out = starter.texts_folder()
     sizes = {name: len((out / f"{name}.jsonl").read_text().splitlines()) for name in english.FOLDERS}
     assert sizes == {"socialiqa": 1954, "hellaswag": 10042, "commonsense_qa": 1221, "rte": 277, "boolq": 3270}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import SLICE, on_real_data
 from rows import rows_of, source, spec, write, write_jsonl
 
 from xtrain.data import Shard, prepare
@@ -21,7 +21,6 @@ from xtrain.tasks.sentences import sentence_at, sentence_spans
 
 COLUMNS = {"id": "id", "query": "q", "candidate": "c", "context": "x", "right": "r"}
 ANSWERS = {"id": "id", "query": "q", "context": "x", "answer": "a", "answer_start": "s"}
-SLICE = os.environ.get("XTRAIN_SLICE", "")
 
 
 def task(columns: dict[str, Any] | None = None, **entry: Any) -> TaskSpec:
@@ -324,12 +323,12 @@ def _plain(source: Any) -> dict[str, Any]:
     return {key: getattr(source, key) for key in keys if getattr(source, key)}
 
 
-@pytest.mark.skipif(not SLICE, reason="XTRAIN_SLICE does not name a folder of real data")
+@on_real_data
 def test_xquad_r_has_the_published_counts(tmp_path: Path, tiny_model: Path) -> None:
     lareqa = catalog.load()["lareqa"]
     counts = {QUERY: 0, CANDIDATE: 0}
     for language in lareqa.languages:
-        shard = prepare(lareqa, "test", language, tiny_model, 64, Path(SLICE), tmp_path)
+        shard = prepare(lareqa, "test", language, tiny_model, 64, SLICE, tmp_path)
         assert shard.manifest["dropped"] == {}
         for kind in counts:
             counts[kind] += int((shard.fields["kind"] == kind).sum())

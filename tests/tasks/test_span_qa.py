@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import SLICE, on_real_data, real_model
 from rows import write
 from squad_files import document, question, source, task
 from tiny import make_tiny_tokenizer, sentences, words
@@ -385,7 +385,6 @@ def test_the_catalogues_tasks() -> None:
 
 # ---------------------------------------------------------------- real files
 
-SLICE = os.environ.get("XTRAIN_SLICE", "")
 XQUAD = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 # task, split, language: the least exact match in percent that a model which points at the right tokens reaches
 FLOORS = [
@@ -398,18 +397,16 @@ FLOORS = [
 @pytest.fixture(scope="module")
 def real() -> PairTokenizer:
     """XLM-R's own pieces."""
-    from xtrain import starter
-
-    return PairTokenizer(starter.model_folder())
+    return PairTokenizer(real_model())
 
 
-@pytest.mark.skipif(not SLICE, reason="XTRAIN_SLICE does not name a folder of real data")
+@on_real_data
 @pytest.mark.parametrize(("name", "split", "language", "floor"), FLOORS)
 def test_real_answers_can_be_cut_out_at_tokens(
     real: PairTokenizer, name: str, split: str, language: str, floor: float
 ) -> None:
     one, problems = catalog.load()[name], ProblemList()
-    rows = list(read(one, split, language, Path(SLICE), problems))[:250]
+    rows = list(read(one, split, language, SLICE, problems))[:250]
     for row in rows[:15]:
         check_places(real, row.values["context"], covers=False)
     items = [item for item in FORMAT.encode(rows, real, one, 384, language, problems) if isinstance(item, Encoded)]
