@@ -85,7 +85,7 @@ class Nursery:
     def open(cls) -> Nursery:
         tests = Path(__file__).parent
         path = os.pathsep.join(map(str, [PROJECT, tests / "faults", tests]))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1",
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1",
                        "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}  # fmt: skip
         command = [sys.executable, str(tests / "faults" / "nursery.py")]
         return cls(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))

@@ -178,12 +178,11 @@ class Toy:
         return found
 
 
-# Of a process of the project's in tests: offline, one thread, without DeepSpeed's op (its build is slow).
+# Of a process of the project's in tests: offline, one thread.
 SETTINGS = {
     "PYTHONPATH": str(PROJECT),
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
-    "XTRAIN_NO_OPS": "1",
     "COLUMNS": "200",
 }
 

@@ -246,7 +246,7 @@ def test_the_command_says_who_goes_on(tmp_path: Path, tiny_model: Path, toy_data
         "from xtrain.cli import main\n"
         f"sys.exit(main({command!r}))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [sys.executable, "-c", entry], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
     )

@@ -293,7 +293,7 @@ def test_the_command(
         "--ranks",
         "2",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1",
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1",
                    "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}  # fmt: skip
     options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:

@@ -182,7 +182,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     out = tmp_path_factory.mktemp("zero-mlm")
     with pytest.MonkeyPatch.context() as patch:
         tests = os.pathsep.join([str(PROJECT), *sys.path])
-        for name, value in {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "PYTHONPATH": tests}.items():
+        for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": tests}.items():
             patch.setenv(name, value)
         failure = run_ranks(python(__file__, str(out)), 2, out)
         assert failure is None, failure.last_lines()

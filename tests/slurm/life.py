@@ -22,11 +22,12 @@ from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import Behind, submit_job
 from xtrain.phase import PhaseFile
 from xtrain.run_directory import RunDirectory
+from xtrain.starter import cache_folder
 
 STEPS, SAVE_EVERY = 24, 5
 PACE = "0.25,0.02"  # seconds of a step in the first attempt, which is disturbed, and in later ones
 HERE = Path(__file__).parent
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "XTRAIN_NO_OPS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
 
 
 def settings(steps: int = STEPS) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def profile(folder: Path, *, pace: str = PACE, job: Mapping[str, Any] = {}, **ta
         "job": {"partition": "main", "nodes": 2, "tasks_per_node": 1, "cpus_per_task": 1, "time_limit": 10, **job},
         "preemption": {"lead_seconds": 20, **tables.pop("preemption", {})},
         "environment": {"python": str(python), "variables": {**ENVIRONMENT, "XTRAIN_TEST_PACE": pace}},
-        "storage": {"cache": str(folder / "cache")},
+        "storage": {"cache": str(cache_folder())},
         **tables,
     }
     return Profile.from_mapping(mapping)

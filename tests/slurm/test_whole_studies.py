@@ -20,6 +20,7 @@ from toy import PROJECT, study, write_study
 from xtrain.dispatch.cluster import KINDS, load_profile
 from xtrain.dispatch.job_graph import JobGraph
 from xtrain.dispatch.submissions import JobFolder
+from xtrain.starter import cache_folder
 
 SMALL = {"max_steps": 6, "batch_size": 8, "max_length": 64, "learning_rate": 1e-3, "eval_every": 3, "dropout": 0.0}
 QUICK = """
@@ -41,7 +42,7 @@ class Submitted:
     def write_profile(self, **tables: Any) -> None:
         job = {"partition": "main", "time_limit": 10, "cpus_per_task": 1, **tables.pop("job", {})}
         mapping = {
-            "scheduler": "slurm", "job": job, "storage": {"cache": str(self.root / "cache")},
+            "scheduler": "slurm", "job": job, "storage": {"cache": str(cache_folder())},
             "environment": {"variables": ENVIRONMENT, **tables.pop("environment", {})}, **tables,
         }  # fmt: skip
         self.profile.write_text(tomli_w.dumps(mapping))

@@ -64,7 +64,6 @@ def run_all(out: Path, model: Path, data: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
             "OMP_NUM_THREADS": "1",
-            "XTRAIN_NO_OPS": "1",
             "PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}",
         }.items():
             patch.setenv(name, value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 import shutil
@@ -11,12 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cpuinfo
 import pytest
 import torch
+from op import compiled
 from ops_worker import SOURCE
+from runs import ALL_FAULTS
+from torch import Tensor
 
 from xtrain.dispatch.rendezvous import free_port
-from xtrain.training.ops import Op, Store, missing_build_tools, node_type, provide
+from xtrain.training.ops import Op, Store, missing_build_tools, node_type, op_is_built, provide
+from xtrain.training.optimizer import lead_to
+from xtrain.training.pieces import MOMENTS
 
 WORKER = Path(__file__).with_name("ops_worker.py")
 PATH = os.environ["PATH"]
@@ -55,7 +63,6 @@ class Lab:
                 "COMPILER_LOG": str(self.folder / "log"), "TINY_SOURCE": str(self.folder / "tiny.cpp"),
                 "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2]), **variables,
             }  # fmt: skip
-            environment.pop("XTRAIN_NO_OPS", None)
             with open(self.folder / f"{job}-{rank}.log", "wb") as log:
                 command = [sys.executable, str(WORKER), str(self.folder / f"{job}.json"), str(out)]
                 self.started.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), out))
@@ -71,9 +78,8 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    missing = missing_build_tools()
-    if missing and "XTRAIN_NO_OPS" not in missing:
-        pytest.skip(missing)
+    if missing_build_tools():
+        pytest.skip(missing_build_tools())
     return Lab(tmp_path_factory.mktemp("ops"))
 
 
@@ -127,30 +133,71 @@ def test_two_jobs_at_once(lab: Lab, tmp_path: Path) -> None:
     assert sorted(os.listdir(library)) == ["op.json", "tiny.so"]
 
 
-@pytest.mark.timeout(900)  # the compiler alone may take minutes on a machine that is busy
-def test_the_real_one_is_the_same_adam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Compiles DeepSpeed's FusedAdam (a minute) where no training on this machine has done so before."""
-    monkeypatch.delenv("XTRAIN_NO_OPS", raising=False)
+@pytest.fixture(params=[False, True], ids=["on the device", "offloaded"])
+def op(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Op:
+    """DeepSpeed's Adam, loaded by this process; the offloaded one is compiled (a minute) with XTRAIN_ALL_FAULTS=1."""
+    offloaded: bool = request.param
     if missing_build_tools():
         pytest.skip(missing_build_tools())
+    if offloaded and not ALL_FAULTS and not op_is_built(offloaded):
+        pytest.skip("DeepSpeedCPUAdam is compiled with XTRAIN_ALL_FAULTS=1 only")
+    compiled(offloaded)
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("XTRAIN_SCRATCH", str(tmp_path))
-    op = Op.adam(offloaded=False)
-    assert provide(op) == ""
-    from deepspeed.ops.adam import FusedAdam
+    monkeypatch.setattr(cpuinfo, "get_cpu_info", functools.cache(cpuinfo.get_cpu_info))  # a second, for each optimizer
+    assert provide(Op.adam(offloaded)) == ""
+    return Op.adam(offloaded)
 
+
+def make_adam(op: Op, weight: Tensor, *betas: float) -> torch.optim.Optimizer:
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    kind = FusedAdam if op == Op.adam(offloaded=False) else DeepSpeedCPUAdam
+    adam: torch.optim.Optimizer = kind([weight], lr=1e-2, betas=betas or (0.9, 0.999), weight_decay=0.1)
+    return adam
+
+
+def train(adam: torch.optim.Optimizer, steps: range) -> None:
+    ((weight,),) = [group["params"] for group in adam.param_groups]
+    for step in steps:
+        weight.grad = torch.sin(weight.detach() * (step % 97)) + 0.1
+        adam.step()
+
+
+def test_the_real_one_is_the_same_adam(op: Op, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     weights = [torch.linspace(-1.0, 1.0, 64).requires_grad_() for _ in range(2)]
-    adams = [
-        FusedAdam([weights[0]], lr=1e-2, weight_decay=0.1, adam_w_mode=True),
-        torch.optim.AdamW([weights[1]], lr=1e-2, weight_decay=0.1),
-    ]
-    for weight, adam in zip(weights, adams, strict=True):
-        for _ in range(5):
-            weight.grad = weight.detach() ** 3 - 0.5
-            adam.step()
+    train(make_adam(op, weights[0]), range(5))
+    train(torch.optim.AdamW([weights[1]], lr=1e-2, weight_decay=0.1), range(5))
     torch.testing.assert_close(*weights)
     shutil.rmtree(tmp_path / "ops")
     op.builder()._loaded_ops.clear()
     monkeypatch.setenv("PATH", "/nothing")
     assert provide(op) == "", "another start needs no compiler"
     assert Store.here().library(op).is_file()
+
+
+def test_what_the_op_keeps_outside_of_tensors_goes_on_bit_for_bit(op: Op) -> None:
+    """After any number of updates, whatever the process did before: other betas, or another training of the same."""
+    cuts, more = [1, 2, 15, 100, 331, 999, 20_000], 20
+    calm = make_adam(op, torch.linspace(-1.0, 1.0, 203).requires_grad_())
+    seen, at = {}, 0
+    for end in sorted({*cuts, *(cut + more for cut in cuts)}):
+        train(calm, range(at, end))
+        seen[end], at = state_of(calm), end
+    for cut in cuts:
+        for before, steps in (((0.5, 0.5), 1), ((0.9, 0.999), 7)):
+            train(make_adam(op, torch.ones(3).requires_grad_(), *before), range(steps))
+            weight, kept = seen[cut]
+            resumed = make_adam(op, weight.clone().requires_grad_())
+            resumed.state[resumed.param_groups[0]["params"][0]] = copy.deepcopy(kept)
+            lead_to(resumed, cut)
+            train(resumed, range(cut, cut + more))
+            (one, moments), (other, expected) = state_of(resumed), seen[cut + more]
+            assert torch.equal(one, other), cut
+            assert all(torch.equal(moments[name], expected[name]) for name in MOMENTS), cut
+
+
+def state_of(adam: torch.optim.Optimizer) -> tuple[Tensor, dict[str, Any]]:
+    """Copies of the weight and of what the optimizer has for it."""
+    ((weight, state),) = adam.state.items()
+    return weight.detach().clone(), copy.deepcopy(dict(state))

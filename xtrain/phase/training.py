@@ -113,6 +113,7 @@ def _trainer(rank: PhaseRank, seed: int) -> Trainer:
         health=Health.of(phase.recipe, phase.engine, plan, ds_config, device, model),
         evaluate=DevEvaluation(phase, dev, device) if dev else None,
         encoder_shape=(_matrix_parameters(encoder), encoder.num_layers, encoder.hidden_size),
+        environment={**rank.environment, "stage": engine.stage},
     )
 
 

@@ -31,6 +31,7 @@ from xtrain.study import Recipe
 from xtrain.training.plan import Plan
 from xtrain.training.probe import Probe
 from xtrain.training.schedule import LinearSchedule
+from xtrain.training.sums import of_all_ranks, take_back
 
 BLOCKS = 4  # a window is judged at each quarter of it
 MIN_EXAMPLES = 128
@@ -130,7 +131,6 @@ class CollapseDetector:
         columns = _COUNTS + max(self.classes.values(), default=0)
         self._rows = {task: number for number, task in enumerate(self.classes)}
         self._sums = torch.zeros(len(self.classes), columns, dtype=torch.float64, device=self.device)
-        self._partial: list[list[float]] = []  # of the block under way, over all ranks, from before a checkpoint
         self._blocks: deque[list[list[float]]] = deque(maxlen=BLOCKS)  # the last ones, by task, over all ranks
         self._learnt: set[str] = set()
         self._standing = False  # whether the last look found a collapse, which has been told
@@ -190,8 +190,9 @@ class CollapseDetector:
         """
         if step % self.block or not self._rows:
             return None
-        self._blocks.append(self._gathered())
-        self._partial = []
+        dist.all_reduce(self._sums)
+        self._blocks.append(self._sums.tolist())
+        self._sums.zero_()
         if len(self._blocks) < BLOCKS or step - self.window < self.first_step:
             return None
         findings = self._findings(probe)
@@ -200,14 +201,6 @@ class CollapseDetector:
             return None
         self.found_at.append(step)
         return Collapse(step, self.window, findings)
-
-    def _gathered(self) -> list[list[float]]:
-        """The sums of the block under way, over all ranks; collective. They begin anew."""
-        dist.all_reduce(self._sums)
-        sums = self._sums + torch.tensor(self._partial or 0.0, dtype=torch.float64, device=self.device)
-        self._sums.zero_()
-        found: list[list[float]] = sums.tolist()
-        return found
 
     def _findings(self, probe: Callable[[str], Probe]) -> dict[str, str]:
         """What was found of each task that can be judged; empty unless all of them have collapsed."""
@@ -242,10 +235,9 @@ class CollapseDetector:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON has it, the same on every rank; collective."""
-        self._partial = self._gathered()
         return {
             "blocks": list(self._blocks),
-            "partial": self._partial,
+            "sums": of_all_ranks(self._sums),
             "learnt": sorted(self._learnt),
             "standing": self._standing,
             "found_at": list(self.found_at),
@@ -255,8 +247,7 @@ class CollapseDetector:
         """Take back what :meth:`state` gave, with any number of ranks."""
         self._blocks.clear()
         self._blocks.extend(state["blocks"])
-        self._partial = state["partial"]
+        take_back(self._sums, state["sums"])
         self._learnt = set(state["learnt"])
         self._standing = bool(state["standing"])
         self.found_at = [int(step) for step in state["found_at"]]
-        self._sums.zero_()

@@ -30,7 +30,11 @@ from xtrain.training.restore import fill, newest, trainer_state
 from xtrain.training.saver import Saver
 from xtrain.training.schedule import LinearSchedule
 from xtrain.training.selection import Selection
+from xtrain.training.sums import of_all_ranks, take_back
 from xtrain.training.throughput import Throughput, training_flops
+
+ROUNDING = ("torch", "deepspeed", "device", "threads", "world_size", "stage", "optimizer")
+"""Keys of the environment that decide the last places of a phase's numbers, and nothing else of them."""
 
 
 @dataclass
@@ -65,6 +69,8 @@ class Trainer:
     """All ranks together: dev metrics, with the one to select by under ``score``. Calls back after each micro-step."""
     encoder_shape: tuple[int, int, int] = (0, 0, 0)
     """Parameters in matrices, number of layers, hidden size: for the FLOP count."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, device, ranks, ZeRO stage and the optimizer's implementation."""
     throughput: Throughput = field(default_factory=Throughput)
     training_seconds: float = 0.0
     """Steps alone, without evaluation and waiting for saves; those before a resume included."""
@@ -139,7 +145,14 @@ class Trainer:
         self.engine.restore(state["engine"])
         self.observer.event("resume", step=step, checkpoint=commit.name, written_by=commit.manifest.world_size,
                             ranks=self.guard.agreement.world_size, planned_steps=self.plan.num_steps)  # fmt: skip
+        before, now = state["rounding"], self._rounding
+        if changed := [f"{key} {before[key]} -> {now[key]}" for key in ROUNDING if before[key] != now[key]]:
+            self.observer.event("rounds_otherwise", step=step, changed=", ".join(changed))
         return step
+
+    @property
+    def _rounding(self) -> dict[str, Any]:
+        return {key: self.environment.get(key) for key in ROUNDING}
 
     def _state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors; collective."""
@@ -155,6 +168,7 @@ class Trainer:
             "engine": self.engine.counters(),
             "num_tokens": self.num_tokens + self.throughput.num_tokens,
             "training_seconds": self.training_seconds + self.throughput.seconds,
+            "rounding": self._rounding,
         }
 
     def _global_step(self, step: int, learning_rate: float) -> StepResult:
@@ -342,13 +356,12 @@ class Window:
         return mean, each if len(steps) > 1 else {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the sums over all ranks; collective."""
-        return {"sums": self._totals(), "steps": list(self._steps)}
+        """What a checkpoint keeps: the sums of all ranks; collective."""
+        return {"sums": of_all_ranks(self._sums), "steps": list(self._steps)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state` gave: rank 0 keeps the sums of all."""
-        mine = state["sums"] if dist.get_rank() == 0 else [0.0] * len(state["sums"])
-        self._sums.copy_(torch.tensor(mine, dtype=torch.float64))
+        """Take back what :meth:`state` gave."""
+        take_back(self._sums, state["sums"])
         self._steps = [int(count) for count in state["steps"]]
 
     def _totals(self) -> list[float]:

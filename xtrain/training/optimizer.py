@@ -51,3 +51,27 @@ def build_optimizer(
         "optimizer": "torch AdamW (fused)",
         "optimizer_note": f"DeepSpeed's {wanted} cannot be had here: {refusal}",
     }
+
+
+def lead_to(adam: torch.optim.Optimizer, num_updates: int) -> None:
+    """Have what DeepSpeed's op keeps outside of all tensors as ``num_updates`` updates of this process leave it.
+
+    On CPU an object of the op's carries products of the betas on from update to update, in fp32, to correct the bias
+    (``IncrementStep`` of csrc/includes/cpu_adam.h). Where the step jumps it takes ``std::pow``, which differs in the
+    last place, and so would all weights from then on. It is therefore led there step by step, with nothing to update
+    (3 us each). At step 1 it begins anew, whatever it has counted in this process before.
+
+    On CUDA the op keeps nothing: its kernel is told the step. torch's AdamW has it in a tensor.
+    """
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+    ((beta1, beta2),) = {group["betas"] for group in adam.param_groups}  # the object is common to all groups
+    nothing = torch.empty(0)
+    if isinstance(adam, DeepSpeedCPUAdam):
+        update, op = adam.ds_opt_adam.adam_update, adam.opt_id
+        for step in range(1, num_updates + 1):
+            update(op, step, 0.0, beta1, beta2, 1.0, 0.0, True, nothing, nothing, nothing, nothing)
+    elif isinstance(adam, FusedAdam) and not adam._dummy_overflow_buf.is_cuda:
+        update, flag, lists, mode = adam.multi_tensor_adam, adam._dummy_overflow_buf, [[nothing]] * 4, adam.adam_w_mode
+        for step in range(1, num_updates + 1):
+            update(1, flag, lists, 0.0, beta1, beta2, 1.0, step, mode, 1, 0.0)

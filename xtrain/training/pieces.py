@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xtrain.model.sharded_weights import KEY
+from xtrain.training.optimizer import lead_to
 
 WEIGHTS, EXP_AVG, EXP_AVG_SQ = "weights", "exp_avg", "exp_avg_sq"
 MOMENTS = (EXP_AVG, EXP_AVG_SQ)
@@ -95,6 +96,7 @@ class ZeroState:
             # torch counts in a tensor beside the weights, DeepSpeed's optimizers in an int
             torchs = isinstance(adam, torch.optim.AdamW)
             state["step"] = torch.tensor(float(num_updates), device=flat.device) if torchs else num_updates
+        lead_to(adam, num_updates)
 
     @torch.no_grad()
     def spread(self) -> None:
