@@ -16,6 +16,7 @@ from xtrain.graph import Graph, Phase, expand
 from xtrain.report.training_data import trained_on
 from xtrain.study import load
 from xtrain.tasks import catalog
+from xtrain.tasks.sampling import Sample
 
 ALL = {
     **TOY_TASKS,
@@ -55,7 +56,7 @@ def test_a_mixture_reads_every_task_at_its_own_length(graph_of: Any) -> None:
     recipe = {"intermediate": {"eval_examples": 10, "qa": {"max_length": 64}, "tags": {"max_length": 32}}}
     row = {"name": "mix", "tasks": ["tags", "qa", "text"], "languages": {"text": ["ru", "zh"]}}
     (mix,) = only(graph_of(**rows(row), recipe=recipe), "intermediate")
-    read = {(r.task, r.split, r.language, r.max_length, r.limit) for r in mix.readings}
+    read = {(r.task, r.split, r.language, r.max_length, r.sample and r.sample.examples) for r in mix.readings}
     assert read == {
         ("tags", "train", "en", 32, None), ("tags", "dev", "en", 32, 10),
         ("qa", "train", "en", 64, None), ("qa", "dev", "en", 64, 10),
@@ -68,8 +69,8 @@ def test_joined_tasks_are_read_under_one_head(graph_of: Any) -> None:
     graph = graph_of(**rows({"name": "both", "tasks": ["both"]}), recipe={"intermediate": {"train_examples": 9}})
     (phase,) = only(graph, "intermediate")
     assert phase.tasks == ("both",)
-    assert [(r.task, r.member, r.limit) for r in phase.readings if r.role == "train"] == [
-        ("both", "toy", 5), ("both", "other", 5),
+    assert [(r.task, r.member, r.sample) for r in phase.readings if r.role == "train"] == [
+        ("both", "toy", Sample(4)), ("both", "other", Sample(4)),
     ]  # fmt: skip
     assert trained_on(graph) == {"both": "both (machine-translated from en; toy + other as one)"}
 
@@ -119,6 +120,7 @@ def test_what_changes_a_result_changes_the_hash(graph_of: Any) -> None:
         {"recipe": {"text": {"max_length": 32}}},
         {"recipe": {"train_examples": 50}},
         {"task": exponent},
+        {"sample_seed": 1},  # its dev set is a sample
     ):
         assert hash_of(**change) != base, change
 

@@ -13,6 +13,7 @@ from xtrain.data import prepare
 from xtrain.graph import Graph, expand
 from xtrain.study import NO_INTERMEDIATE, Study, load
 from xtrain.tasks import TaskSpec, catalog, formats
+from xtrain.tasks.sampling import Sample
 
 FOLDER = Path(__file__).parents[1] / "studies"
 STUDIES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -154,5 +155,5 @@ def test_what_stands_in_for_something_can_be_read(
         if reading.member in study.task
     }
     for (task, split), language in own.items():
-        shard = prepare(graph.specs[task], split, language, tiny_model, 96, SLICE, tmp_path, limit=12)
+        shard = prepare(graph.specs[task], split, language, tiny_model, 96, SLICE, tmp_path, sample=Sample(12))
         assert len(shard) == 12

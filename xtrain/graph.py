@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +19,11 @@ from xtrain.run_directory import RunDirectory
 from xtrain.study import NO_INTERMEDIATE, Recipe, Study, Target
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.labels import with_labels
+from xtrain.tasks.sampling import Sample
 from xtrain.tasks.sources import fingerprint, languages_of
 from xtrain.tasks.spec import EVERY
 
-HASH_VERSION = 2  # raised when the same study would now give other numbers
+HASH_VERSION = 3  # raised when the same study would now give other numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Reading:
     split: str
     language: str
     max_length: int  # tokens in a sequence
-    limit: int | None = None  # the first so many examples
+    sample: Sample | None = None  # None: all examples
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,14 @@ class _Builder:
         if recipe.eval_examples:
             wanted.append(("dev", recipe.eval_examples))
         return [
-            Reading(task, member, split, split, language, max_length, limit and math.ceil(limit / len(parts)))
+            # the same number of each, so that parallel parts have the same examples
+            Reading(task, member, split, split, language, max_length, self._sample(limit and limit // len(parts)))
             for split, limit in wanted
             for member, language in parts
         ]
+
+    def _sample(self, examples: int | None) -> Sample | None:
+        return None if examples is None else Sample(max(1, examples), self.graph.study.sample_seed)
 
     def _trained(
         self,
@@ -202,8 +206,8 @@ class _Builder:
         spec = self.graph.specs[task]
         split = spec.evaluation_split(evaluation.split)
         chosen = self._languages(spec, split, column.languages)
-        length, limit = recipe.max_length, evaluation.limit
-        readings = [Reading(task, task, EVALUATE, split, language, length, limit) for language in chosen]
+        length, sample = recipe.max_length, self._sample(evaluation.limit)
+        readings = [Reading(task, task, EVALUATE, split, language, length, sample) for language in chosen]
         readings += [
             Reading(task, task, companion.role, companion.split, companion.language, length)
             for companion in formats.get(spec.format).companions(spec, split, chosen)

@@ -246,7 +246,7 @@ def _prepared(job: Job, phase: Phase, console: Console) -> Iterator[ShardEntry]:
         for reading in phase.readings:
             shard = prepare(
                 job.graph.specs[reading.member], reading.split, reading.language, job.graph.base_folder,
-                reading.max_length, job.data_root, job.out / PREPARED, reading.limit,
+                reading.max_length, job.data_root, job.out / PREPARED, reading.sample,
             )  # fmt: skip
             path = str(shard.path.relative_to(job.out))
             yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path)

@@ -23,7 +23,7 @@ class Recipe:
     epochs: float = field(default=3.0, metadata=limits(above=0))
     """Passes over the training set; may be a fraction."""
     train_examples: int | None = field(default=None, metadata=limits(minimum=1))
-    """At most so many training examples: the first ones, of several languages or joined tasks an even share."""
+    """At most so many training examples: a sample, of several languages or joined tasks the same number of each."""
     max_steps: int | None = field(default=None, metadata=limits(minimum=1))
     """Optimizer steps, instead of epochs."""
     batch_size: int = field(default=32, metadata=limits(minimum=1))
@@ -48,7 +48,7 @@ class Recipe:
     eval_every: int = field(default=1000, metadata=limits(minimum=1))
     """Steps between evaluations on the dev set."""
     eval_examples: int = field(default=500, metadata=limits(minimum=0))
-    """The first so many dev examples are evaluated; 0 for no selection on dev."""
+    """At most so many dev examples are evaluated, a sample; 0 for no selection on dev."""
     patience: int = field(default=30, metadata=limits(minimum=1))
     """Evaluations without a new best before training stops early."""
     size_cap: int = field(default=2**17, metadata=limits(minimum=1))
@@ -107,7 +107,7 @@ class Evaluation:
     """The version of the benchmark: what a target is evaluated in where it names no languages, and its rules."""
     split: str = field(default="test", metadata=limits(choices=("test", "dev")))
     limit: int | None = field(default=None, metadata=limits(minimum=1))
-    """At most so many examples a language."""
+    """At most so many examples a language: a sample, the same in all languages where the set is parallel."""
     last_checkpoint: bool = True
     """Score the last step's weights beside the selected ones, where they differ."""
     embedding_layer: int | str = "protocol"
@@ -152,6 +152,9 @@ class Study:
     target: tuple[Target, ...]
     intermediate: tuple[Intermediate, ...] = (Intermediate(NO_INTERMEDIATE),)
     seeds: tuple[int, ...] = (0,)
+    sample_seed: int = field(default=0, metadata=limits(minimum=0))
+    """Draws other samples where ``limit``, ``eval_examples`` or ``train_examples`` says that one is drawn; the same
+    one for all rows and seeds of the study."""
     revision: str = "main"
     """Of a base from the hub: a commit, tag or branch; the commit it resolves to is in the hash."""
     recipe: Mapping[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from xtrain.errors import UserError
 from xtrain.tasks import TaskSpec, catalog, formats
 from xtrain.tasks.encoding import PairTokenizer
 from xtrain.tasks.formats import Dropped, Encoded, FieldKind, ProblemList, Row
+from xtrain.tasks.sampling import Sample
 
 COLUMNS = {"text_a": "text_a", "text_b": "text_b", "label": "label"}
 
@@ -77,12 +78,12 @@ def test_it_is_made_once(data: Path, tiny_model: Path) -> None:
 def test_it_is_made_anew_when_anything_changes(data: Path, tiny_model: Path) -> None:
     make_tiny_tokenizer(data / "other", vocab=390)
     paths = [make(data, tiny_model).path, make(data, tiny_model, 32).path, make(data, data / "other").path]
-    paths.append(make(data, tiny_model, limit=7).path)
+    paths.append(make(data, tiny_model, sample=Sample(7)).path)
     paths.append(make(data, tiny_model, spec=task(labels=["class2", "class1", "class0"])).path)
     write(data / "train.jsonl", pairs(59))
     paths.append(make(data, tiny_model).path)
     assert len(set(paths)) == len(paths)
-    assert len(make(data, tiny_model, limit=7)) == 7
+    assert len(make(data, tiny_model, sample=Sample(7))) == 7
 
 
 def test_a_damaged_shard_is_made_again(data: Path, tiny_model: Path) -> None:

@@ -11,8 +11,10 @@ from real_data import SLICE, on_real_data, real_model
 from xtrain.data import prepare
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
+from xtrain.files import make_folder
 from xtrain.model import Encoder, load_encoder
 from xtrain.tasks import catalog
+from xtrain.tasks.sources import existing_files
 
 pytestmark = on_real_data
 # accuracy@1 of the first 300 pairs, each foreign sentence searched among the English ones
@@ -33,7 +35,10 @@ def encoder(model: Path) -> Encoder:
 def test_check_values(model: Path, encoder: Encoder, tmp_path: Path, language: str) -> None:
     options = {"prefix": "query: ", "query": "foreign"}
     spec = catalog.load({"tatoeba": {"options": options}})["tatoeba"]
-    shard = prepare(spec, "test", language, model, 512, SLICE, tmp_path, limit=300)
+    for path in existing_files(spec, "test", language, SLICE):
+        first = path.read_text(encoding="utf-8").split("\n")[:300]
+        (make_folder(tmp_path / "tatoeba") / path.name).write_text("\n".join(first), encoding="utf-8")
+    shard = prepare(spec, "test", language, model, 512, tmp_path, tmp_path)
     setting = Setting(spec, encoder, layer=encoder.num_layers)
     [result] = evaluators.get("sentence_retrieval").evaluate(setting, {language: shard}).languages
     assert result.num_examples == 300

@@ -12,7 +12,7 @@ from rows import source, spec
 from xtrain.errors import UserError
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.encoding import PairTokenizer
-from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row, label_word
+from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row, TextCount, label_word
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_classification_of_pairs_and_of_single_texts(tokenizer: PairTokenizer) -
         {"text_a": "three", "label": "a"},
     )
     assert found == [
-        Encoded("1", [pair(tokenizer, "one", "two")], {"label": [1]}),
-        Encoded("2", [pair(tokenizer, "three")], {"label": [0]}),
+        Encoded("1", [pair(tokenizer, "one", "two")], {"label": [1]}, text=TextCount(2, 6, 8)),
+        Encoded("2", [pair(tokenizer, "three")], {"label": [0]}, text=TextCount(1, 5, 5)),
     ]
 
 
@@ -157,7 +157,7 @@ def test_sentence_retrieval(tokenizer: PairTokenizer) -> None:
     task = spec(format="sentence_retrieval", options={"prefix": "query: "}, sources=[source(columns=columns)])
     found = encode(task, tokenizer, {"source": "eins", "target": "one"})
     sequences = [pair(tokenizer, "query: eins"), pair(tokenizer, "query: one")]
-    assert found == [Encoded("1", sequences, {}, note={"line": 0})]
+    assert found == [Encoded("1", sequences, {}, note={"line": 0}, text=TextCount(2, 11, 11, 2))]
 
 
 @pytest.mark.parametrize(

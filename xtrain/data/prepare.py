@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from xtrain.data.drawing import Drawn, draw
 from xtrain.data.shards import LAYOUT, Shard, damage, write_shard
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, read_json
 from xtrain.tasks import formats, sources
 from xtrain.tasks.encoding import PairTokenizer, tokenizer_hash
-from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList
+from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, TextCount
+from xtrain.tasks.sampling import Sample
 from xtrain.tasks.spec import TaskSpec
 
 Progress = Callable[[int], None]
 """Told the number of rows done so far, every now and then."""
 
 _EVERY = 4096  # rows between two calls of the progress callback
-_VERSION = 1  # of what the formats make of a row; raise it when token ids or fields would change
+_VERSION = 2  # of what the formats make of a row; raise it when token ids or fields would change
 
 
 def prepare(
@@ -36,14 +38,14 @@ def prepare(
     max_length: int,
     data_root: Path | None,
     out_root: Path,
-    limit: int | None = None,
+    sample: Sample | None = None,
     progress: Progress | None = None,
 ) -> Shard:
     """The shard of ``split`` of a task in ``language``: opened if it is there, else made.
 
     ``encoder_folder`` holds the tokenizer (and ``config.json``), ``max_length`` is in tokens, special ones
-    included; ``limit`` takes the first so many examples. It is safe to call it from several processes at
-    once. Raises one :class:`UserError` with up to 20 problems of the data.
+    included; ``sample`` draws so many examples, or takes all if there are no more. It is safe to call it from
+    several processes at once. Raises one :class:`UserError` with up to 20 problems of the data.
     """
     source_hash = sources.fingerprint(spec, split, language, data_root)
     tokenizer_key = tokenizer_hash(encoder_folder)
@@ -53,18 +55,46 @@ def prepare(
         "tokenizer": tokenizer_key,
         "source": source_hash,
         "max_length": max_length,
-        "limit": limit,
+        "sample": None if sample is None else asdict(sample),
     }
     path = out_root / spec.name / f"{split}-{language}-{content_hash(recipe)}"
     if damage(path) is None:
         return Shard.open(path)
     _check_length(max_length, encoder_folder)
-    format_ = formats.get(spec.format)
     problems = ProblemList()
+
+    def read() -> Iterator[Any]:
+        rows = sources.read(spec, split, language, data_root, problems)
+        return formats.get(spec.format).read(rows, spec, language, problems)
+
+    drawn = None if sample is None else draw(sample, read(), formats.get(spec.format), split)
+    problems.raise_if_any()
     tokenizer = _tokenizer(encoder_folder, tokenizer_key)
-    rows = sources.read(spec, split, language, data_root, problems)
+    collected = _collect(drawn, read(), tokenizer, spec, split, max_length, progress)
+    problems.raise_if_any()
+    collected.check(spec, split, language)
+    if progress is not None:
+        progress(collected.rows)
+    described = {"task": spec.name, "format": spec.format, "split": split, "language": language, **recipe}
+    return collected.write(path, described)
+
+
+def _collect(
+    drawn: Drawn | None,
+    read: Iterator[Any],
+    tokenizer: PairTokenizer,
+    spec: TaskSpec,
+    split: str,
+    max_length: int,
+    progress: Progress | None,
+) -> _Collected:
+    """What the format makes of what it has read, or of the sample of it."""
+    format_ = formats.get(spec.format)
+    chosen = drawn.among(read) if drawn is not None and drawn.is_part else read
+    made = _Counted(format_.tokenise(chosen, tokenizer, spec, max_length))
+    kept = _Counted(made if drawn is None else format_.thinned(made, drawn.sample))
     collected, withheld = _Collected(format_), _Collected(format_, labelled=False)
-    for item in format_.encode(rows, tokenizer, spec, max_length, language, problems):
+    for item in kept:
         if isinstance(item, Encoded) and item.withheld:
             if split == "test" and not collected.ids:
                 withheld.add(item)
@@ -73,16 +103,27 @@ def prepare(
             collected.add(item)
         if progress is not None and collected.rows % _EVERY == 0:
             progress(collected.rows)
-        if limit in (len(collected.ids), len(withheld.ids)):
-            break
-    problems.raise_if_any()
     if withheld.ids and not collected.ids:  # a leaderboard's test set: it can be predicted, not scored
         collected = withheld
-    collected.check(spec, split, language)
-    if progress is not None:
-        progress(collected.rows)
-    described = {"task": spec.name, "format": spec.format, "split": split, "language": language, **recipe}
-    return collected.write(path, described)
+    if drawn is not None:
+        collected.drawn = drawn.described(made.examples, kept.examples)
+        if drawn.is_part:
+            collected.rows = drawn.rows
+            collected.dropped.update(drawn.dropped)
+    return collected
+
+
+@dataclass
+class _Counted:
+    """Items that pass by, and how many of them were examples."""
+
+    items: Iterable[Encoded | Dropped]
+    examples: int = 0
+
+    def __iter__(self) -> Iterator[Encoded | Dropped]:
+        for item in self.items:
+            self.examples += isinstance(item, Encoded)
+            yield item
 
 
 @dataclass
@@ -91,14 +132,17 @@ class _Collected:
 
     format: Format
     labelled: bool = True
+    drawn: Mapping[str, Any] | None = None
+    """Of a sample: how many examples were drawn, of how many, and how."""
     rows: int = 0
+    text: TextCount = TextCount()
     truncated: int = 0
     split: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
     ids: list[str] = field(default_factory=list)
     tokens: list[npt.NDArray[np.uint32]] = field(default_factory=list)
-    pending: list[list[int]] = field(default_factory=list)
+    pending: list[Sequence[int]] = field(default_factory=list)
     sequence_lengths: list[int] = field(default_factory=list)
     per_example: list[int] = field(default_factory=list)
     fields: dict[str, array[int]] = field(default_factory=dict)
@@ -117,6 +161,7 @@ class _Collected:
             assert len(values) == wanted, f"{self.format.name}: {name} has {len(values)} values, not {wanted}"
             self.fields.setdefault(name, array("i")).extend(values)
         self.ids.append(item.id)
+        self.text += item.text
         self.truncated += item.truncated
         self.split += item.split
         self.remarks.update(item.remarks)
@@ -156,6 +201,8 @@ class _Collected:
             "truncated": self.truncated,
             "split_examples": self.split,
             "labelled": self.labelled,
+            "drawn": self.drawn,
+            "text": asdict(self.text),
             "remarks": dict(self.remarks),
         }
         return write_shard(

@@ -22,6 +22,7 @@ from xtrain.tasks.formats import (
     label_word,
     text_of,
 )
+from xtrain.tasks.sampling import Draw, Sample
 from xtrain.tasks.sentences import sentence_at, sentence_spans
 from xtrain.tasks.spec import INDEX_LANGUAGE, Source, TaskSpec
 
@@ -57,6 +58,7 @@ class AnswerRetrieval(Format):
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ("query", "candidate", "context", "answer", "answer_start", "breaks", "right")
     options: tuple[str, ...] = ("query_length", "candidate_length", "pool")
+    sampling = "queries (or pairs) drawn by a hash of their ids; all candidates stay"
     metrics: tuple[str, ...] = ("map@20",)
     fields: Mapping[str, FieldKind] = {"kind": "example", "group": "example"}
 
@@ -96,6 +98,14 @@ class AnswerRetrieval(Format):
         lengths = [min(max_length, int(spec.options.get(f"{side}_length", max_length))) for side in _SIDES]
         for chunk in in_chunks(read):
             yield from _encoded(chunk, tokenizer, lengths)
+
+    def draw(self, sample: Sample) -> Draw:
+        """A query by its question, which several languages may share."""
+        return Draw(sample, key=lambda item: str((item.note or {}).get("question", item.id)))
+
+    def always(self, item: _Item) -> bool:
+        """Candidates: the pool is part of the task."""
+        return item.kind == CANDIDATE
 
 
 FORMAT = AnswerRetrieval()
@@ -275,12 +285,7 @@ def _encoded(
         if isinstance(item, Dropped):
             yield item
             continue
-        sequences, cut = [], False
-        for side, _, second in item.texts:
-            first_ids = next(pieces)
-            second_ids = None if second is None else next(pieces)
-            ids, was_cut = tokenizer.sequence(first_ids, second_ids, lengths[side])
-            sequences.append(ids)
-            cut |= was_cut
+        texts = [(first, second) for _, first, second in item.texts]
+        sequences, cut, amount = tokenizer.sequences(texts, pieces, [lengths[side] for side, _, _ in item.texts])
         fields = {"kind": [item.kind], "group": [item.group]}
-        yield Encoded(item.id, sequences, fields, cut, note=item.note)
+        yield Encoded(item.id, sequences, fields, cut, note=item.note, text=amount)

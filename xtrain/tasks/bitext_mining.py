@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 from xtrain.errors import Problem, UserError
 from xtrain.tasks.encoding import Example, PairTokenizer, tokenise_examples
 from xtrain.tasks.formats import Companion, Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text
+from xtrain.tasks.sampling import Draw, Sample
 from xtrain.tasks.spec import TaskSpec
 
 FOREIGN, ENGLISH = 0, 1
@@ -34,6 +36,7 @@ class BitextMining(Format):
     gold_file = True
     optional: tuple[str, ...] = ("foreign_ids", "english_ids")
     options: tuple[str, ...] = ("prefix", "margin")
+    sampling = "sentences drawn by a hash of their ids, and their translations; searched among these alone"
     metrics: tuple[str, ...] = ("f1", "precision", "recall")
     trained = False
     fields: Mapping[str, FieldKind] = {"side": "example", "copy": "example"}
@@ -73,14 +76,24 @@ class BitextMining(Format):
                 note = None
                 if pool.gold is not None and one.side == FOREIGN:
                     note = {"gold": pool.gold.get(one.id, [])}
-                fields = {"side": [one.side], "copy": [one.copy]}
-                yield Example([(prefix + one.text, None)], fields, pool.gold is None, note, one.id)
+                yield Example(
+                    [(prefix + one.text, None)],
+                    {"side": [one.side], "copy": [one.copy]},
+                    withheld=pool.gold is None,
+                    note=note,
+                    id=one.id,
+                    counted=int(one.side == FOREIGN),
+                )
 
     def tokenise(
         self, read: Iterable[Example | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
     ) -> Iterator[Encoded | Dropped]:
         """One sequence an example."""
         return tokenise_examples(read, tokenizer, max_length)
+
+    def draw(self, sample: Sample) -> Draw:
+        """Sentences with their translations."""
+        return _PairDraw(sample)
 
 
 @dataclass(frozen=True)
@@ -162,31 +175,68 @@ def _named(value: Any, side: Sequence[_Sentence]) -> str:
 
 
 def _in_step(pool: _Pool) -> Iterator[_Sentence]:
-    """Both sides at an even pace, each in its own order, but translations right behind their sentence.
-
-    So any first part of the examples is a smaller task of the same kind: a study may limit their number.
-    """
-    english = {one.id: one for one in pool.english}
-    counts = [Counter(one.text for one in side) for side in (pool.foreign, pool.english)]
+    """The sentences in the order of :func:`_paced`, each marked as once or several times there."""
+    sides = (pool.foreign, pool.english)
+    counts = [Counter(one.text for one in side) for side in sides]
     seen: list[set[str]] = [set(), set()]
-
-    def marked(one: _Sentence) -> _Sentence:
+    known = {one.id: one for side in sides for one in side}
+    for id_ in _paced([one.id for one in pool.foreign], [one.id for one in pool.english], pool.gold or {}):
+        one = known[id_]
         again = one.text in seen[one.side]
         seen[one.side].add(one.text)
-        return replace(one, copy=AGAIN if again else FIRST if counts[one.side][one.text] > 1 else ONCE)
+        yield replace(one, copy=AGAIN if again else FIRST if counts[one.side][one.text] > 1 else ONCE)
 
-    gold, rest = pool.gold or {}, iter(pool.english)
+
+def _paced(foreign: Sequence[str], english: Sequence[str], gold: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Both sides at an even pace, each in its own order, but translations right behind their sentence.
+
+    So any first part is a smaller task of the same kind.
+    """
+    left, rest = dict.fromkeys(english), iter(english)
     passed = 0
-    for number, one in enumerate(pool.foreign, 1):
-        yield marked(one)
-        for id_ in gold.get(one.id, ()):
-            if id_ in english:
-                yield marked(english.pop(id_))
-        while passed * len(pool.foreign) < number * len(pool.english):
+    for number, id_ in enumerate(foreign, 1):
+        yield id_
+        for other in gold.get(id_, ()):
+            if other in left:
+                del left[other]
+                yield other
+        while passed * len(foreign) < number * len(english):
             passed += 1
             other = next(rest)
-            if english.pop(other.id, None) is not None:
-                yield marked(other)
+            if other in left:
+                del left[other]
+                yield other
+
+
+class _PairDraw(Draw):
+    """A smaller task of the same kind: foreign sentences, those with a translation in proportion to the others (one
+    at least), their translations, and English sentences beside them at an even pace.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__(sample)
+        self.sides: tuple[list[str], list[str]] = ([], [])
+        self.gold: dict[str, Sequence[str]] = {}
+
+    def offer(self, item: Example) -> None:
+        """A sentence."""
+        self.sides[item.fields["side"][0]].append(item.id)
+        if item.note and item.note["gold"]:
+            self.gold[item.id] = item.note["gold"]
+
+    @property
+    def offered(self) -> int:
+        """The sentences of both sides."""
+        return sum(map(len, self.sides))
+
+    def ids(self) -> frozenset[str]:
+        """The sentences that are drawn, two at least."""
+        by_rank = [sorted(side, key=self.sample.rank) for side in self.sides]
+        kinds = [[id_ for id_ in by_rank[FOREIGN] if (id_ in self.gold) is paired] for paired in (True, False)]
+        # the k-th of n stands at k / n, so that both kinds run out together; a pair comes first
+        placed = sorted((k / len(kind), number, id_) for number, kind in enumerate(kinds) for k, id_ in enumerate(kind))
+        paced = _paced([id_ for _, _, id_ in placed], by_rank[ENGLISH], self.gold)
+        return frozenset(itertools.islice(paced, max(2, self.sample.examples)))
 
 
 FORMAT = BitextMining()

@@ -29,6 +29,7 @@ class Classification(Format):
     required: tuple[str, ...] = ("text_a", "label")
     gold: tuple[str, ...] = ("label",)
     optional: tuple[str, ...] = ("text_b",)
+    sampling = "drawn by a hash of their ids, of each label its share: the same in every language that has them"
     metrics: tuple[str, ...] = ("accuracy", "f1")
     fields: Mapping[str, FieldKind] = {"label": "example"}
 

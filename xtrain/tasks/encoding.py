@@ -15,7 +15,7 @@ import tokenizers
 
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash
-from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row
+from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row, TextCount
 from xtrain.tasks.hashes import file_hash
 
 TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
@@ -67,6 +67,7 @@ class PairTokenizer:
         self.begin, self.end = int(begin), int(end)
         unknown = backend.token_to_id("<unk>")
         self.unknown = self.end if unknown is None else int(unknown)
+        self._has_unknown = unknown is not None
         self._boundary = backend.token_to_id("▁")  # None if the vocabulary has no such piece
 
     def vocabulary(self) -> dict[str, int]:
@@ -105,6 +106,14 @@ class PairTokenizer:
             end = np.maximum(end, np.minimum(_next_without(joined)[end], np.append(begin[1:], len(text))[: len(end)]))
         return LocatedPieces(ids, begin, end)
 
+    def count(self, text: str, ids: list[int]) -> TextCount:
+        """The amount of ``text``, whose pieces are ``ids``, uncut."""
+        return TextCount(len(text.split()), len(text), len(ids), self.num_unknown(ids))
+
+    def num_unknown(self, ids: list[int]) -> int:
+        """How many of the pieces are ``<unk>``; none, where the vocabulary has no such piece."""
+        return ids.count(self.unknown) if self._has_unknown else 0
+
     def sequence(self, first: list[int], second: list[int] | None, max_length: int) -> tuple[list[int], bool]:
         """One or two texts as a sequence of at most ``max_length`` ids, and whether it was cut."""
         if second is None:
@@ -114,6 +123,28 @@ class PairTokenizer:
         keep_first, keep_second = longest_first(len(first), len(second), room)
         ids = [self.begin, *first[:keep_first], self.end, self.end, *second[:keep_second], self.end]
         return ids, keep_first + keep_second < len(first) + len(second)
+
+    def sequences(
+        self,
+        texts: Sequence[tuple[str, str | None]],
+        pieces: Iterator[list[int]],
+        lengths: Sequence[int],
+        counted: int | None = None,
+    ) -> tuple[list[list[int]], bool, TextCount]:
+        """The sequences of an example: of each of ``texts``, whose ids are the next of ``pieces``, with its length.
+
+        Also whether one was cut, and the amount of text in the first ``counted`` of them (in all by default).
+        """
+        found, cut, amount = [], False, TextCount()
+        for number, ((first, second), length) in enumerate(zip(texts, lengths, strict=True)):
+            ids = [next(pieces) for text in (first, second) if text is not None]
+            sequence, was_cut = self.sequence(ids[0], None if second is None else ids[1], length)
+            found.append(sequence)
+            cut |= was_cut
+            if counted is None or number < counted:
+                for text, own in zip((first, second), ids, strict=False):
+                    amount += self.count(text or "", own)
+        return found, cut, amount
 
 
 @dataclass(frozen=True)
@@ -184,6 +215,8 @@ class Example:
     note: Any = None
     id: str = ""
     """The row's; :func:`read_examples` puts it in."""
+    counted: int | None = None
+    """The first so many sequences are in its language (by default all): the others do not count as its text."""
 
 
 def read_rows(rows: Iterable[Row], read_row: Callable[[Row], T], problems: ProblemList) -> Iterator[T]:
@@ -227,10 +260,8 @@ def tokenise_examples(
             if isinstance(example, Dropped):
                 yield example
                 continue
-            sequences, cut = [], False
-            for _, second in example.texts:
-                first_ids = next(pieces)
-                ids, was_cut = tokenizer.sequence(first_ids, None if second is None else next(pieces), max_length)
-                sequences.append(ids)
-                cut |= was_cut
-            yield Encoded(example.id, sequences, example.fields, cut, withheld=example.withheld, note=example.note)
+            lengths = [max_length] * len(example.texts)
+            sequences, cut, amount = tokenizer.sequences(example.texts, pieces, lengths, example.counted)
+            yield Encoded(
+                example.id, sequences, example.fields, cut, withheld=example.withheld, note=example.note, text=amount
+            )

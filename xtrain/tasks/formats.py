@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.tasks.sampling import Draw, Sample
 
 if TYPE_CHECKING:
     from xtrain.tasks.encoding import PairTokenizer
@@ -41,7 +42,7 @@ class Encoded:
     """One example, ready for a shard."""
 
     id: str
-    sequences: list[list[int]]
+    sequences: Sequence[Sequence[int]]
     """Token ids, special tokens included; one sequence or several."""
     fields: dict[str, list[int]]
     """What the head needs: one number for a field of kind "example", one a token for "token"."""
@@ -55,6 +56,30 @@ class Encoded:
     """What evaluation needs to make answers of predictions (a context, gold answers), as JSON has it."""
     remarks: tuple[str, ...] = ()
     """What is odd about it but no mistake; examples are counted by remark in the shard's manifest."""
+    text: TextCount = field(default_factory=lambda: TextCount())
+    """How much text in its language it was made of, before anything was cut."""
+
+
+@dataclass(frozen=True)
+class TextCount:
+    """An amount of text, and what the tokenizer makes of it."""
+
+    words: int = 0
+    """What stands between white space; where the source itself has words, those."""
+    characters: int = 0
+    """Code points of Unicode, white space inside the text among them."""
+    pieces: int = 0
+    """Tokens, special ones not counted."""
+    unknown: int = 0
+    """Of the pieces, those that are ``<unk>``."""
+
+    def __add__(self, other: TextCount) -> TextCount:
+        return TextCount(
+            self.words + other.words,
+            self.characters + other.characters,
+            self.pieces + other.pieces,
+            self.unknown + other.unknown,
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +120,8 @@ class Format(ABC):
     """Whether there is a loss; if not, the format is evaluated only."""
     fields: Mapping[str, FieldKind] = {}
     """The fields of its examples."""
-    unique_ids: bool = True
-    """Whether two rows of a split must not have the same ``id``."""
+    sampling: str = "drawn by a hash of their ids: the same in every language that has them"
+    """How a sample of a data set is drawn, in words: part of a score's protocol."""
 
     def check(self, spec: TaskSpec, where: str) -> list[Problem]:
         """What is wrong with ``spec`` beyond columns, metric and option names; ``where`` names its entry."""
@@ -131,6 +156,20 @@ class Format(ABC):
     ) -> Iterator[Encoded | Dropped]:
         """Examples of ``rows`` in order; what is wrong with a row goes to ``problems``."""
         return self.tokenise(self.read(rows, spec, language, problems), tokenizer, spec, max_length)
+
+    def draw(self, sample: Sample) -> Draw:
+        """What draws ``sample`` from what :meth:`read` gives; labels, where examples have one, keep their shares."""
+        if self.fields.get("label") == "example":
+            return Draw(sample, label=lambda item: int(item.fields["label"][0]))
+        return Draw(sample)
+
+    def always(self, item: Any) -> bool:
+        """Whether ``item`` is in every sample, and not counted: the candidates that others are searched in."""
+        return False
+
+    def thinned(self, items: Iterable[Encoded | Dropped], sample: Sample) -> Iterable[Encoded | Dropped]:
+        """Of the examples that were made of ``sample``, at most as many as it wants: one row may make several."""
+        return items
 
 
 @dataclass

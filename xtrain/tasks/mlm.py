@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
+from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xtrain.errors import Problem
 from xtrain.tasks.encoding import PairTokenizer, read_rows
-from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, checked_text
+from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, TextCount, checked_text
+from xtrain.tasks.sampling import Sample
 from xtrain.tasks.spec import TaskSpec
 
 DEFAULTS: dict[str, float] = {
@@ -16,7 +19,7 @@ DEFAULTS: dict[str, float] = {
     "mask_share": 0.8,  # of those, the share that <mask> stands for
     "random_share": 0.1,  # and the share that a random token stands for; the rest stays as it is
     "min_tokens": 1,  # a shorter piece of text is dropped, special tokens not counted
-    "max_examples": 0,  # at most so many examples of a language; 0: all
+    "max_examples": 0,  # at most so many examples of a language, the first: the rest is not even fetched; 0: all
 }
 _CHUNK_CHARACTERS = 1_000_000  # of text that are tokenised in one call
 
@@ -37,6 +40,7 @@ class Mlm(Format):
     name = "mlm"
     required: tuple[str, ...] = ("text",)
     options: tuple[str, ...] = tuple(DEFAULTS)
+    sampling = "texts drawn by a hash of their ids, and then their examples; it is texts that are counted"
     metrics: tuple[str, ...] = ("accuracy",)
 
     def check(self, spec: TaskSpec, where: str) -> list[Problem]:
@@ -65,8 +69,13 @@ class Mlm(Format):
     def read(
         self, rows: Iterable[Row], spec: TaskSpec, language: str, problems: ProblemList
     ) -> Iterator[_Text | Dropped]:
-        """A text a row; empty ones are dropped, which are no mistake in a corpus."""
-        return read_rows(rows, _read, problems)
+        """A text a row, no more of them than ``max_examples``; empty ones are dropped, which are no mistake here."""
+        most, count = option(spec, "max_examples"), 0
+        for item in read_rows(rows, _read, problems):
+            yield item
+            count += isinstance(item, _Text)
+            if most and count == most:
+                return
 
     def tokenise(
         self, read: Iterable[_Text | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
@@ -79,11 +88,26 @@ class Mlm(Format):
                 if isinstance(text, Dropped):
                     yield text
                     continue
-                for item in _examples(text.id, next(pieces), tokenizer, max_length, fewest):
+                for item in _examples(text, next(pieces), tokenizer, max_length, fewest):
                     yield item
                     count += isinstance(item, Encoded)
                     if most and count == most:
                         return
+
+    def thinned(self, items: Iterable[Encoded | Dropped], sample: Sample) -> Iterator[Encoded | Dropped]:
+        """As many of the drawn texts' examples as were wanted, drawn by their own ids; in order."""
+        lowest: list[tuple[int, int, Encoded]] = []
+        for number, item in enumerate(items):
+            if isinstance(item, Dropped):
+                yield item
+                continue
+            packed = replace(item, sequences=[array("I", sequence) for sequence in item.sequences])
+            entry = (-sample.rank(item.id), number, packed)
+            if len(lowest) < sample.examples:
+                heapq.heappush(lowest, entry)
+            else:
+                heapq.heappushpop(lowest, entry)
+        yield from (item for _, _, item in sorted(lowest, key=lambda entry: entry[1]))
 
 
 @dataclass(frozen=True)
@@ -116,23 +140,30 @@ def _chunks(read: Iterable[_Text | Dropped]) -> Iterator[list[_Text | Dropped]]:
 
 
 def _examples(
-    id_: str, ids: list[int], tokenizer: PairTokenizer, max_length: int, fewest: int
+    text: _Text, ids: list[int], tokenizer: PairTokenizer, max_length: int, fewest: int
 ) -> Iterator[Encoded | Dropped]:
     """The examples of one text; of a text that is cut, the first one is marked as split."""
     if not ids:
-        yield Dropped(id_, "empty")
+        yield Dropped(text.id, "empty")
         return
+    whole = tokenizer.count(text.text, ids)
     parts = -(-len(ids) // (max_length - 2))
     ends = [len(ids) * part // parts for part in range(parts + 1)]
     for part in range(parts):
         piece = ids[ends[part] : ends[part + 1]]
-        name = id_ if parts == 1 else f"{id_}.{part}"
+        name = text.id if parts == 1 else f"{text.id}.{part}"
         if len(piece) < fewest:
             yield Dropped(name, f"shorter than {fewest} tokens")
             continue
         sequence, cut = tokenizer.sequence(piece, None, max_length)
         assert not cut, "a piece is no longer than a sequence"
-        yield Encoded(name, [sequence], {}, split=parts > 1 and part == 0)
+        # a part has its share of the text's words and characters: where a word ends in tokens is not known
+        words, characters = (
+            count * ends[part + 1] // len(ids) - count * ends[part] // len(ids)
+            for count in (whole.words, whole.characters)
+        )
+        amount = TextCount(words, characters, len(piece), tokenizer.num_unknown(piece))
+        yield Encoded(name, [sequence], {}, split=parts > 1 and part == 0, text=amount)
 
 
 FORMAT = Mlm()

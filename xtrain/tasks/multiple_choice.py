@@ -39,6 +39,7 @@ class MultipleChoice(Format):
     gold: tuple[str, ...] = ("label",)
     optional: tuple[str, ...] = ("question", "keys")
     options: tuple[str, ...] = ("num_choices", "questions")
+    sampling = "drawn by a hash of their ids, of each label its share: the same in every language that has them"
     metrics: tuple[str, ...] = ("accuracy",)
     fields: Mapping[str, FieldKind] = {"label": "example"}
 

@@ -23,6 +23,7 @@ class SentenceRetrieval(Format):
     name = "sentence_retrieval"
     required: tuple[str, ...] = ("source", "target")
     options: tuple[str, ...] = ("prefix", "query")
+    sampling = "pairs drawn by a hash of their ids; each sentence is searched among these alone, which is easier"
     metrics: tuple[str, ...] = ("accuracy",)
     trained = False
 
@@ -53,7 +54,7 @@ class SentenceRetrieval(Format):
 
         def read(row: Row) -> Example:
             texts = (text_of(row, "source"), text_of(row, "target"))
-            return Example([(prefix + text, None) for text in texts], {}, note={"line": lines[row.id]})
+            return Example([(prefix + text, None) for text in texts], {}, note={"line": lines[row.id]}, counted=1)
 
         yield from read_examples(every, read, problems)
 

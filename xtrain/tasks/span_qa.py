@@ -277,6 +277,7 @@ def _encode(
         withheld=question.withheld,
         note={"context": question.context, "answers": question.answers},
         remarks=(TOO_LONG,) if lost else (),
+        text=tokenizer.count(question.text, asked) + tokenizer.count(question.context, context.ids),
     )
 
 

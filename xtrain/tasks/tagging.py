@@ -19,6 +19,7 @@ from xtrain.tasks.formats import (
     Format,
     ProblemList,
     Row,
+    TextCount,
     label_word,
     wrong_label,
 )
@@ -232,4 +233,10 @@ def _encoded(sentence: _Sentence, pieces: Sequence[list[int]], tokenizer: PairTo
         split=len(sequences) > 1,
         withheld=sentence.withheld,
         remarks=remarks,
+        text=_amount(sentence, pieces, tokenizer),
     )
+
+
+def _amount(sentence: _Sentence, pieces: Sequence[list[int]], tokenizer: PairTokenizer) -> TextCount:
+    ids = [id_ for word in pieces for id_ in word or [tokenizer.unknown]]
+    return TextCount(len(sentence.words), sum(map(len, sentence.words)), len(ids), tokenizer.num_unknown(ids))
