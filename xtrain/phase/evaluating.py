@@ -79,14 +79,13 @@ class PhaseEvaluator:
             ranks=GroupRanks.of(),
             tokens_per_batch=phase.engine.tokens_per_micro_batch,
             device=self.device,
-            limit=phase.evaluation.limit,
             layer=0 if trained else embedding_layer(phase.evaluation.embedding_layer, encoder.num_layers),
             progress=_Counted(self.observer, self.guard),
         )
         evaluator = evaluators.get(spec.format)
         companions = {role: shards for role, shards in self.shards.items() if role != EVALUATE}
         shards = self.shards[EVALUATE]
-        total = sum(int(shard.lengths[: setting.limit].sum()) for shard in shards.values())
+        total = sum(int(shard.lengths.sum()) for shard in shards.values())
         total += sum(int(shard.lengths.sum()) for some in companions.values() for shard in some.values())
         self.observer.start_progress(f"evaluate {phase.name}", total, "tokens")
         found = evaluator.evaluate(setting, shards, companions)
