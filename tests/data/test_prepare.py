@@ -110,7 +110,7 @@ def test_dropped_rows_are_counted(data: Path, tiny_model: Path) -> None:
 def test_all_problems_of_a_file_at_once(data: Path, tiny_model: Path) -> None:
     rows = list(pairs(10))
     rows[2]["label"] = "class9"
-    rows[4]["text_a"] = ""
+    rows[4]["text_a"] = 5
     lines = [json.dumps(row) for row in rows]
     lines[6] = "{broken"
     (data / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -211,3 +211,17 @@ def test_a_test_set_without_labels_is_kept_and_others_are_not(tmp_path: Path, ti
         make(tmp_path, tiny_model, spec=spec, split="train")
     shown = make(tmp_path, tiny_model, spec=spec, split="dev")
     assert (len(shown), shown.labelled, shown.manifest["dropped"]) == (3, True, {"unlabelled": 3})
+
+
+def test_empty_texts_are_dropped_and_counted_but_kept_in_a_test_set(data: Path, tiny_model: Path) -> None:
+    rows = list(pairs(10))
+    rows[4]["text_a"], rows[7]["text_b"] = "", None
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    files = dict.fromkeys(("train", "dev", "test"), "train.jsonl")
+    spec = task(sources=[{"files": files, "columns": COLUMNS}])
+    manifests = [
+        prepare(spec, split, "en", tiny_model, 64, data, data / "out").manifest for split in ("train", "dev", "test")
+    ]
+    assert [found["examples"] for found in manifests] == [8, 8, 10]
+    assert [found["dropped"] for found in manifests] == [{"empty text": 2}, {"empty text": 2}, {}]
+    assert [found["remarks"] for found in manifests] == [{}, {}, {"empty text": 2}]

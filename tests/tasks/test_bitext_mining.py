@@ -13,7 +13,7 @@ from xtrain.errors import UserError
 from xtrain.tasks import TaskSpec, catalog, formats
 from xtrain.tasks.bitext_mining import AGAIN, ENGLISH, FIRST, FOREIGN, ONCE
 from xtrain.tasks.encoding import PairTokenizer
-from xtrain.tasks.formats import Companion, Encoded, ProblemList, Row
+from xtrain.tasks.formats import EMPTY, Companion, Encoded, ProblemList, Row
 
 COLUMNS = {name: name for name in ("foreign", "english", "foreign_ids", "english_ids", "gold")}
 FOREIGN_TEXT = "xx-1\tein hund\nxx-2\teine katze\n\nxx-3\tein hund \nxx-4\tein haus\r\n"
@@ -124,7 +124,7 @@ def copy_of_the_catalogues(hub: str) -> dict[str, Any]:
         ({"gold": [[1]]}, "gold[0]: [1] is no pair"),
         ({"gold": "1-2"}, "'1-2' is not a list"),
         ({"english": []}, "there are 0 texts"),
-        ({"english": ["two", " ", 7]}, "english[1]: ' ' is empty"),
+        ({"english": ["two", " ", 7]}, "english[2]: 7 is not text"),
         ({"foreign_ids": ["a"]}, "there are 2 texts and 1 different ids"),
         ({"foreign_ids": ["en-000000001", "b"]}, "'en-000000001' is the id of a sentence of each side"),
     ],
@@ -147,7 +147,6 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path) -> None:
     for part in (
         "xx.foreign:2: there is no tab in 'xx-2 eine katze'",
         f"xx.foreign:3: the id 'xx-1' was there already, at {tmp_path}/b/xx.foreign:1",
-        "xx.foreign:4: the sentence of 'xx-5' is empty",
         f"xx.english:2: the id 'xx-1' was there already, at {tmp_path}/b/xx.foreign:1",
         "xx.english:3: there is no id in front of the tab",
         "xx.gold:2: 'en-9' is not the id of an English sentence",
@@ -157,6 +156,13 @@ def test_every_mistake_is_named_with_its_line(tmp_path: Path) -> None:
         "xx.gold:5: there is no tab in 'xx-1'",
     ):
         assert part in message
+
+
+def test_an_empty_sentence_is_kept(tmp_path: Path, tiny_model: Path) -> None:
+    row = {"foreign": ["eins", None], "english": ["two", " ", "six"], "gold": [[1, 2]]}
+    found = encoded(row, tiny_model)
+    assert sum(item.remarks == (EMPTY,) for item in found) == 2
+    assert len(found) == 5
 
 
 def test_files_without_lines(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rows import source, spec
 from xtrain.errors import UserError
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.encoding import PairTokenizer
-from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row, TextCount, label_word
+from xtrain.tasks.formats import EMPTY, Dropped, Encoded, ProblemList, Row, TextCount, label_word
 
 
 @pytest.fixture(scope="module")
@@ -77,28 +77,65 @@ def test_a_label_outside_the_set(tokenizer: PairTokenizer) -> None:
     assert "the case differs: write 'neutral'" in error(task, tokenizer, {"text_a": "x", "label": "Neutral"})
 
 
-def test_empty_and_missing_texts(tokenizer: PairTokenizer) -> None:
-    message = error(
-        spec(),
-        tokenizer,
-        {"text_a": "  ", "label": "a"},
-        {"text_a": "x", "text_b": "", "label": "a"},
-        {"text_a": 7, "label": "a"},
-        {"text_a": None, "label": "a"},
-    )
-    assert message.startswith("4 problems:")
-    for part in (
-        "f:1: text_a",
-        "is empty",
-        "f:2: text_b",
-        "f:3: text_a: 7 is not text",
-        "f:4: text_a: is missing",
-    ):
-        assert part in message
+def test_what_is_no_text_is_an_error(tokenizer: PairTokenizer) -> None:
+    message = error(spec(), tokenizer, {"text_a": 7, "label": "a"}, {"text_a": ["x"], "label": "a"})
+    assert message.startswith("2 problems:")
+    assert "f:1: text_a: 7 is not text" in message
+    assert "f:2: text_a: ['x'] is not text" in message
+
+
+CHOICES = {"context": "c", "question": "q", "choices": ["x", "y"], "label": 0}
+SPAN = {"question": "q", "context": "a b", "answers": ["b"], "answer_starts": [2]}
+TEXTS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "classification": ({"text_a": "x", "text_b": "y", "label": "a"}, [{"text_a": ""}, {"text_b": ""}]),
+    "multiple_choice": (CHOICES, [{"context": ""}, {"question": ""}, {"choices": ["x", ""]}]),
+    "tagging": ({"tokens": ["x", "y"], "tags": ["a", "b"]}, [{"tokens": ["x", ""]}]),
+    "span_qa": (SPAN, [{"question": ""}, {"context": "", "answers": [], "answer_starts": []}]),
+    "answer_retrieval": ({"query": "x", "candidate": "y"}, [{"query": ""}, {"candidate": ""}]),
+}
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\n", None])
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_empty_text_is_dropped_where_no_prediction_is_owed(
+    tokenizer: PairTokenizer, name: str, empty: str | None
+) -> None:
+    def put(value: Any) -> Any:
+        return [put(item) for item in value] if isinstance(value, list) else empty if value == "" else value
+
+    full, changes = TEXTS[name]
+    task = TaskSpec("t", name, ("en",), labels=("a", "b"), options={"no_answer": True} if name == "span_qa" else {})
+    for change in changes:
+        values = {**full, **{column: put(value) for column, value in change.items()}}
+        if empty == "\n" and name == "tagging":
+            continue  # a word that the tokenizer makes nothing of
+        for owed in (False, True):
+            problems = ProblemList()
+            rows = [Row("f:1", "1", full, owed), Row("f:2", "2", values, owed)]
+            first, second = formats.get(name).encode(rows, tokenizer, task, 64, "en", problems)
+            assert isinstance(first, Encoded)
+            assert not first.remarks
+            if owed:
+                assert isinstance(second, Encoded), change
+                assert len(second.sequences) == len(first.sequences)
+                assert len(second.remarks) == 1
+            else:
+                assert isinstance(second, Dropped), change
+                assert second.reason.startswith("empty ")
+            assert not problems.found
+
+
+def test_the_lines_of_a_retrieval_set_are_kept_in_every_split(tokenizer: PairTokenizer) -> None:
+    columns = {"source": "s", "target": "t"}
+    task = spec(format="sentence_retrieval", options={"prefix": "query: "}, sources=[source(columns=columns)])
+    found = encode(task, tokenizer, {"source": "eins", "target": None}, {"source": " ", "target": "one"})
+    assert [item.remarks for item in found if isinstance(item, Encoded)] == [(EMPTY,), (EMPTY,)]
+    assert found[1].sequences[0] == [tokenizer.begin, tokenizer.end]  # type: ignore[union-attr]
+    assert [item.note for item in found if isinstance(item, Encoded)] == [{"line": 0}, {"line": 1}]
 
 
 def test_the_twentieth_problem_is_the_last(tokenizer: PairTokenizer) -> None:
-    rows = [{"text_a": "", "label": "a"}] * 100
+    rows = [{"text_a": 7, "label": "a"}] * 100
     assert error(spec(), tokenizer, *rows).startswith("20 problems:")
 
 
@@ -145,7 +182,7 @@ def test_wrong_choices(tokenizer: PairTokenizer) -> None:
     assert "there are 3" in error(choice(num_choices=4), tokenizer, row)
     assert "there are 1" in error(choice(), tokenizer, {**row, "choices": ["x"]})
     assert "is not a list" in error(choice(), tokenizer, {**row, "choices": "x"})
-    assert "choices[1]: '' is empty" in error(choice(), tokenizer, {**row, "choices": ["x", ""]})
+    assert "choices[1]: 5 is not text" in error(choice(), tokenizer, {**row, "choices": ["x", 5]})
     assert "'3' is not a label" in error(choice(), tokenizer, {**row, "label": 3})
     [hidden] = encode(choice(), tokenizer, {**row, "label": ""})
     assert isinstance(hidden, Encoded)

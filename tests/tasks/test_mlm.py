@@ -17,7 +17,7 @@ from xtrain.errors import UserError
 from xtrain.tasks import TaskSpec, catalog, formats
 from xtrain.tasks import mlm as module
 from xtrain.tasks.encoding import PairTokenizer
-from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row
+from xtrain.tasks.formats import EMPTY, Dropped, Encoded, ProblemList, Row
 
 
 def mlm(**options: Any) -> TaskSpec:
@@ -72,7 +72,7 @@ def test_options_leave_out_what_is_too_short_or_too_much(tokenizer: PairTokenize
     texts = ["a", "", "   ", *sentences(5, shortest=6)]
     found = encode(mlm(min_tokens=4), tokenizer, texts, 64)
     dropped = [item for item in found if isinstance(item, Dropped)]
-    assert dropped == [Dropped("0", "shorter than 4 tokens"), Dropped("1", "empty"), Dropped("2", "empty")]
+    assert dropped == [Dropped("0", "shorter than 4 tokens"), Dropped("1", EMPTY), Dropped("2", EMPTY)]
     assert len(found) == 8
     assert len(encode(mlm(), tokenizer, texts, 64)) == 8
     few = encode(mlm(max_examples=3), tokenizer, texts, 64)

@@ -299,11 +299,9 @@ def test_an_answer_that_is_not_where_it_is_said_to_be(normalising: PairTokenizer
         ({"answer_starts": 4}, r"answer_starts: 4 is not a list"),
         ({"answers": ["two", "one"]}, r"there are 2 answers and 1 answer_starts"),
         ({"answers": [3]}, r"answers\[0\]: 3 is not text"),
-        ({"answer_starts": ["4"]}, r"answer_starts\[0\]: '4' is not allowed"),
-        ({"answer_starts": [-1]}, r"answer_starts\[0\]: -1 is not allowed"),
-        ({"answer_starts": [None]}, r"answer_starts\[0\]: None is not allowed"),
-        ({"question": " "}, r"question: ' ' is empty"),
-        ({"context": None}, r"context: is missing"),
+        ({"answer_starts": ["fourth"]}, r"answers\[0\]: answer not in context: 'two' is said to stand at 'fourth'"),
+        ({"answer_starts": [4.5]}, r"said to stand at 4\.5, where nothing stands"),
+        ({"answer_starts": [True]}, r"said to stand at 'True', where nothing"),
         ({"impossible": True}, r"options\.no_answer = true"),
     ],
 )
@@ -314,6 +312,25 @@ def test_rows_that_say_something_else(normalising: PairTokenizer, values: dict[s
     with pytest.raises(UserError, match=message) as caught:
         problems.raise_if_any()
     assert str(caught.value).startswith("f:1")
+
+
+@pytest.mark.parametrize("start", [-1, -1.0, "-1", None, "", 3, 99, "four", True])
+def test_an_answer_that_is_nowhere_is_dropped_and_counted(normalising: PairTokenizer, start: Any) -> None:
+    dropped = encoded(normalising, "one two", ("two", start), misplaced_answers="drop")
+    assert dropped == Dropped("q", "answer not in context")
+    with pytest.raises(UserError, match=r'options\.misplaced_answers = "drop"'):
+        encoded(normalising, "one two", ("two", start))
+    for given_answer, flag in ((("two", start), True), (("", start), None), ((" ", start), True)):
+        item = encoded(normalising, "one two", given_answer, impossible=flag, no_answer=True)
+        assert isinstance(item, Encoded)
+        assert (item.note["answers"], item.fields["start"], item.remarks) == ([], [0], ())
+
+
+@pytest.mark.parametrize("start", [4, 4.0, "4", " 4 ", "4.0"])
+def test_a_place_may_be_written_in_several_ways(normalising: PairTokenizer, start: Any) -> None:
+    item = encoded(normalising, "one two", ("two", start))
+    assert isinstance(item, Encoded)
+    assert found_answers(item) == ["two"]
 
 
 def test_questions_without_an_answer(normalising: PairTokenizer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +10,20 @@ from typing import Any
 from xtrain.errors import Problem, UserError, listed
 from xtrain.tasks.encoding import PairTokenizer, in_chunks, read_rows
 from xtrain.tasks.formats import (
+    EMPTY,
+    MISPLACED,
     Companion,
     Dropped,
     Encoded,
     FieldKind,
     Format,
+    LeftOut,
     ProblemList,
     Row,
-    checked_text,
     label_word,
+    place_in_text,
     text_of,
+    whole_text,
 )
 from xtrain.tasks.sampling import Draw, Sample
 from xtrain.tasks.sentences import sentence_at, sentence_spans
@@ -89,7 +92,8 @@ class AnswerRetrieval(Format):
     ) -> Iterator[_Item | Dropped]:
         """One item a row; with ``pool = "sentences"``, those of the sentences before the first query."""
         pool = _Pool(language) if spec.options.get("pool") == SENTENCES else None
-        return itertools.chain.from_iterable(read_rows(rows, lambda row: _read(row, pool), problems))
+        for found in read_rows(rows, lambda row: _read(row, pool), problems):
+            yield from (found,) if isinstance(found, Dropped) else found
 
     def tokenise(
         self, read: Iterable[_Item | Dropped], tokenizer: PairTokenizer, spec: TaskSpec, max_length: int
@@ -180,11 +184,15 @@ class _Pool:
 def _read(row: Row, pool: _Pool | None) -> list[_Item | Dropped]:
     """What a row is; raises :class:`UserError` for what is wrong with it."""
     has = {column for column in ("query", "candidate", "context") if row.values.get(column) is not None}
+    if row.values.keys() >= {"query", "candidate"} and not row.values.keys() & {"right", "answer_start"}:
+        has |= {"query", "candidate"}  # of a set of pairs: a null is an empty text there
     query = text_of(row, "query") if "query" in has else None
-    context = text_of(row, "context") if "context" in has else None
     if "candidate" in has:
+        context = (text_of(row, "context") or None) if "context" in has else None
         kind = CANDIDATE if query is None else PAIR
         return [_Item(row.id, kind, query, text_of(row, "candidate"), context)]
+    if query is None and "query" in row.values:
+        query = text_of(row, "query")
     if query is None:
         what = "has neither a query nor a candidate"
         raise UserError(Problem(row.where, what, remedy="fill in one of the two, or remove the row from the file"))
@@ -199,8 +207,9 @@ def _read(row: Row, pool: _Pool | None) -> list[_Item | Dropped]:
 
 def _answered(row: Row, query: str, pool: _Pool | None) -> list[_Item | Dropped]:
     """A query with its context: a pair with the sentence that holds the answer, or a query and a pool."""
-    checked_text(row.values.get("context"), row.where, "context")
-    context: str = row.values["context"]  # as it stands there: places are counted in it
+    context = whole_text(row, row.values.get("context"), "context")
+    if not context.strip():  # in a test set, too: the question has no right answer
+        raise LeftOut(EMPTY)
     spans = _breaks(row, context)
     found: list[_Item | Dropped] = []
     if pool is not None:
@@ -208,7 +217,7 @@ def _answered(row: Row, query: str, pool: _Pool | None) -> list[_Item | Dropped]
     place = _answer_place(row, context)
     number = None if place is None else sentence_at(spans, place)
     if number is None:
-        reason = "unlabelled" if place is None else "the answer begins in no sentence"
+        reason = "unlabelled" if place is None else MISPLACED if place < 0 else "the answer begins in no sentence"
         return [*found, Dropped(row.id, reason)]
     sentence = context[slice(*spans[number])]
     if pool is None:
@@ -242,15 +251,19 @@ def _breaks(row: Row, context: str) -> list[Span]:
 
 
 def _answer_place(row: Row, context: str) -> int | None:
-    """Where the (first) answer begins in ``context``; None where the row has no answer.
+    """Where the (first) answer begins in ``context``; None where the row has no answer, -1 where the row
+    says that its answer is nowhere.
 
     Where the answer's text is not at its place, its nearest occurrence counts: white space at the beginning
     of a context is lost in the hub's copies, and places are not counted anew.
     """
     place, answer = (_first(row.values.get(column)) for column in ("answer_start", "answer"))
-    if place is None:
+    place = place_in_text(place)
+    if place is None or (place == -1 and not str(answer or "").strip()):
         return None
-    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(context):
+    if place == -1:  # how sets say that an answer is not in its context
+        return -1
+    if not isinstance(place, int) or not 0 <= place < len(context):
         what = f"{place!r} is no place in the context"
         raise UserError(Problem(f"{row.where}: answer_start", what, f"0 to {len(context) - 1}"))
     if answer is None or context.startswith(str(answer), place):
@@ -288,4 +301,5 @@ def _encoded(
         texts = [(first, second) for _, first, second in item.texts]
         sequences, cut, amount = tokenizer.sequences(texts, pieces, [lengths[side] for side, _, _ in item.texts])
         fields = {"kind": [item.kind], "group": [item.group]}
-        yield Encoded(item.id, sequences, fields, cut, note=item.note, text=amount)
+        remarks = (EMPTY,) if "" in (item.query, item.candidate) else ()
+        yield Encoded(item.id, sequences, fields, cut, note=item.note, remarks=remarks, text=amount)

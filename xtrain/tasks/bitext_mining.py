@@ -10,7 +10,7 @@ from typing import Any
 
 from xtrain.errors import Problem, UserError
 from xtrain.tasks.encoding import Example, PairTokenizer, tokenise_examples
-from xtrain.tasks.formats import Companion, Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text
+from xtrain.tasks.formats import Companion, Dropped, Encoded, FieldKind, Format, ProblemList, Row, whole_text
 from xtrain.tasks.sampling import Draw, Sample
 from xtrain.tasks.spec import TaskSpec
 
@@ -77,7 +77,7 @@ class BitextMining(Format):
                 if pool.gold is not None and one.side == FOREIGN:
                     note = {"gold": pool.gold.get(one.id, [])}
                 yield Example(
-                    [(prefix + one.text, None)],
+                    [(one.text and prefix + one.text, None)],
                     {"side": [one.side], "copy": [one.copy]},
                     withheld=pool.gold is None,
                     note=note,
@@ -150,7 +150,7 @@ def _side(row: Row, column: str, side: int, code: str, problems: ProblemList) ->
         return []
     for number, (id_, value) in enumerate(zip(ids, texts, strict=True)):
         try:
-            found.append(_Sentence(id_, checked_text(value, row.where, f"{column}[{number}]"), side))
+            found.append(_Sentence(id_, whole_text(row, value, f"{column}[{number}]").strip(), side))
         except UserError as error:
             problems.add(*error.problems)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import tokenizers
 
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash
-from xtrain.tasks.formats import Dropped, Encoded, ProblemList, Row, TextCount
+from xtrain.tasks.formats import EMPTY, Dropped, Encoded, LeftOut, ProblemList, Row, TextCount
 from xtrain.tasks.hashes import file_hash
 
 TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
@@ -68,6 +69,11 @@ class PairTokenizer:
         unknown = backend.token_to_id("<unk>")
         self.unknown = self.end if unknown is None else int(unknown)
         self._has_unknown = unknown is not None
+        self._normaliser = backend.normalizer
+        self._removed: dict[str, bool] = {}
+        """Whether the normaliser makes nothing of a character, of those that were met."""
+        added = sorted((token.content for token in backend.get_added_tokens_decoder().values()), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, added)))
         self._boundary = backend.token_to_id("▁")  # None if the vocabulary has no such piece
 
     def vocabulary(self) -> dict[str, int]:
@@ -84,18 +90,49 @@ class PairTokenizer:
     def located_pieces(self, texts: Sequence[str]) -> list[LocatedPieces]:
         """As :meth:`pieces`, with the place of each piece in the text as it was given; equal texts share one."""
         distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        encodings = self._backend.encode_batch(list(distinct), add_special_tokens=False)
-        located = [self._located(text, encoding) for text, encoding in zip(distinct, encodings, strict=True)]
+        parts = [self._parts(text) for text in distinct]
+        wanted = [text[begin:end] for text, own in zip(distinct, parts, strict=True) for begin, end in own]
+        encodings = iter(self._backend.encode_batch(wanted, add_special_tokens=False))
+        located = [self._located(text, [(begin, next(encodings)) for begin, _ in own])
+                   for text, own in zip(distinct, parts, strict=True)]  # fmt: skip
         return [located[distinct[text]] for text in texts]
 
-    def _located(self, text: str, encoding: Any) -> LocatedPieces:
-        spans = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        ids = list(encoding.ids)
+    def _parts(self, text: str) -> list[tuple[int, int]]:
+        """What is tokenised of ``text`` for places: all of it, but for what the normaliser removes at the beginning.
+
+        The library counts removed characters towards the one before; where there is none it forgets them, and all
+        its places are too small (seen with tokenizers 0.23.3). It normalises from one special token to the next.
+        """
+        if not self._removes(text):
+            return [(0, len(text))]
+        found, begin = [], 0
+        for special in [*self._special.finditer(text), None]:
+            end = special.start() if special else len(text)
+            while begin < end and self._removes(text[begin]):
+                begin += 1
+            found.append((begin, end))
+            if special:
+                found.append(special.span())
+                begin = special.end()
+        return found
+
+    def _removes(self, text: str) -> bool:
+        """Whether the normaliser makes nothing of some character of ``text``: XLM-R's of most control characters."""
+        if self._normaliser is not None:
+            for character in {*text} - self._removed.keys():
+                self._removed[character] = not self._normaliser.normalize_str(character)
+        return any(self._removed.get(character, False) for character in {*text})
+
+    def _located(self, text: str, encodings: Sequence[tuple[int, Any]]) -> LocatedPieces:
+        """The pieces of ``text`` from those of its parts, each with the place where the part begins."""
+        spans = np.concatenate([np.asarray(one.offsets, dtype=np.int64).reshape(-1, 2) + at for at, one in encodings])
+        ids = [id_ for _, one in encodings for id_ in one.ids]
         begin, end = spans[:, 0], spans[:, 1].copy()
         # a lone "▁" stands for the boundary before a word, but is given the word's first character
         end[np.asarray(ids, dtype=np.int64) == self._boundary] = 0
-        blank = np.fromiter((character.isspace() for character in text), dtype=bool, count=len(text))
-        # (n + 1,) the end of the last character before a place that is no white space
+        nothing = (character.isspace() or self._removed.get(character, False) for character in text)
+        blank = np.fromiter(nothing, dtype=bool, count=len(text))
+        # (n + 1,) the end of the last character before a place that is no white space, and not removed
         preceding = np.maximum.accumulate(np.append(0, np.where(blank, 0, np.arange(1, len(text) + 1))))
         begin = _next_without(blank)[begin]
         # several pieces may stand for one character: a boundary between two of these ends where they do
@@ -104,7 +141,7 @@ class PairTokenizer:
             # of a letter and the accents that the normalisation joins to it, the library names the letter alone
             joined = np.fromiter((_joins(character) for character in text), dtype=bool, count=len(text))
             end = np.maximum(end, np.minimum(_next_without(joined)[end], np.append(begin[1:], len(text))[: len(end)]))
-        return LocatedPieces(ids, begin, end)
+        return LocatedPieces(text, ids, begin, end)
 
     def count(self, text: str, ids: list[int]) -> TextCount:
         """The amount of ``text``, whose pieces are ``ids``, uncut."""
@@ -151,6 +188,7 @@ class PairTokenizer:
 class LocatedPieces:
     """The pieces of a text, and where they stand in it."""
 
+    text: str
     ids: list[int]
     begin: npt.NDArray[np.int64]
     """(n,) the first character of each piece, counted in the text before any normalisation; never falls."""
@@ -217,15 +255,24 @@ class Example:
     """The row's; :func:`read_examples` puts it in."""
     counted: int | None = None
     """The first so many sequences are in its language (by default all): the others do not count as its text."""
+    empty: bool = False
+    """Whether a part of one of its texts is empty, which does not show in it."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Whether one of its texts is empty."""
+        return (EMPTY,) if self.empty or any("" in pair for pair in self.texts) else ()
 
 
-def read_rows(rows: Iterable[Row], read_row: Callable[[Row], T], problems: ProblemList) -> Iterator[T]:
+def read_rows(rows: Iterable[Row], read_row: Callable[[Row], T], problems: ProblemList) -> Iterator[T | Dropped]:
     """``read_row`` over ``rows``; a :class:`UserError` of it goes to ``problems`` and the row is passed over."""
     for row in rows:
         try:
             item = read_row(row)
         except UserError as error:
             problems.add(*error.problems)
+        except LeftOut as reason:
+            yield Dropped(row.id, str(reason))
         else:
             yield item
 
@@ -263,5 +310,6 @@ def tokenise_examples(
             lengths = [max_length] * len(example.texts)
             sequences, cut, amount = tokenizer.sequences(example.texts, pieces, lengths, example.counted)
             yield Encoded(
-                example.id, sequences, example.fields, cut, withheld=example.withheld, note=example.note, text=amount
-            )
+                example.id, sequences, example.fields, cut, withheld=example.withheld, note=example.note,
+                remarks=example.remarks, text=amount,
+            )  # fmt: skip

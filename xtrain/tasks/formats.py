@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Row:
     """The source's own id, or the number of the row."""
     values: Mapping[str, Any]
     """Column of the format -> value as it stands in the source."""
+    owed: bool = False
+    """Whether a prediction is owed of it, whatever it holds: rows of test sets, and candidates to search in."""
 
 
 @dataclass(frozen=True)
@@ -233,27 +236,51 @@ def get(name: str) -> Format:
 # What the formats need of a row.
 
 
+EMPTY = "empty text"
+"""Why a row is dropped that has no text where there should be one; the remark, where it is kept nevertheless."""
+
+
+class LeftOut(Exception):
+    """Raised while a row is read: no example is made of it, for this reason, which is counted and no mistake."""
+
+
 def text_of(row: Row, column: str) -> str:
-    """The text in ``column``, white space around it removed; empty or no text is a :class:`UserError`."""
-    return checked_text(row.values[column], row.where, column)
+    """The text in ``column`` as :func:`told_text` has it; the row is :class:`LeftOut` if it is empty and not owed."""
+    return told_text(row, row.values[column], column)
 
 
-def checked_text(value: Any, where: str, column: str) -> str:
-    """``value`` as text, white space around it removed; raises :class:`UserError` if it is none or empty."""
-    if not isinstance(value, str):
-        what = "is missing" if value is None else f"{value!r} is not text"
-        raise UserError(Problem(f"{where}: {column}", what, allowed="text"))
-    text = value.strip()
-    if not text:
-        raise UserError(
-            Problem(
-                f"{where}: {column}",
-                f"{value!r} is empty",
-                "text",
-                "fill it in or remove the row from the file",
-            )
-        )
+def told_text(row: Row, value: Any, column: str) -> str:
+    """``value`` as text, white space around it removed; what is no text is a :class:`UserError`.
+
+    Public sets hold empty texts and nulls (QQP's questions, PAWS-X's translations). Nothing is learnt from them, but
+    a test set owes a prediction for each row: there they are kept, as an empty text.
+    """
+    text = whole_text(row, value, column).strip()
+    if not text and not row.owed:
+        raise LeftOut(EMPTY)
     return text
+
+
+def whole_text(row: Row, value: Any, column: str) -> str:
+    """``value`` as it stands, for texts in which places are counted; null is empty, no text a :class:`UserError`."""
+    if value is not None and not isinstance(value, str):
+        raise UserError(Problem(f"{row.where}: {column}", f"{value!r:.60} is not text", allowed="text"))
+    return value or ""
+
+
+MISPLACED = "answer not in context"
+"""Why a question is dropped whose answer does not stand where the data say."""
+
+
+def place_in_text(value: Any) -> Any:
+    """A place as sets write it (``5``, ``5.0``, ``"5"``) as a whole number; None for null or nothing, else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.0+)?\s*", value):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and not value.strip():
+        return None
+    return str(value) if isinstance(value, bool) else value  # Python takes True for 1
 
 
 def label_word(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from xtrain.tasks.formats import ProblemList, label_word
+from xtrain.tasks.formats import UNLABELLED, ProblemList, label_word
 from xtrain.tasks.sources import read
 from xtrain.tasks.spec import EVERY, TaskSpec
 
@@ -37,6 +37,8 @@ def _labels(spec: TaskSpec, data_root: Path | None) -> tuple[str, ...]:
         for language in spec.default_train_languages:
             for row in read(spec, split, language, data_root, problems):
                 tags = row.values.get("tags")
-                labels.update(label_word(tag) for tag in (tags if isinstance(tags, (list, tuple)) else ()))
+                words = {label_word(tag) for tag in (tags if isinstance(tags, (list, tuple)) else ())}
+                # a sentence of "-" alone has no tags, where "-" is not also a tag beside others
+                labels.update(words if words - {*UNLABELLED} else ())
     problems.raise_if_any()
     return tuple(sorted(labels - set(spec.options.get("skip_tags", ()))))

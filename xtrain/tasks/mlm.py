@@ -10,7 +10,7 @@ from typing import Any
 
 from xtrain.errors import Problem
 from xtrain.tasks.encoding import PairTokenizer, read_rows
-from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, TextCount, checked_text
+from xtrain.tasks.formats import EMPTY, Dropped, Encoded, Format, LeftOut, ProblemList, Row, TextCount, text_of
 from xtrain.tasks.sampling import Sample
 from xtrain.tasks.spec import TaskSpec
 
@@ -119,10 +119,10 @@ class _Text:
 
 
 def _read(row: Row) -> _Text | Dropped:
-    value = row.values["text"]
-    if isinstance(value, str) and not value.strip():
-        return Dropped(row.id, "empty")
-    return _Text(row.id, checked_text(value, row.where, "text"))
+    text = text_of(row, "text")
+    if not text:  # of a test set, too: there is no token to predict
+        raise LeftOut(EMPTY)
+    return _Text(row.id, text)
 
 
 def _chunks(read: Iterable[_Text | Dropped]) -> Iterator[list[_Text | Dropped]]:
@@ -144,7 +144,7 @@ def _examples(
 ) -> Iterator[Encoded | Dropped]:
     """The examples of one text; of a text that is cut, the first one is marked as split."""
     if not ids:
-        yield Dropped(text.id, "empty")
+        yield Dropped(text.id, "no tokens")
         return
     whole = tokenizer.count(text.text, ids)
     parts = -(-len(ids) // (max_length - 2))

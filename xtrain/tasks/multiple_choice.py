@@ -17,9 +17,9 @@ from xtrain.tasks.formats import (
     Format,
     ProblemList,
     Row,
-    checked_text,
     label_word,
     text_of,
+    told_text,
     wrong_label,
 )
 from xtrain.tasks.spec import TaskSpec
@@ -82,11 +82,10 @@ class MultipleChoice(Format):
             word = label_word(row.values["label"])
             keys = _keys(row, len(choices))
             withheld = word in UNLABELLED and word not in keys
-            context = text_of(row, "context")
-            if "question" in row.values:
-                context = f"{context} {_question(row, questions)}"
+            parts = [text_of(row, "context"), *([_question(row, questions)] if "question" in row.values else [])]
+            context = " ".join(filter(None, parts))
             label = IGNORED if withheld else _place(row, word, keys)
-            return Example([(context, choice) for choice in choices], {"label": [label]}, withheld)
+            return Example([(context, choice) for choice in choices], {"label": [label]}, withheld, empty="" in parts)
 
         return read_examples(rows, read, problems)
 
@@ -120,7 +119,7 @@ def _choices(row: Row, expected: int | None) -> list[str]:
                 remedy="mend the row" + (", or remove options.num_choices if the number varies" if expected else ""),
             )
         )
-    return [checked_text(choice, row.where, f"choices[{n}]") for n, choice in enumerate(value)]
+    return [told_text(row, choice, f"choices[{n}]") for n, choice in enumerate(value)]
 
 
 def _keys(row: Row, count: int) -> list[str]:
@@ -146,7 +145,7 @@ def _place(row: Row, word: str, keys: list[str]) -> int:
 
 def _question(row: Row, questions: Mapping[str, str]) -> str:
     word = text_of(row, "question")
-    if not questions:
+    if not questions or not word:
         return word
     if word not in questions:
         remedy = nearest(word, questions)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from xtrain.errors import Problem, listed
 from xtrain.tasks.encoding import Example, PairTokenizer, read_examples, tokenise_examples
-from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, text_of
+from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, Row, whole_text
 from xtrain.tasks.spec import TaskSpec
 
 QUERIES = ("english", "foreign", "mean")
@@ -49,12 +49,14 @@ class SentenceRetrieval(Format):
 
         every = list(rows)
         # tatoeba_preprocess of google-research/xtreme: by text, equal ones in the order of the file
-        in_order = sorted(every, key=lambda row: str(row.values["target"]).strip())
+        in_order = sorted(every, key=lambda row: str(row.values["target"] or "").strip())
         lines = {row.id: number for number, row in enumerate(in_order)}
 
         def read(row: Row) -> Example:
-            texts = (text_of(row, "source"), text_of(row, "target"))
-            return Example([(prefix + text, None) for text in texts], {}, note={"line": lines[row.id]}, counted=1)
+            # an empty text is kept in every split: lines, and the candidates of all others, depend on it
+            texts = [whole_text(row, row.values[side], side).strip() for side in ("source", "target")]
+            pairs: list[tuple[str, str | None]] = [(text and prefix + text, None) for text in texts]
+            return Example(pairs, {}, note={"line": lines[row.id]}, counted=1)
 
         yield from read_examples(every, read, problems)
 

@@ -121,7 +121,7 @@ def read(
             continue
         if source.hash_split and split != _hashed_split(values, source):
             continue
-        row = Row(record.where, _id(values, number), values)
+        row = Row(record.where, _id(values, number), values, owed=split in ("test", "index"))
         if "id" in values and seen.setdefault(row.id, row.where) != row.where:
             problems.add(
                 Problem(

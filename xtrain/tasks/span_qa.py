@@ -11,7 +11,20 @@ import numpy.typing as npt
 
 from xtrain.errors import Problem, UserError, listed
 from xtrain.tasks.encoding import LocatedPieces, PairTokenizer, in_chunks, read_rows
-from xtrain.tasks.formats import Dropped, Encoded, FieldKind, Format, ProblemList, Row, checked_text, text_of
+from xtrain.tasks.formats import (
+    EMPTY,
+    MISPLACED,
+    Dropped,
+    Encoded,
+    FieldKind,
+    Format,
+    LeftOut,
+    ProblemList,
+    Row,
+    place_in_text,
+    text_of,
+    whole_text,
+)
 from xtrain.tasks.spec import TaskSpec
 
 DEFAULTS: Mapping[str, Any] = {
@@ -32,7 +45,8 @@ MLQA_LANGUAGES = ("en", "es", "de", "vi", "ar", "hi", "zh")
 """The languages that MLQA's normalisation is defined for (as in xtrain.evaluation.benchmark.answers)."""
 NOT_HERE = -1
 """In ``char_begin`` and ``char_end``: no answer begins, or ends, with this token."""
-TOO_LONG = "no window holds the whole answer"
+TOO_LONG = "no window holds the whole answer"  # remarks, counted in the manifest
+INSIDE = "the answer begins or ends inside a token"
 _CHUNK = 1024  # questions whose texts are tokenised in one call
 _SPECIAL = 4  # <s> question </s></s> window </s>
 
@@ -141,10 +155,11 @@ class _Question:
 
 
 def _read(row: Row, settings: Mapping[str, Any]) -> _Question | Dropped:
-    text, context = text_of(row, "question"), row.values["context"]
-    checked_text(context, row.where, "context")
+    text, context = text_of(row, "question"), whole_text(row, row.values["context"], "context")
+    if not context.strip() and not row.owed:
+        raise LeftOut(EMPTY)
     answers = _answers(row)
-    impossible = row.values.get("impossible") in (True, 1, "true", "True")
+    impossible = row.values.get("impossible") in (True, 1, "1", "true", "True", "TRUE")
     if impossible and not settings["no_answer"]:
         raise UserError(
             Problem(
@@ -159,16 +174,19 @@ def _read(row: Row, settings: Mapping[str, Any]) -> _Question | Dropped:
         spans = [_span(context, *answer, f"{row.where}: answers[{n}]") for n, answer in enumerate(answers)]
     except UserError:
         if settings["misplaced_answers"] == "drop":
-            return Dropped(row.id, "answer not in context")
+            return Dropped(row.id, MISPLACED)
         raise
     return _Question(row.id, text, context, [answer for answer, _ in answers], spans[0])
 
 
-def _answers(row: Row) -> list[tuple[str, int]]:
-    """The gold answers and where they begin, those that are empty left out (hidden test sets have such)."""
+def _answers(row: Row) -> list[tuple[str, Any]]:
+    """The gold answers and where they are said to begin, the empty ones left out (of hidden test sets, and of
+    questions without an answer: those begin nowhere, at -1)."""
     texts, starts = row.values["answers"], row.values["answer_starts"]
-    if texts is None and starts is None:
+    if texts is None:
         return []
+    if starts is None and isinstance(texts, (list, tuple)):
+        starts = [None] * len(texts)
     for column, value in (("answers", texts), ("answer_starts", starts)):
         if not isinstance(value, (list, tuple)):
             allowed = "a list of texts and one of as many whole numbers, empty if there is no answer"
@@ -178,30 +196,26 @@ def _answers(row: Row) -> list[tuple[str, int]]:
         raise UserError(Problem(f"{row.where}: answers", what, "one place for each answer"))
     found = []
     for number, (text, start) in enumerate(zip(texts, starts, strict=True)):
-        if not isinstance(text, str):
-            raise UserError(Problem(f"{row.where}: answers[{number}]", f"{text!r} is not text", "text"))
-        if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-            allowed = "a character of the context, counted from 0"
-            raise UserError(Problem(f"{row.where}: answer_starts[{number}]", f"{start!r} is not allowed", allowed))
-        if text.strip():
-            found.append((text, start))
+        answer = whole_text(row, text, f"answers[{number}]")
+        if answer.strip():
+            found.append((answer, place_in_text(start)))
     return found
 
 
-def _span(context: str, answer: str, start: int, where: str) -> tuple[int, int]:
+def _span(context: str, answer: str, start: Any, where: str) -> tuple[int, int]:
     """The characters of ``answer``, which has to stand at ``start``; raises :class:`UserError` if it does not.
 
     White space around it may be missing (as in TyDiQA, whose answers may begin with a blank); all else has
     to be equal: in XQuAD, MLQA and TyDiQA it is, and XTREME's own script asserts it.
     """
-    bare = answer.strip()
-    begin = start + len(answer) - len(answer.lstrip())
-    for place in (begin, start):
-        if context[place : place + len(bare)] == bare:
-            return place, place + len(bare)
-    there = context[start : start + len(answer)]
+    bare, there = answer.strip(), "nothing"
+    if isinstance(start, int) and start >= 0:
+        for place in (start + len(answer) - len(answer.lstrip()), start):
+            if context.startswith(bare, place):
+                return place, place + len(bare)
+        there = repr(context[start : start + len(answer)][:60])
     elsewhere = context.find(bare)
-    what = f"answer not in context: {answer[:60]!r} is said to stand at {start}, where {there[:60]!r} stands"
+    what = f"answer not in context: {answer[:60]!r} is said to stand at {start!r}, where {there} stands"
     remedy = (
         f"it stands at {elsewhere}: correct answer_start"
         if elsewhere >= 0
@@ -267,7 +281,13 @@ def _encode(
         fields["char_begin"] += [*before, *starts.tolist(), *after]
         fields["char_end"] += [*before, *context.end[begin:end].tolist(), *after]
         sequences.append([*head, *context.ids[begin:end], tokenizer.end])
-    lost = bool(question.answers) and not any(fields["start"])
+    begin, end = question.span
+    cut = context.text[context.begin[first] : context.end[last]].strip() if first <= last else ""
+    remarks = (
+        (TOO_LONG, begin < end and not any(fields["start"])),
+        (INSIDE, cut != context.text[begin:end]),
+        (EMPTY, not question.text or not context.text.strip()),
+    )
     return Encoded(
         question.id,
         sequences,
@@ -276,7 +296,7 @@ def _encode(
         split=len(spans) > 1,
         withheld=question.withheld,
         note={"context": question.context, "answers": question.answers},
-        remarks=(TOO_LONG,) if lost else (),
+        remarks=tuple(remark for remark, holds in remarks if holds),
         text=tokenizer.count(question.text, asked) + tokenizer.count(question.context, context.ids),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from xtrain.errors import Problem, UserError, listed
 from xtrain.tasks.encoding import PairTokenizer, in_chunks, read_rows
 from xtrain.tasks.formats import (
+    EMPTY,
     IGNORED,
     UNLABELLED,
     WITHHELD,
@@ -17,6 +18,7 @@ from xtrain.tasks.formats import (
     Encoded,
     FieldKind,
     Format,
+    LeftOut,
     ProblemList,
     Row,
     TextCount,
@@ -29,6 +31,7 @@ SCHEMES = ("", "BIO")
 FOUND = (EVERY,)
 """As ``labels``: the tags that occur in the training and dev sets, see :mod:`xtrain.tasks.labels`."""
 STAND_IN = "words without pieces"  # remarks, counted in the manifest
+EMPTY_WORD = "empty word"  # why a sentence is dropped
 LOOSE = "I- tags that continue nothing"
 _SPECIAL = 2  # <s> and </s>
 
@@ -138,7 +141,7 @@ class _Reader:
     def read(self, row: Row) -> _Sentence | Dropped:
         """The sentence of a row; raises :class:`UserError` with all that is wrong with it."""
         words, values = _checked_words(row), row.values["tags"]
-        if values is None or (isinstance(values, (list, tuple)) and values and all(map(_is_unlabelled, values))):
+        if values is None or (isinstance(values, (list, tuple)) and values and all(map(self._is_unlabelled, values))):
             return _Sentence(row.id, words, [WITHHELD] * len(words), loose=False)
         if not isinstance(values, (list, tuple)) or len(values) != len(words):
             count = f"there are {len(values)}" if isinstance(values, (list, tuple)) else f"{values!r} is not a list"
@@ -152,6 +155,10 @@ class _Reader:
         if problems or (breaks and not self.loose):
             raise UserError(*problems, *breaks)
         return _Sentence(row.id, [words[n] for n in kept], [self.numbers[tags[n]] for n in kept], bool(breaks))
+
+    def _is_unlabelled(self, value: Any) -> bool:
+        word = label_word(value)
+        return word in UNLABELLED and word not in self.numbers and word not in self.skipped
 
     def _unknown(self, row: Row, place: int, tag: str) -> tuple[Problem, ...]:
         return wrong_label(replace(row, where=_place(row, place)), tag, self.spec.labels).problems
@@ -174,24 +181,18 @@ class _Reader:
         return problems
 
 
-def _is_unlabelled(value: Any) -> bool:
-    return label_word(value) in UNLABELLED
-
-
 def _checked_words(row: Row) -> Sequence[str]:
+    """The words; a sentence without any is left out, and one of an empty word where no prediction is owed."""
     words = row.values["tokens"]
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+    if words is None or (isinstance(words, (list, tuple)) and not words):
+        raise LeftOut(EMPTY)
+    if not isinstance(words, (list, tuple)) or not all(word is None or isinstance(word, str) for word in words):
         raise UserError(
             Problem(f"{row.where}: tokens", f"{str(words)[:60]!r} is not a list of texts", "a list of words")
         )
-    problems = [
-        Problem(f"{_place(row, n)}: tokens", f"{word!r} is empty", "a word", "fill it in, or remove it and its tag")
-        for n, word in enumerate(words)
-        if not word.strip(" ")
-    ]
-    if problems:
-        raise UserError(*problems)
-    return words
+    if not all(word and word.strip(" ") for word in words) and not row.owed:
+        raise LeftOut(EMPTY_WORD)
+    return [word or "" for word in words]
 
 
 def _place(row: Row, place: int) -> str:

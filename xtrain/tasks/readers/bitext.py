@@ -22,7 +22,7 @@ def read_bitext(source: Source, paths: Sequence[Path], problems: ProblemList) ->
     ``paths`` are BUCC's three files: the foreign sentences, the English ones, and the gold pairs. The columns
     are ``foreign`` and ``english`` (texts), ``foreign_ids`` and ``english_ids``, and ``gold`` (pairs of ids),
     which is not there if only the two files of sentences are named.
-    Lines without a tab, empty texts, ids that are there twice, and gold ids without a sentence go to
+    Lines without a tab, ids that are there twice, and gold ids without a sentence go to
     ``problems``; a file without lines, or another number of files, is raised as :class:`UserError` at once.
     """
     if len(paths) not in (2, 3):
@@ -54,9 +54,6 @@ def _sentences(path: Path, seen: dict[str, str], problems: ProblemList) -> dict[
         if id_ in seen:
             remedy = "remove one of the two lines, or give it another id"
             problems.add(Problem(where, f"the id {id_!r} was there already, at {seen[id_]}", remedy=remedy))
-        elif not text:
-            remedy = "fill it in, or remove the line (and its pairs from the gold file)"
-            problems.add(Problem(where, f"the sentence of {id_!r} is empty", _SENTENCES, remedy))
         else:
             found[id_] = text
         seen.setdefault(id_, where)
