@@ -130,11 +130,12 @@ class PairTokenizer:
         begin, end = spans[:, 0], spans[:, 1].copy()
         # a lone "▁" stands for the boundary before a word, but is given the word's first character
         end[np.asarray(ids, dtype=np.int64) == self._boundary] = 0
-        nothing = (character.isspace() or self._removed.get(character, False) for character in text)
-        blank = np.fromiter(nothing, dtype=bool, count=len(text))
+        removed = np.fromiter((self._removed.get(character, False) for character in text), dtype=bool, count=len(text))
+        blank = removed | np.fromiter((character.isspace() for character in text), dtype=bool, count=len(text))
         # (n + 1,) the end of the last character before a place that is no white space, and not removed
         preceding = np.maximum.accumulate(np.append(0, np.where(blank, 0, np.arange(1, len(text) + 1))))
-        begin = _next_without(blank)[begin]
+        # of a character that becomes several, the last one may be given the place of what is removed behind it
+        begin = np.where(np.append(removed, False)[begin], preceding[begin] - 1, _next_without(blank)[begin])
         # several pieces may stand for one character: a boundary between two of these ends where they do
         end = np.maximum.accumulate(np.maximum(begin, preceding[end]))
         if not text.isascii():
