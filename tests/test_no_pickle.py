@@ -14,8 +14,18 @@ PACKAGE = Path(xtrain.__file__).parent
 PROJECT = PACKAGE.parent
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNPICKLING = {"torch.load", "numpy.load", "pandas.read_pickle"}  # unless told not to
-SAFE = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
-READERS = {"load_checkpoint"}  # DeepSpeed's engine reads its own pickles
+SAFE = {
+    "torch.load": ("weights_only", True),
+    "numpy.load": ("allow_pickle", False),
+    "from_pretrained": ("trust_remote_code", False),
+}
+READERS = {
+    "load_checkpoint",
+    "pickle_load",
+    "DelayedSubmission",
+}  # DeepSpeed's engine and submitit read their own pickles
+REMOTE = {"from_pretrained"}  # runs code that lies beside a model, if somebody at the terminal says y
+OF_OBJECTS = {"submit", "map_array", "submit_array"}  # submitit's: a job that begins unpickles its work from the folder
 IN_MEMORY = {"training/ahead.py"}  # pickles for a process that it started itself: `loads` of memory, never of a file
 
 
@@ -39,9 +49,11 @@ def unsafe(source: str, *, in_memory: bool = False) -> Iterator[tuple[int, str]]
             first, dot, rest = function.partition(".")
             called = names.get(first, first) + dot + rest
             if (
-                called.rpartition(".")[2] in READERS
+                READERS & set(called.split("."))
                 or called in ("pickle.load", "pickle.Unpickler")
                 or (called in UNPICKLING and not is_safe(node, called))
+                or (called.rpartition(".")[2] in OF_OBJECTS and called.partition(".")[0] == "executor")
+                or (called.rpartition(".")[2] in REMOTE and not is_safe(node, "from_pretrained"))
             ):
                 yield node.lineno, ast.unparse(node)
 
@@ -78,6 +90,10 @@ def test_nothing_is_unpickled() -> None:
         "import numpy as np\nnp.load(path, allow_pickle=True)",
         "import numpy as np\nnp.load(path)",
         "engine.load_checkpoint(folder)",
+        "import submitit\nexecutor.submit(work)",
+        "from submitit.core.utils import DelayedSubmission as D\nD.load(path)",
+        "from transformers import AutoTokenizer\nAutoTokenizer.from_pretrained(folder)",
+        "AutoModel.from_pretrained(folder, trust_remote_code=True)",
     ],
 )
 def test_it_would_be_found(source: str) -> None:
@@ -96,6 +112,8 @@ def test_not_even_where_memory_may_be(call: str) -> None:
         "import torch\ntorch.load(path, weights_only=True)",
         "import numpy as np\nnp.load(path, mmap_mode='r', allow_pickle=False)",
         "import json\njson.load(handle)",
+        "executor._submit_command(text)",
+        "AutoTokenizer.from_pretrained(folder, trust_remote_code=False)",
     ],
 )
 def test_what_is_harmless_is_not(source: str) -> None:

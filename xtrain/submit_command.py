@@ -19,6 +19,7 @@ from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, load_profile
 from xtrain.dispatch.job_graph import JOBS, REPORT, JobNode
+from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import MEMORY, bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import job_comment
@@ -163,8 +164,9 @@ def _print_scripts(plan: Plan, console: Console, folder: Path | None) -> None:
 def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
     dependency = str(waits_for(plan, node, names)) if names else ""
     folder = JobFolder(node.run(plan.out))
+    command = JobSpec.of(plan.graph, node, plan.profile, plan.out).command()
     return script_text(
-        plan.profile, node.kind, folder.submitit, job_name=node.job_name, dependency=dependency,
+        plan.profile, node.kind, command, job_name=node.job_name, logs=folder.submitit, dependency=dependency,
         comment=job_comment(folder, node),
     )  # fmt: skip
 

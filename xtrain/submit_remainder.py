@@ -1,7 +1,7 @@
 """What the report's job runs where phases were left for later: submits as many as there is room for now.
 
-``python -m xtrain.submit_remainder RUN``, with the report's run directory: the study and the profile are those that
-were submitted. A phase that was submitted before is left alone, whatever became of it.
+``python -m xtrain.submit_remainder``, with what the report's job goes by in its environment: the profile is the one
+that was submitted. A phase that was submitted before is left alone, whatever became of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import cache_folder
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import study_file
-from xtrain.dispatch.submissions import JobFolder
-from xtrain.dispatch.submit_job import PATIENCE_SECONDS, JobSpec, patiently
-from xtrain.run_directory import RunDirectory
+from xtrain.dispatch.job_spec import JobSpec
+from xtrain.dispatch.submit_job import PATIENCE_SECONDS, patiently
 from xtrain.runner import open_study
 from xtrain.submit_command import print_plan
 from xtrain.submitting import SUBMIT, held_for_submitting, plan_submission, submit
@@ -24,14 +23,14 @@ from xtrain.submitting import SUBMIT, held_for_submitting, plan_submission, subm
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    return run_command(lambda: _submit(RunDirectory(Path(sys.argv[1]))))
+    return run_command(lambda: _submit(JobSpec.taken()))
 
 
-def _submit(run: RunDirectory) -> int:
-    spec = JobSpec.read(JobFolder(run))
+def _submit(spec: JobSpec) -> int:
+    run = spec.run
     profile = Profile.from_mapping(spec.profile)
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))
-    job = open_study(study_file(run), data_root=Path(spec.data) if spec.data else None, out=spec.out(run))
+    job = open_study(study_file(run), data_root=Path(spec.data) if spec.data else None, out=Path(spec.out))
     text = study_file(run).read_text("utf-8")
 
     def at_once() -> None:

@@ -11,7 +11,6 @@ import pytest
 import submitit
 
 from xtrain.dispatch.batch_script import (
-    batch_python,
     cache_folder,
     job_scratch,
     overruling_variables,
@@ -35,7 +34,8 @@ def profile(job: dict[str, Any] | None = None, **changes: Any) -> Profile:
 
 def options(read: Profile, kind: str = "target", **parameters: Any) -> dict[str, str]:
     """The #SBATCH lines; an empty text for an option without a value."""
-    text = script_text(read, kind, Path("/out/job/submitit"), **{"job_name": "s/mnli/xnli", **parameters})
+    parameters = {"job_name": "s/mnli/xnli", "logs": Path("/out/job/submitit"), **parameters}
+    text = script_text(read, kind, "true", **parameters)
     lines = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
     pairs = [line.partition("=") for line in lines]
     assert len({name for name, _, _ in pairs}) == len(pairs), "an option is there twice"
@@ -138,10 +138,20 @@ def test_the_script_is_the_one_that_submitit_submits(tmp_path: Path, monkeypatch
     for name in ("a100", "h100", "cpu"):
         read = load_profile(name, PROFILES)
         for kind in KINDS:
-            executor = submitit.SlurmExecutor(folder=tmp_path / "a b" / "submitit", python=batch_python(read))
-            executor.update_parameters(**submitit_parameters(read, kind, job_name="x/y", dependency="afterok:1"))
-            submitted = executor._make_submission_file_text(executor._submitit_command_str, "")
-            assert submitted == script_text(read, kind, executor.folder, job_name="x/y", dependency="afterok:1")
+            of_job: dict[str, Any] = {"job_name": "x/y", "logs": tmp_path / "a b", "dependency": "afterok:1"}
+            executor = submitit.SlurmExecutor(folder=tmp_path / "private")
+            executor.update_parameters(**submitit_parameters(read, kind, **of_job))
+            submitted = executor._make_submission_file_text("exec true", "")
+            assert submitted == script_text(read, kind, "true", **of_job)
+            assert str(tmp_path / "private") not in submitted
+
+
+@pytest.mark.parametrize("key", ["job_name", "dependency", "comment", "exclude", "logs"])
+def test_no_value_ends_its_line(key: str) -> None:
+    """bash would run what stands behind it."""
+    value: Any = {"exclude": ["n1\ntouch x"], "logs": Path("/a\ntouch x")}.get(key, "1\ntouch x")
+    with pytest.raises(UserError, match="cannot stand in a batch script"):
+        options(profile(), **{key: value})
 
 
 def test_local_parameters_are_submitits_own(tmp_path: Path) -> None:
@@ -149,7 +159,7 @@ def test_local_parameters_are_submitits_own(tmp_path: Path) -> None:
     parameters = submitit_parameters(read, "target", job_name="x")
     assert parameters["tasks_per_node"] == 1, "one supervisor, which starts the ranks"
     submitit.LocalExecutor(folder=tmp_path).update_parameters(**parameters)
-    assert script_text(read, "target", tmp_path, job_name="x") == ""
+    assert script_text(read, "target", "true", job_name="x") == ""
 
 
 def test_the_shells_variables_do_not_overrule_the_profile() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,9 +92,12 @@ class Local:
 
     def start(self) -> subprocess.Popen[str]:
         """A queue in the foreground."""
-        command = [sys.executable, "-u", "-m", "xtrain.dispatch.local_queue", str(self.out), "toy"]
+        command = [sys.executable, "-u", "-m", "xtrain.dispatch.local_queue", str(self.out)]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-        queue = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with open(self.out / "jobs" / "toy.json", encoding="utf-8") as graph:
+            queue = subprocess.Popen(
+                command, env=environment, stdin=graph, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
         self.queues.append(queue)
         return queue
 
@@ -283,3 +287,21 @@ def test_the_queue_starts_where_xtrain_is_not_installed(local: Local, monkeypatc
     local.write(A)
     start_queue(local.out, JobGraph.read(local.out / "jobs" / "toy.json"))
     local.wait(lambda: A.run(local.out).done)
+
+
+def test_nothing_that_lies_in_the_run_directory_runs(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted when the queue has submitted the job and the job is about to begin, by its own interpreter."""
+    sprung, run = local.root / "sprung", A.run(local.out).path
+    plant_it = f"from planted import plant; import os, pathlib, sys; plant(pathlib.Path({str(run)!r}), "
+    plant_it += f"pathlib.Path({str(sprung)!r}), [os.environ['SUBMITIT_LOCAL_JOB_ID']])"
+    local.write(A, AFTER)
+    python = local.root / "python"
+    lines = python.read_text().splitlines()
+    planting = f"PYTHONPATH={PROJECT}/tests {sys.executable} -c {shlex.quote(plant_it)}"
+    python.write_text("\n".join([lines[0], planting, *lines[1:]]) + "\n")
+    monkeypatch.chdir(A.run(local.out).create().path)  # Python would look here for what it imports
+    start_queue(local.out, JobGraph.read(local.out / "jobs" / "toy.json"))
+    local.wait(lambda: AFTER.run(local.out).done)
+    assert {"start target/a", "end evaluate/a"} <= set(local.notes()), "with the interpreter that was submitted"
+    assert list(run.glob("job/submitit/*_submitted.pkl")), "nothing was planted"
+    assert not sprung.exists(), local.story()

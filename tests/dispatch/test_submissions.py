@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,12 @@ def test_an_end_and_a_new_beginning(folder: JobFolder) -> None:
     folder.reopen()
     assert folder.ended() is None
     assert not folder.asked_to_stop()
+
+
+@pytest.mark.parametrize("word", ["--user=me", "7\ntouch x", "7 8", "", "local-7;x"])
+def test_what_is_no_jobs_id_is_passed_over(folder: JobFolder, word: str) -> None:
+    """It would be an argument of scancel, or a line of the batch script of whatever waits for it."""
+    good = Submission("12", "a", 1.0, "lab")
+    for planted in (replace(good, job=word), replace(good, succeeded=(word,)), replace(good, ended=("3", word)), good):
+        folder.add(planted)
+    assert folder.submissions() == [good]

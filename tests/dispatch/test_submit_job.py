@@ -1,17 +1,18 @@
-"""What a job waits for, and what it finds in its run directory."""
+"""What a job waits for, and what it is told."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
-from xtrain.dispatch.submissions import JobFolder
-from xtrain.dispatch.submit_job import Behind, JobSpec, behind_of
+from xtrain.dispatch.job_spec import JobSpec
+from xtrain.dispatch.submit_job import Behind, behind_of
 from xtrain.errors import UserError
-from xtrain.run_directory import RunDirectory
 
 PREPARE = JobNode("p", "prepare", "prepare", "toy/prepare", "prepare/toy-p")
 FIRST = JobNode("i", "intermediate", "mnli-s0", "toy/mnli-s0", "phases/intermediate/mnli-i", ("p",))
@@ -49,31 +50,22 @@ def test_the_report_waits_for_the_last_ones_however_they_end() -> None:
     assert behind_of(REPORT, GRAPH, {}) == Behind()
 
 
-def test_a_run_directory_knows_where_it_stands(tmp_path: Path) -> None:
-    run = FIRST.run(tmp_path).create()
-    spec = JobSpec.of(GRAPH, FIRST, PROFILE)
-    spec.write(JobFolder(run))
-    read = JobSpec.read(JobFolder(run))
-    assert read.out(run) == tmp_path
+def test_a_job_has_what_it_goes_by_from_its_command(tmp_path: Path) -> None:
+    spec = JobSpec.of(GRAPH, FIRST, PROFILE, tmp_path)
+    words = shlex.split(spec.command())
+    assert words[0] == "env"
+    assert words[-4:] == [sys.executable, "-u", "-m", "xtrain.dispatch.job"]
+    environment = dict(word.split("=", 1) for word in words[1:-4])
+    read = JobSpec.taken(environment)
+    assert (read.run, Path(read.out)) == (FIRST.run(tmp_path), tmp_path)
     graph = read.graph()
     assert (graph.study, graph.nodes, graph.data) == ("toy", (PREPARE, FIRST), "/data")
     assert Profile.from_mapping(graph.profile) == Profile.from_mapping(read.profile) == PROFILE
+    assert environment == {"PYTHONSAFEPATH": "1"}, "what this job submits does not inherit it"
+    with pytest.raises(UserError, match="XTRAIN_JOB: is not set"):
+        JobSpec.taken(environment)
 
 
 def test_the_report_knows_no_others(tmp_path: Path) -> None:
     """It looks at what there is when it begins."""
-    assert JobSpec.of(GRAPH, REPORT, PROFILE).parents == ()
-
-
-def test_a_run_directory_that_moved_with_its_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = SECOND.run(tmp_path / "old").create()
-    JobSpec.of(GRAPH, SECOND, PROFILE).write(JobFolder(run))
-    (tmp_path / "old").rename(tmp_path / "new")
-    monkeypatch.chdir(tmp_path / "new")
-    moved = RunDirectory(Path(SECOND.folder))
-    assert JobSpec.read(JobFolder(moved)).out(moved) == tmp_path / "new"
-
-
-def test_a_run_directory_that_was_never_submitted(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"job\.json"):
-        JobSpec.read(JobFolder(RunDirectory(tmp_path)))
+    assert JobSpec.of(GRAPH, REPORT, PROFILE, tmp_path).parents == ()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planted import Trap
 from runs import (
     ALL_FAULTS,
     STEPS,
@@ -255,16 +256,6 @@ def test_a_checkpoint_under_another_name(nursery: Nursery, stopped: Stopped, und
     had = names_in(run)
     ended = went_on(nursery, run, "a checkpoint under another's name", 6, undisturbed(1))
     was_set_aside(ended, run, "step-9", had, OLDER)
-
-
-class Trap:
-    """Unpickled, it leaves a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 def test_a_planted_pickle_is_never_opened(

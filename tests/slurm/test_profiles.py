@@ -28,7 +28,7 @@ def test_sbatch_accepts_the_jobs_of_every_kind(make_cluster: Callable[..., Clust
     read = load_profile(name, PROFILES)
     for kind in KINDS:
         script = tmp_path / f"{kind}.sh"
-        script.write_text(script_text(read, kind, tmp_path / "submitit", job_name=f"study/mnli-s1/{kind}", comment="x"))
+        script.write_text(script_text(read, kind, "true", logs=tmp_path, job_name=f"study/mnli-s1/{kind}", comment="x"))
         submitted = site.run("sbatch", "--hold", "--parsable", str(script)).stdout.strip()
         shown = dict(
             field.split("=", 1)
@@ -54,10 +54,9 @@ def run_ranks(
     """Run `command` as the ranks of a job, which ends with `code`; the words that each printed, by rank."""
     read = Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 5, "nodes": 2, **job}})
     (folder / "logs").mkdir()
-    lines = script_text(read, kind, folder, job_name="test").splitlines()
     ranks = shlex.join([*srun_command(read, kind, folder), "bash", "-c", command])
     script = folder / "script.sh"
-    script.write_text("\n".join(ranks if "submitit.core._submit" in line else line for line in lines) + "\n")
+    script.write_text(script_text(read, kind, ranks, job_name="test"))
     ran = site.run("sbatch", "--wait", f"--output={folder}/job.log", str(script), check=False)
     assert ran.returncode == code, ran.stderr + (folder / "job.log").read_text()
     logs = sorted((folder / "logs").iterdir(), key=lambda path: int(path.stem.removeprefix("rank-")))
@@ -98,13 +97,12 @@ def test_a_short_job_is_not_warned_by_slurm_but_at_its_preemption(site: Cluster,
     """--signal=USR2@0: nothing at the time limit, which the supervisor sees to, and USR2 to make room."""
     job: dict[str, Any] = {"time_limit": 1, "partition": "main"}
     read = Profile.from_mapping({"scheduler": "slurm", "job": job, "preemption": {"lead_seconds": 30}})
-    lines = script_text(read, "target", tmp_path, job_name="short", comment="x").splitlines()
-    assert "#SBATCH --signal=USR2@0" in lines
     signals = tmp_path / "signals"
     body = f"trap 'echo USR2 >> {signals}' USR2; touch {tmp_path}/ready; while :; do sleep 0.1; done"
     script = tmp_path / "script.sh"
-    step = shlex.join(["srun", "bash", "-c", body])
-    script.write_text("\n".join(step if "submitit.core._submit" in line else line for line in lines) + "\n")
+    text = script_text(read, "target", shlex.join(["srun", "bash", "-c", body]), job_name="short", comment="x")
+    assert "#SBATCH --signal=USR2@0" in text.splitlines()
+    script.write_text(text)
     site.run("sbatch", "--exclusive", "--nodes=2", f"--output={tmp_path}/job.log", str(script))
     site._wait(30, "the step", (tmp_path / "ready").exists)
     site.run("sbatch", "--partition=high", "--nodes=1", "--output=/dev/null", "--wrap=true")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from life import ENVIRONMENT
+from planted import plant
 from test_whole_studies import Submitted
 from toy import PROJECT
 
@@ -165,6 +166,23 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Jobs]
         return Jobs(cluster, tmp_path / "lab", *nodes, **tables)
 
     return made
+
+
+def test_nothing_that_lies_in_the_run_directory_runs(
+    cluster: Cluster, jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted while the job waits in the queue: for it, and for the job that goes on in its place."""
+    one = jobs(cluster, A, preemption={"requeue": False}).how(a=["75", "done"])
+    run, sprung = one.folder(A).run.path, one.root / "sprung"
+    before = cluster.run("sbatch", "--parsable", "--hold", "-o/dev/null", "--wrap=true").stdout.strip()
+    monkeypatch.chdir(run)  # Python would look here for what it imports
+    first = one.submit(A, Behind(ended=(before,)))
+    assert not list(run.rglob("*.pkl"))
+    plant(run, sprung, [str(int(first) + more) for more in range(5)])
+    cluster.run("scontrol", "release", before)
+    one.wait_done(A)
+    assert (len(one.jobs(A)), one.calls(A)) == (2, 2), "both with the interpreter that was submitted"
+    assert not sprung.exists(), one.story()
 
 
 def test_a_chain_of_jobs(cluster: Cluster, jobs: Callable[..., Jobs]) -> None:

@@ -119,3 +119,17 @@ def test_the_hash_knows_the_tokenizer_and_nothing_else(tiny_model: Path, tmp_pat
     assert tokenizer_hash(tmp_path / "other") != tokenizer_hash(tiny_model)
     (tmp_path / "same" / "config.json").write_text(json.dumps({"hidden_size": 7}))
     assert tokenizer_hash(tmp_path / "same") == tokenizer_hash(tiny_model)
+
+
+def test_code_beside_a_tokenizer_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anybody asked whether it should: transformers asks, where it is not told."""
+    sprung = tmp_path / "sprung"
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"")
+    (tmp_path / "evil.py").write_text(f"open({str(sprung)!r}, 'w')\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "made-up", "auto_map": {"AutoConfig": "evil.C"}}))
+    names = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    with pytest.raises(UserError, match="cannot be read as a tokenizer"):
+        PairTokenizer(tmp_path)
+    assert not sprung.exists()

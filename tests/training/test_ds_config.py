@@ -10,7 +10,7 @@ from toy import PROJECT
 
 from xtrain.errors import UserError
 from xtrain.study import Engine
-from xtrain.training.engine import is_offloaded, resolve_ds_config
+from xtrain.training.engine import is_offloaded, read_ds_config, resolve_ds_config
 
 FOLDER = PROJECT / "ds_configs"
 
@@ -37,6 +37,17 @@ def test_keys_that_the_study_owns_are_refused_together(tmp_path: Path) -> None:
         resolve_ds_config(Engine(str(path)), FOLDER, 1.0)
     text = str(caught.value)
     assert all(part in text for part in ("train_batch_size", "recipe.*.batch_size", "optimizer", "fp16.enabled"))
+
+
+def test_what_imports_modules_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "ds_config.json"
+    path.write_text(
+        json.dumps({"torch_autocast": {"enabled": True, "lower_precision_safe_modules": ["planted.Module"]}})
+    )
+    with pytest.raises(UserError, match="torch_autocast: is set by the study"):
+        resolve_ds_config(Engine(str(path)), FOLDER, 1.0)
+    with pytest.raises(UserError, match="torch_autocast: is not allowed"):
+        read_ds_config(path)
 
 
 def test_a_missing_file_names_the_known_ones() -> None:

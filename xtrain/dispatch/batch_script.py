@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,19 @@ def submitit_parameters(
     kind: str,
     *,
     job_name: str,
+    logs: Path | None = None,
     dependency: str = "",
     exclude: Sequence[str] = (),
     comment: str = "",
 ) -> dict[str, Any]:
-    """The parameters of submitit's executor for a job of ``kind``.
+    """The parameters of submitit's executor for a job of ``kind``, which prints into the folder ``logs``.
 
     ``dependency`` is as sbatch has it (``afterok:7:8,afterany:9``): where it cannot be fulfilled any more, SLURM
     cancels the job instead of keeping it for ever. ``exclude`` are nodes that the job is not to get.
     """
+    for text in (job_name, str(logs), dependency, *exclude, comment):
+        if set("\n\r\0") & set(text):  # what follows the end of an #SBATCH line, bash would run
+            raise UserError(Problem(f"job {job_name!r}", f"{text!r} cannot stand in a batch script", "one line"))
     asked = profile.resources(kind)
     if profile.scheduler == LOCAL:
         minutes = asked.time_limit_minutes or 60 * 24 * 365
@@ -68,6 +71,7 @@ def submitit_parameters(
             **({} if more.get("no-requeue") else {"requeue": True}),
             # Not submitit's signal_delay_s: that comes with a signal that only its environment can change.
             "signal": f"{profile.preemption.signal.removeprefix('SIG')}@{warning_seconds(profile, kind)}",
+            **({"output": str(logs.absolute() / "%j_0_log.out")} if logs is not None else {}),
             **more,
         },
     }
@@ -113,15 +117,6 @@ def warning_seconds(profile: Profile, kind: str) -> int:
     or two. With 0, SLURM sends none at the time limit, and still sends it upon preemption.
     """
     return max(0, (profile.lead_seconds(kind) or 0) - EARLY_SECONDS)
-
-
-def batch_python(profile: Profile) -> str:
-    """The interpreter of the batch script as submitit writes it there.
-
-    With ``exec``, it takes bash's place: that has no use for signals, and dies of them. A SIGTERM of SLURM's goes to
-    this one process alone where it tracks processes by cgroups.
-    """
-    return f"exec {shlex.quote(profile.python or sys.executable)}"
 
 
 def setup_lines(profile: Profile) -> list[str]:
@@ -264,15 +259,21 @@ def _expand(profile: Profile, key: str, text: str, environment: Mapping[str, str
     return Path(_VARIABLE.sub(value, text)).expanduser()
 
 
-def script_text(profile: Profile, kind: str, folder: Path, **parameters: Any) -> str:
-    """The batch script as submitit writes it; ``folder`` is the executor's, ``parameters`` those of the job.
+def in_place_of_bash(command: str) -> str:
+    """``command`` for the end of a batch script: bash has no use for signals, and dies of them.
 
-    They are :func:`submitit_parameters`' own. Of a local profile there is none: an empty text.
+    A SIGTERM of SLURM's goes to this one process alone where it tracks processes by cgroups.
     """
+    return f"exec {command}"
+
+
+def script_text(profile: Profile, kind: str, command: str, **parameters: Any) -> str:
+    """The batch script of a job that runs ``command``, as submitit writes it; ``parameters`` are those of
+    :func:`submitit_parameters`. Of a local profile there is none: an empty text."""
     if profile.scheduler == LOCAL:
         return ""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{batch_python(profile)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    text: str = _make_sbatch_string(command, folder, **submitit_parameters(profile, kind, **parameters))
+    more = submitit_parameters(profile, kind, **parameters)
+    text: str = _make_sbatch_string(in_place_of_bash(command), "", **more)
     return text

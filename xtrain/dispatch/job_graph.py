@@ -69,16 +69,24 @@ class JobGraph:
         """Write ``jobs/STUDY.json`` below ``out``."""
         path = graph_file(out, self.study)
         make_folder(path.parent)
-        write_json(path, {"format": _FORMAT, **dataclasses.asdict(self)})
+        write_json(path, self.to_mapping())
         return path
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As plain values for JSON; :meth:`from_mapping` reads them."""
+        return {"format": _FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def read(cls, path: Path) -> JobGraph:
         """Read a ``jobs/STUDY.json``."""
-        value = read_json(path)
+        return cls.from_mapping(read_json(path), str(path))
+
+    @classmethod
+    def from_mapping(cls, value: Any, where: str) -> JobGraph:
+        """A job graph of plain values; a :class:`UserError` names ``where`` they are from."""
         if not isinstance(value, dict) or value.get("format") != _FORMAT:
             remedy = "submit the study again with this version of xtrain"
-            raise UserError(Problem(str(path), f"is no job graph of format {_FORMAT}", remedy=remedy))
+            raise UserError(Problem(where, f"is no job graph of format {_FORMAT}", remedy=remedy))
         nodes = tuple(JobNode(**{**node, "parents": tuple(node["parents"])}) for node in value["nodes"])
         return cls(value["study"], nodes, value["profile"], value["data"])
 

@@ -1,15 +1,15 @@
 """A study's jobs on this machine, without SLURM: the same graph, each job through submitit's local executor.
 
-``python -m xtrain.dispatch.local_queue OUT STUDY`` is the queue: a process of its own that outlives the shell which
-submitted. It starts a job when what it needs is done, as many at a time as the profile says.
+``python -m xtrain.dispatch.local_queue OUT`` is the queue: a process of its own that outlives the shell which
+submitted, and has the graph from it. It starts a job when what it needs is done, as many at a time as the profile says.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -23,14 +23,13 @@ from xtrain.dispatch import attempts
 from xtrain.dispatch.attempts import Attempts, Fence
 from xtrain.dispatch.batch_script import PROJECT
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, graph_file, lock_file
+from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, lock_file
+from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.local import RanksPreempted, run_ranks
 from xtrain.dispatch.submissions import JobFolder, Submission, process_stat
-from xtrain.dispatch.submit_job import JobSpec
-from xtrain.dispatch.supervisor import PhaseJob, Supervisor
+from xtrain.dispatch.supervisor import Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
 from xtrain.files import lock, make_folder, writing
-from xtrain.run_directory import RunDirectory
 
 POLL_SECONDS = 0.2
 TELL_SECONDS = 5.0  # between signals to jobs that are to stop: one that is just beginning does not hear the first
@@ -40,12 +39,16 @@ A_YEAR_OF_MINUTES = 60 * 24 * 365  # submitit's executor must have a time limit
 def start_queue(out: Path, graph: JobGraph) -> int:
     """Start the queue of a study in the background; returns its process id."""
     log = make_folder(out / JOBS) / f"{graph.study}.log"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.getenv("PYTHONPATH")]))}
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.getenv("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     with writing(log), open(log, "ab") as handle:
-        command = [sys.executable, "-u", "-m", "xtrain.dispatch.local_queue", str(out), graph.study]
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=handle, stderr=handle, start_new_session=True
-        )
+            [sys.executable, "-u", "-m", "xtrain.dispatch.local_queue", str(out)], env=environment,
+            stdin=subprocess.PIPE, stdout=handle, stderr=handle, start_new_session=True, text=True,
+        )  # fmt: skip
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # its log says why it ended
+        json.dump(graph.to_mapping(), pipe)
     return process.pid
 
 
@@ -78,24 +81,15 @@ def local_job(process: int) -> str:
     return f"local-{process}-{stat[19]}" if stat else f"local-{process}"
 
 
-class LocalJob(PhaseJob):
-    """What submitit's local executor pickles: a run directory."""
-
-    def supervisor(self) -> Supervisor:
-        """The supervisor of a job on this machine."""
-        return LocalSupervisor.of(RunDirectory(Path(self.run)), local_job(os.getppid()))
-
-
 @dataclass
 class LocalSupervisor(Supervisor):
     """One start of one job on this machine: the ranks are started by us, and a crash is tried again at once."""
 
     @classmethod
-    def of(cls, run: RunDirectory, job: str) -> Supervisor:
+    def of(cls, spec: JobSpec, job: str) -> Supervisor:
         """The supervisor of the job ``job`` (:func:`local_job`)."""
-        spec = JobSpec.read(JobFolder(run))
         profile = Profile.from_mapping(spec.profile)
-        return cls(run, spec.graph(), spec.node, profile, spec.out(run), job, 0, (os.uname().nodename,))
+        return cls(spec.run, spec.graph(), spec.node, profile, Path(spec.out), job, 0, (os.uname().nodename,))
 
     def first_end(self) -> float | None:
         """There is no time limit."""
@@ -204,16 +198,15 @@ class Queue:
 
         folder = JobFolder(node.run(self.out).create())
         folder.reopen()
-        JobSpec.of(self.graph, node, profile).write(folder)
         logging.getLogger("submitit").setLevel(logging.ERROR)
-        executor = submitit.LocalExecutor(folder=folder.submitit, python=shlex.quote(profile.python or sys.executable))
+        executor = submitit.LocalExecutor(folder=folder.submitit)
         resources = profile.resources(node.kind)
         executor.update_parameters(
             timeout_min=A_YEAR_OF_MINUTES, tasks_per_node=1, gpus_per_node=resources.gpus_per_node,
             stderr_to_stdout=True,
         )  # fmt: skip
         first = Attempts(folder.run).newest() + 1  # before it can have begun
-        job = executor.submit(LocalJob(folder.run.path.absolute()))
+        job = executor._submit_command(JobSpec.of(self.graph, node, profile, self.out).command())
         name = local_job(int(job.job_id))
         folder.add(Submission(name, node.job_name, time.time(), profile.name, first_attempt=first))
         print(f"{node.job_name}: starts as {name}", flush=True)
@@ -221,11 +214,11 @@ class Queue:
 
 
 def main() -> int:
-    """Run the queue of ``OUT STUDY``."""
-    out, study = Path(sys.argv[1]).absolute(), sys.argv[2]
+    """Run the jobs of the graph on standard input below ``OUT``."""
+    out, graph = Path(sys.argv[1]).absolute(), JobGraph.from_mapping(json.load(sys.stdin), "standard input")
     try:
-        with held_as_queue(out, study):
-            return Queue(out, JobGraph.read(graph_file(out, study))).run()
+        with held_as_queue(out, graph.study):
+            return Queue(out, graph).run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER

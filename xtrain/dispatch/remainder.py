@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from xtrain.dispatch.job_graph import REPORT, JobNode, graphs
+from xtrain.dispatch.job_spec import VARIABLE, JobSpec
 from xtrain.dispatch.submissions import JobFolder
-from xtrain.run_directory import RunDirectory
 
 
 def never_submitted(out: Path, report: JobNode) -> list[JobNode]:
@@ -26,12 +27,13 @@ def never_submitted(out: Path, report: JobNode) -> list[JobNode]:
     return found
 
 
-def submit_remainder(report: RunDirectory) -> str:
+def submit_remainder(report: JobSpec) -> str:
     """Submit as many of them as there is room for, from inside the job of ``report``; why it failed, or ``""``.
 
     In a process of its own: that a study is expanded takes far more than a supervisor otherwise needs.
     """
-    command = [sys.executable, "-u", "-m", "xtrain.submit_remainder", str(report.path)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-u", "-m", "xtrain.submit_remainder"]
+    environment = {**os.environ, VARIABLE: report.text()}
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(done.stderr, end="", file=sys.stderr, flush=True)
     return (done.stderr.strip() or f"it ended with exit code {done.returncode}") if done.returncode else ""

@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from xtrain.files import make_folder, read_json, write_json, write_text
 from xtrain.run_directory import RunDirectory
+
+_JOB_ID = re.compile(r"\d+|local-\d+(-\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class JobFolder:
 
     @property
     def submitit(self) -> Path:
-        """``job/submitit/``: batch scripts, what they unpickle (this run directory's path), their output."""
+        """``job/submitit/``: copies of the batch scripts, and what they print."""
         return self.path / "submitit"
 
     @property
@@ -86,16 +89,18 @@ class JobFolder:
         return self.path / "sending"
 
     def submissions(self) -> list[Submission]:
-        """All submissions, the oldest first; half a line, of a disk that was full, is passed over."""
+        """All submissions, the oldest first. Half a line, of a disk that was full, is passed over, and so is what is no
+        job's id: ids are arguments of SLURM's commands, and stand in the batch scripts of jobs that wait for them."""
         path = self.path / "submissions.jsonl"
         values = []
         for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
             with contextlib.suppress(ValueError):
                 values.append(json.loads(line))
-        return [
+        read = [
             Submission(**{**value, "succeeded": tuple(value["succeeded"]), "ended": tuple(value["ended"])})
             for value in values
         ]
+        return [one for one in read if all(map(_JOB_ID.fullmatch, (one.job, *one.succeeded, *one.ended)))]
 
     def add(self, submission: Submission) -> None:
         """Write down a submission: by one append, so that none is lost."""

@@ -1,13 +1,13 @@
-"""One job into the queue, through submitit: what it unpickles is the path of its run directory and nothing else."""
+"""One job into the queue, through submitit: it writes the batch script, which holds all that the job goes by."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 from xtrain.dispatch import slurm
 from xtrain.dispatch.attempts import Attempts
-from xtrain.dispatch.batch_script import batch_python, overruling_variables, submitit_parameters
+from xtrain.dispatch.batch_script import in_place_of_bash, overruling_variables, submitit_parameters
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode
+from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import Problem, UserError
-from xtrain.files import content_hash, make_folder, read_json, write_json, write_text
-from xtrain.run_directory import RunDirectory
+from xtrain.files import content_hash, make_folder, write_text
 
 PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
 AGAIN_SECONDS = 15.0
@@ -33,49 +33,6 @@ T = TypeVar("T")
 _TOO_MANY = re.compile(r"MaxSubmit|GrpSubmit|too many jobs|MaxJobCount|maximum number of jobs", re.IGNORECASE)
 _ANY_LIMIT = re.compile(r"job violates accounting/QOS policy", re.IGNORECASE)
 _NAMED_LIMIT = re.compile(r"\b(QOS|Assoc)\w+Limit\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """``job/job.json``: what a job must know beside its phase, as it was submitted.
-
-    Not read from the study's graph, which a later submission replaces: a job goes on with the profile that sbatch had.
-    """
-
-    study: str
-    node: JobNode
-    parents: tuple[JobNode, ...]
-    profile: Mapping[str, Any]
-    data: str
-    levels_up: int
-    """From the run directory to the output folder."""
-
-    @classmethod
-    def of(cls, graph: JobGraph, node: JobNode, profile: Profile) -> JobSpec:
-        """That of a job of ``graph``; only its parents are looked up there."""
-        parents = () if node.kind == REPORT else tuple(graph.by_hash[parent] for parent in node.parents)
-        return cls(graph.study, node, parents, profile.to_mapping(), graph.data, len(Path(node.folder).parts))
-
-    def write(self, folder: JobFolder) -> None:
-        """Write it into ``job/``."""
-        write_json(make_folder(folder.path) / "job.json", dataclasses.asdict(self))
-
-    @classmethod
-    def read(cls, folder: JobFolder) -> JobSpec:
-        """Read it; raises a :class:`UserError` where the run directory was never submitted."""
-        value = read_json(folder.path / "job.json")
-        node, *parents = (
-            JobNode(**{**known, "parents": tuple(known["parents"])}) for known in (value["node"], *value["parents"])
-        )
-        return cls(**{**value, "node": node, "parents": tuple(parents)})
-
-    def out(self, run: RunDirectory) -> Path:
-        """The output folder."""
-        return run.path.absolute().parents[self.levels_up - 1]
-
-    def graph(self) -> JobGraph:
-        """The job with its parents alone."""
-        return JobGraph(self.study, (*self.parents, self.node), self.profile, self.data)
 
 
 @dataclass(frozen=True)
@@ -108,17 +65,16 @@ def submit_job(
 
     Raises a :class:`UserError` with sbatch's own words where SLURM refuses it.
     """
-    from xtrain.dispatch.supervisor import PhaseJob
-
-    JobSpec.of(graph, node, profile).write(folder)
+    make_folder(folder.submitit)  # SLURM does not make it
+    out = folder.run.path.absolute().parents[len(Path(node.folder).parts) - 1]
+    command = JobSpec.of(graph, node, profile, out).command()
     first = Attempts(folder.run).newest() + 1  # before it can have begun
     parameters = submitit_parameters(
-        profile, node.kind, job_name=node.job_name, dependency=str(behind), exclude=tuple(excluded),
-        comment=job_comment(folder, node),
+        profile, node.kind, job_name=node.job_name, logs=folder.submitit, dependency=str(behind),
+        exclude=tuple(excluded), comment=job_comment(folder, node),
     )  # fmt: skip
-    work = PhaseJob(folder.run.path.absolute())
     overruling = overruling_variables(profile, node.kind, os.environ)
-    job = _once(folder, parameters, work, lambda: _through_submitit(folder, parameters, profile, work, overruling))
+    job = _once(folder, parameters, lambda: _through_submitit(folder, parameters, command, overruling))
     if chained and folder.submissions():
         first = folder.submissions()[-1].first_attempt
     submission = Submission(
@@ -133,7 +89,7 @@ def job_comment(folder: JobFolder, node: JobNode) -> str:
     return f"xtrain {node.hash} {content_hash(str(folder.run.path.resolve()), 8)}"
 
 
-def _once(folder: JobFolder, parameters: Mapping[str, Any], work: Any, send: Callable[[], str]) -> str:
+def _once(folder: JobFolder, parameters: Mapping[str, Any], send: Callable[[], str]) -> str:
     """The id of the job that ``send`` puts into the queue, or of one that an earlier call has put there unnoticed.
 
     Where slurmctld is busy, sbatch gives up ("Socket timed out") though the job is in the queue; or it was killed, or
@@ -146,7 +102,7 @@ def _once(folder: JobFolder, parameters: Mapping[str, Any], work: Any, send: Cal
             raise UserError(Problem(f"job {parameters['job_name']}", f"squeue: {reply.said}", remedy=remedy))
         if jobs:
             slurm.update_dependency(jobs[-1], parameters["dependency"] or "")
-            return _adopted(jobs[-1], folder, work)
+            return jobs[-1]
     write_text(folder.sending, "")
     try:
         return send()
@@ -157,7 +113,7 @@ def _once(folder: JobFolder, parameters: Mapping[str, Any], work: Any, send: Cal
         jobs, _ = _unnoticed(folder, parameters["comment"])
         if not jobs:
             raise
-        return _adopted(jobs[-1], folder, work)
+        return jobs[-1]
 
 
 def _unnoticed(folder: JobFolder, comment: str) -> tuple[list[str], slurm.Reply]:
@@ -167,30 +123,27 @@ def _unnoticed(folder: JobFolder, comment: str) -> tuple[list[str], slurm.Reply]
     return [job for job in jobs if job not in known], reply
 
 
-def _adopted(job: str, folder: JobFolder, work: Any) -> str:
-    """Give the job what it unpickles, for which it waits a minute: submitit does so once it has sbatch's answer."""
-    from submitit.core.utils import DelayedSubmission, JobPaths
-
-    path = JobPaths(folder.submitit, job).submitted_pickle
-    if not path.exists():
-        DelayedSubmission(work).dump(path)
-    return job
-
-
 def _through_submitit(
-    folder: JobFolder, parameters: Mapping[str, Any], profile: Profile, work: Any, overruling: Collection[str]
+    folder: JobFolder, parameters: Mapping[str, Any], command: str, overruling: Collection[str]
 ) -> str:
+    """The id of a new job that runs ``command``.
+
+    By submitit's way for commands, not its way for Python objects: a job's start would unpickle those from the run
+    directory. sbatch reads the script in a folder of this user alone; the copy in ``job/submitit/`` is for people.
+    """
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
-    executor = submitit.SlurmExecutor(folder=folder.submitit, python=batch_python(profile))
-    executor.update_parameters(**parameters)
-    try:
-        with _without(overruling):
-            job: str = executor.submit(work).job_id
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-        raise UserError(_refusal(error, parameters)) from error
-    return job
+    with tempfile.TemporaryDirectory(prefix="xtrain-") as private, _without(overruling):
+        executor = submitit.SlurmExecutor(folder=private)
+        executor.update_parameters(**parameters)
+        try:
+            job = executor._submit_command(in_place_of_bash(command))
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise UserError(_refusal(error, parameters)) from error
+        number: str = job.job_id
+        write_text(folder.submitit / f"{number}_submission.sh", job.paths.submission_file.read_text("utf-8"))
+    return number
 
 
 def nodes_to_avoid(profile: Profile, kind: str, out: Path, bad: Sequence[str] = ()) -> list[str]:

@@ -25,15 +25,15 @@ from xtrain.dispatch.attempts import Attempts, Fence
 from xtrain.dispatch.batch_script import PROJECT, cache_folder, job_scratch, rank_environment, srun_command
 from xtrain.dispatch.cluster import Profile, lead_for
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs, study_file
+from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
 from xtrain.dispatch.rank_logs import RankLogs
 from xtrain.dispatch.remainder import never_submitted, submit_remainder
 from xtrain.dispatch.rendezvous import probed_port
 from xtrain.dispatch.requeueing import Requeueing
 from xtrain.dispatch.submissions import JobFolder
-from xtrain.dispatch.submit_job import JobSpec
 from xtrain.dispatch.verdict import Verdict, idle_attempts, verdict_of
-from xtrain.errors import EXIT_FENCED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, UserError
+from xtrain.errors import EXIT_FENCED, EXIT_OURS, EXIT_PREEMPTED, UserError
 from xtrain.files import content_hash, make_folder
 from xtrain.run_directory import RunDirectory
 
@@ -45,50 +45,12 @@ CLEAN_SECONDS = 20.0
 LEAVING_SECONDS = 30.0  # that fenced ranks get to leave by themselves
 
 
-class PhaseJob:
-    """What submitit pickles: a run directory. The code is that of the day on which the job starts."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = str(run)
-
-    def __call__(self) -> int:
-        """Run the job; ends the process with its exit code, which decides what SLURM does with those behind it."""
-        folder = JobFolder(RunDirectory(Path(self.run)))
-        try:
-            code = self.supervisor().work()
-        except UserError as error:  # a disk that is full, a profile's variable that the job does not have
-            code = _ended(folder, attempts.USER, EXIT_USER, str(error), f"error: {error}")
-        except Exception as error:  # ours: it must not look as if nobody knew
-            said = f"the supervisor failed: {type(error).__name__}: {error}"
-            reason = f"{said}; its output in {folder.submitit} has the traceback"
-            code = _ended(folder, attempts.FAILED, EXIT_OURS, reason, traceback.format_exc())
-        with contextlib.suppress(OSError):  # its output lies on the disk that is full
-            sys.stdout.flush()
-            sys.stderr.flush()
-        if code:
-            os._exit(code)  # submitit would take any other way for success
-        return code
-
-    def supervisor(self) -> Supervisor:
-        """The supervisor of the SLURM job that this process is in."""
-        return Supervisor.here(RunDirectory(Path(self.run)))
-
-
 def _is_fenced(fence: Fence) -> bool:
     """Whether a newer attempt is seen to have begun. While the file system is away, nothing is."""
     try:
         return not fence.holds()
     except OSError:
         return False
-
-
-def _ended(folder: JobFolder, how: str, code: int, reason: str, words: str) -> int:
-    """Say and write down how the job ended, as far as the disk takes it; returns ``code``."""
-    with contextlib.suppress(OSError):
-        print(words, flush=True)
-    with contextlib.suppress(OSError, UserError):
-        folder.end(how, code, reason)
-    return code
 
 
 @dataclass
@@ -107,18 +69,17 @@ class Supervisor:
     asked: _Asked = field(default_factory=lambda: _Asked())
 
     @classmethod
-    def here(cls, run: RunDirectory) -> Supervisor:
-        """The supervisor of the job that this process is in."""
-        spec = JobSpec.read(JobFolder(run))
+    def here(cls, spec: JobSpec) -> Supervisor:
+        """The supervisor of the SLURM job that this process is in."""
         nodes = subprocess.run(
             ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True
         ).stdout.split()
         return cls(
-            run,
+            spec.run,
             spec.graph(),
             spec.node,
             Profile.from_mapping(spec.profile),
-            spec.out(run),
+            Path(spec.out),
             os.environ["SLURM_JOB_ID"],
             int(os.environ.get("SLURM_RESTART_COUNT", 0)),
             tuple(nodes),
@@ -187,7 +148,7 @@ class Supervisor:
         """Of the report: None when all others have ended; else the exit code, as another report follows this one."""
         before, trouble = len(self.folder.submissions()), ""
         if not self.folder.asked_to_stop() and never_submitted(self.out, self.node):
-            trouble = submit_remainder(self.run)
+            trouble = submit_remainder(JobSpec.of(self.graph, self.node, self.profile, self.out))
         if len(self.folder.submissions()) > before or self.requeueing.behind_all():
             return 0
         if trouble:

@@ -27,7 +27,7 @@ from xtrain.phase.rank import PhaseRank
 from xtrain.run_directory import RunDirectory
 from xtrain.training.attempts import Attempts, Collapsed
 from xtrain.training.budget import RankMemory, snapshot_budget
-from xtrain.training.engine import TrainEngine, is_offloaded
+from xtrain.training.engine import TrainEngine, is_offloaded, read_ds_config
 from xtrain.training.feeding import Feeder, num_workers
 from xtrain.training.health import Health
 from xtrain.training.loop import Outcome, Trainer
@@ -84,7 +84,7 @@ def _trainer(rank: PhaseRank, seed: int) -> Trainer:
     model, filled = _build_model(phase, start, used_rows(run, phase) if partly else None, seed)
     for line in filled:
         observer.say(f"      {line}")
-    ds_config = read_json(run.ds_config)
+    ds_config = read_ds_config(run.ds_config)
     if not missing_build_tools() and not op_is_built(is_offloaded(ds_config)):
         observer.say("      building DeepSpeed's Adam (once for this type of machine; a minute or two)")
     with rank.guard.allow("building the engine", minutes=30):  # its op, by one rank for all

@@ -217,7 +217,7 @@ def _load(file: Path) -> Any:
             return tokenizers.Tokenizer.from_file(str(file))
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(str(file.parent)).backend_tokenizer
+        return AutoTokenizer.from_pretrained(str(file.parent), trust_remote_code=False).backend_tokenizer
     except Exception as error:  # tokenizers raises plain Exceptions, transformers several kinds
         reason = " ".join(str(error).split())[:300]
         remedy = "copy tokenizer.json of the base model beside it"

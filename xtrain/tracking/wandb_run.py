@@ -298,6 +298,7 @@ def worker_environment(folder: Path, environ: Mapping[str, str]) -> dict[str, st
     result.setdefault("WANDB_DATA_DIR", str(folder / "data"))
     result.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
     result.setdefault("WANDB_ERROR_REPORTING", "false")  # an offline run looks up no host at all
+    result["WANDB_DISABLE_GIT"] = "true"  # git runs what a folder's .git/config names
     source = str(Path(xtrain.__file__).resolve().parent.parent)
     result["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environ.get("PYTHONPATH", "")]))
     return result

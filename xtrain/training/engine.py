@@ -30,6 +30,7 @@ _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
+IMPORTING = "torch_autocast"  # imports whatever modules it names
 # Keys of a DeepSpeed file that belong to the study, with the key that sets each there.
 OWNED_KEYS = {
     "train_batch_size": "recipe.*.batch_size",
@@ -39,6 +40,7 @@ OWNED_KEYS = {
     "optimizer": "recipe.*.learning_rate and its neighbours",
     "scheduler": "recipe.*.warmup_ratio",
     "bf16": "engine.precision",
+    IMPORTING: "engine.precision",
 }
 
 
@@ -95,6 +97,14 @@ def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: flo
         "zero_allow_untested_optimizer": True,
     }
     return config, notes
+
+
+def read_ds_config(path: Path) -> dict[str, Any]:
+    """The resolved configuration of a run directory; :class:`UserError` where somebody has put in what imports code."""
+    config: dict[str, Any] = read_json(path)
+    if IMPORTING in config:
+        raise UserError(Problem(f"{path}: {IMPORTING}", "is not allowed", remedy="remove it"))
+    return config
 
 
 def is_offloaded(config: Mapping[str, Any]) -> bool:
