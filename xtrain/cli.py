@@ -58,11 +58,14 @@ class StudyOptions:
         """The ``KEY=VALUE`` of all ``--set``, in order."""
         return _flat(self.settings)
 
-    def open(self) -> Job:
-        """The study, read and expanded."""
+    def open(self, *, complete: bool = True, base: bool = True) -> Job:
+        """The study, read and expanded, as :func:`xtrain.runner.open_study` has it."""
         from xtrain.runner import open_study
 
-        return open_study(self.study, data_root=self.data, out=self.out, overrides=self.overrides, variant=self.variant)
+        return open_study(
+            self.study, data_root=self.data, out=self.out, overrides=self.overrides, variant=self.variant,
+            complete=complete, base=base,
+        )  # fmt: skip
 
 
 Options = Annotated[StudyOptions, tyro.conf.OmitArgPrefixes]
@@ -79,22 +82,27 @@ def run(study: Options, ranks: int = 1) -> None:
     from xtrain.runner import run_study
 
     _check_positive(ranks)
-    run_study(study.open(), ranks=ranks, console=new_console())
+    run_study(study.open(complete=False), ranks=ranks, console=new_console())
 
 
 @app.command(name="plan")
-def plan(study: Options, write: bool = False) -> None:
+def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
     """Print the study's graph of phases, and what is done.
 
     Args:
         study: The study and where its data and output are.
         write: Prepare the data and write the run directories, for train.py under a launcher of your own.
+        check_data: Read and check every file that the study reads, and no more: needs no model.
     """
-    from xtrain.runner import write_phase
+    from xtrain.runner import check_only, look_at_data, write_phase
 
-    job = study.open()
-    table = Table("state", "kind", "phase", "starts from", "run directory", title=f"plan of {job.study.name}")
     console = new_console()
+    if check_data:
+        return check_only(study.open(complete=False, base=False), console)
+    job = study.open(complete=not write)
+    table = Table("state", "kind", "phase", "starts from", "run directory", title=f"plan of {job.study.name}")
+    if write:
+        look_at_data(job, console)
     for phase in job.graph.phases.values():
         directory = phase.run_directory(job.out)
         state = "done" if directory.done else "begun" if directory.metrics.exists() else "to do"

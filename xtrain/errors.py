@@ -19,13 +19,15 @@ class Problem:
     """One thing that is wrong.
 
     ``where`` names a file, ``file:line``, ``file: key`` or a flag; ``what`` says what is wrong
-    and quotes the value; ``allowed`` what would have been right; ``remedy`` what to do now.
+    and quotes the value; ``allowed`` what would have been right; ``remedy`` what to do now; ``rest`` how many more
+    there are of its kind.
     """
 
     where: str
     what: str
     allowed: str = ""
     remedy: str = ""
+    rest: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}"]
@@ -33,15 +35,18 @@ class Problem:
             lines.append(f"  allowed: {self.allowed}")
         if self.remedy:
             lines.append(f"  to do:   {self.remedy}")
+        if self.rest:
+            lines.append(f"  and {self.rest}")
         return "\n".join(lines)
 
 
 class UserError(ValueError):
     """Raised once with every problem found; the command line prints it and exits with 2."""
 
-    def __init__(self, *problems: Problem) -> None:
+    def __init__(self, *problems: Problem, rest: str = "") -> None:
         assert problems, "a UserError needs at least one Problem"
         self.problems = problems
+        self.rest = rest  # a last line: of what is not listed
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -49,7 +54,7 @@ class UserError(ValueError):
             return str(self.problems[0])
         head = f"{len(self.problems)} problems:"
         body = (f"{n}. {str(p).replace(chr(10), chr(10) + '   ')}" for n, p in enumerate(self.problems, 1))
-        return "\n".join([head, *body])
+        return "\n".join([head, *body, *([self.rest] if self.rest else [])])
 
 
 class Fenced(Exception):

@@ -88,23 +88,25 @@ class Graph:
     specs: Mapping[str, TaskSpec]
     phases: dict[str, Phase] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
+    missing: list[Problem] = field(default_factory=list)
+    """Data that are not there. The hash of a phase that reads such data is none that it will ever have."""
 
     def add(self, phase: Phase) -> Phase:
         """Add ``phase`` unless one with the same hash is there; returns the one that is there."""
         return self.phases.setdefault(phase.hash, phase)
 
 
-def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path, data_root: Path | None) -> Graph:
+def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path | None, data_root: Path | None) -> Graph:
     """The graph of ``study``.
 
-    ``specs`` are the catalogue's tasks and the study's own, ``base_folder`` the resolved base model,
-    ``data_root`` the folder of ``--data``. Raises a :class:`UserError` for data that is not there and
-    languages that a task does not have.
+    ``specs`` are the catalogue's tasks and the study's own, ``base_folder`` the resolved base model (without one no
+    phase has its own hash), ``data_root`` the folder of ``--data``. Data and languages that are not there are noted in
+    ``missing``, all of them; what a study cannot ask of a task is raised as a :class:`UserError`.
     """
     named = {task for row in study.intermediate for tasks in row.phases for task in tasks}
     named |= {column.task for column in study.target}
-    graph = Graph(study, base_folder, with_labels(specs, sorted(named), data_root))
-    builder = _Builder(graph, data_root, base_fingerprint(base_folder))
+    graph = Graph(study, base_folder or Path(), with_labels(specs, sorted(named), data_root))
+    builder = _Builder(graph, data_root, base_fingerprint(base_folder) if base_folder else "")
     for seed in study.seeds:
         for row in study.intermediate:
             parent, path = None, ""
@@ -221,11 +223,7 @@ class _Builder:
 
     def _key(self, kind: str, tasks: Sequence[str], readings: Sequence[Reading], **more: Any) -> str:
         specs = self.graph.specs
-        data = [
-            [dataclasses.asdict(reading), fingerprint(specs[reading.member], reading.split, reading.language,
-                                                      self.data_root)]
-            for reading in readings
-        ]  # fmt: skip
+        data = [[dataclasses.asdict(reading), self._fingerprint(reading)] for reading in readings]
         content = {
             "version": HASH_VERSION,
             "kind": kind,
@@ -236,8 +234,23 @@ class _Builder:
         base = self.base if more["parent"] is None else None  # a parent's hash holds the base already
         return content_hash({**content, "base": base, **more})
 
+    def _fingerprint(self, reading: Reading) -> str:
+        spec = self.graph.specs[reading.member]
+        try:
+            return fingerprint(spec, reading.split, reading.language, self.data_root)
+        except UserError as error:
+            self._missing(*error.problems)
+            return "missing"
+
+    def _missing(self, *problems: Problem) -> None:
+        self.graph.missing += [problem for problem in problems if problem not in self.graph.missing]
+
     def _languages(self, spec: TaskSpec, split: str, wanted: Sequence[str]) -> tuple[str, ...]:
-        known = languages_of(spec, split, self.data_root)
+        try:
+            known = languages_of(spec, split, self.data_root)
+        except UserError as error:
+            self._missing(*error.problems)
+            return ()
         usual = spec.languages_in(self.graph.study.evaluation.benchmark)
         problems = [
             Problem(
@@ -249,9 +262,10 @@ class _Builder:
             for language in wanted
             if language not in known
         ]
-        if problems:
-            raise UserError(*problems)
-        return tuple(wanted) or (known if spec.languages == (EVERY,) else usual)
+        self._missing(*problems)
+        if wanted:
+            return tuple(language for language in wanted if language in known)
+        return known if spec.languages == (EVERY,) else usual
 
     def _check_evaluated(self, spec: TaskSpec) -> None:
         if spec.joined or not {"test", "dev"} & set(spec.splits):

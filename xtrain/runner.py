@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from xtrain.data import prepare
+from xtrain.data.checking import Checked, raise_problems
 from xtrain.dispatch.batch_script import PROJECT as PROJECT
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
 from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
@@ -25,10 +26,9 @@ from xtrain.phase import PhaseFile, ShardEntry
 from xtrain.report.study_report import report_study
 from xtrain.run_directory import RunDirectory
 from xtrain.study import Study, load
+from xtrain.study_data import PREPARED, check_data, prepare_data
 from xtrain.tasks import catalog
 from xtrain.training.engine import resolve_ds_config
-
-PREPARED = "prepared"  # the output folder's folder of tokenised shards
 
 
 class PhaseFailed(Exception):
@@ -57,9 +57,20 @@ class Job:
 
 
 def open_study(
-    path: Path, *, data_root: Path | None, out: Path, overrides: Sequence[str] = (), variant: str = ""
+    path: Path,
+    *,
+    data_root: Path | None,
+    out: Path,
+    overrides: Sequence[str] = (),
+    variant: str = "",
+    complete: bool = True,
+    base: bool = True,
 ) -> Job:
-    """Read a study and expand it; every mistake in it is one :class:`UserError`."""
+    """Read a study and expand it; every mistake in it is one :class:`UserError`.
+
+    So is all data that is not there, unless it may be in``complete``: then the graph knows what is missing. Without
+    its ``base`` a study can be expanded as well, but no phase has its own hash.
+    """
     study = load(path, overrides=overrides, variant=variant, known_tasks=tuple(catalog.load()))
     specs = catalog.load(study.task, where=str(path))
     if data_root is not None and not data_root.is_dir():
@@ -71,8 +82,23 @@ def open_study(
                 "check the path",
             )
         )
-    base_folder = resolve(study.base, study.revision)
-    return Job(study, expand(study, specs, base_folder, data_root), out, data_root)
+    graph = expand(study, specs, resolve(study.base, study.revision) if base else None, data_root)
+    if complete:
+        raise_problems(graph.missing)
+    return Job(study, graph, out, data_root)
+
+
+def check_only(job: Job, console: Console) -> None:
+    """Read and check all data of the study; says how much there is, or raises one :class:`UserError`."""
+    checked = check_data(job.graph, job.data_root, job.out, console)
+    table = Table("task", "split", "languages", "rows", "examples", title=f"data of {job.study.name}: as it should be")
+    groups: dict[tuple[str, str], list[Checked]] = {}
+    for one in checked:
+        groups.setdefault((one.data.spec.name, one.data.split), []).append(one)
+    for (task, split), sets in groups.items():
+        rows, examples = sum(one.rows for one in sets), sum(one.examples for one in sets)
+        table.add_row(task, split, listed(one.data.language for one in sets), f"{rows:,}", f"{examples:,}")
+    console.print(table)
 
 
 def run_study(job: Job, *, ranks: int, console: Console) -> Path:
@@ -87,10 +113,10 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     signal_numbers(names)  # a wrong one is found now, not by the ranks
     make_folder(job.out)
     RunDirectory(job.out).writable()
-    _write_graph(job)
     failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
     with stopping_on(names):
         phases = list(job.graph.phases.values())
+        look_at_data(job, console)
         for number, phase in enumerate(phases, 1):
             head = f"[{number}/{len(phases)}] {phase.kind:<12} {phase.name}"
             reason = _not_to_run(phase, phase.run_directory(job.out), failed)
@@ -104,6 +130,15 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
         raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {len(phases)} phases have no result")
     assert path is not None
     return path
+
+
+def look_at_data(job: Job, console: Console) -> None:
+    """Check and prepare what the phases read that have no result yet; the graph is written in between."""
+    failed: dict[str, str] = {}
+    phases = [p for p in job.graph.phases.values() if not _not_to_run(p, p.run_directory(job.out), failed)]
+    check_data(job.graph, job.data_root, job.out, console, phases)
+    _write_graph(job)
+    prepare_data(job.graph, job.data_root, job.out, console, phases)
 
 
 def _write_graph(job: Job) -> None:
@@ -229,7 +264,7 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
         engine=study.engine,
         evaluation=study.evaluation,
         tracking=study.tracking,
-        shards=tuple(_prepared(job, phase, console)),
+        shards=tuple(_prepared(job, phase)),
         task={name: graph.specs[name] for name in sorted(names)},
     ).write(run)
     if phase.kind != EVALUATE:
@@ -240,16 +275,15 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
     return run
 
 
-def _prepared(job: Job, phase: Phase, console: Console) -> Iterator[ShardEntry]:
-    """Tokenise what the phase reads, unless that is done."""
-    with console.status(f"preparing data of {phase.name}") if console.is_terminal else contextlib.nullcontext():
-        for reading in phase.readings:
-            shard = prepare(
-                job.graph.specs[reading.member], reading.split, reading.language, job.graph.base_folder,
-                reading.max_length, job.data_root, job.out / PREPARED, reading.sample,
-            )  # fmt: skip
-            path = str(shard.path.relative_to(job.out))
-            yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path)
+def _prepared(job: Job, phase: Phase) -> Iterator[ShardEntry]:
+    """The shards that the phase reads; one that is not there any more is made again."""
+    for reading in phase.readings:
+        shard = prepare(
+            job.graph.specs[reading.member], reading.split, reading.language, job.graph.base_folder,
+            reading.max_length, job.data_root, job.out / PREPARED, reading.sample,
+        )  # fmt: skip
+        path = str(shard.path.relative_to(job.out))
+        yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path)
 
 
 def check_ranks(graph: Graph, ranks: int, where: str, kind: str = "") -> None:

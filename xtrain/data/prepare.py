@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from xtrain.data.checking import SMALL, raise_problems, worker_died
 from xtrain.data.drawing import Drawn, draw
+from xtrain.data.pool import Died, over
 from xtrain.data.shards import LAYOUT, Shard, damage, write_shard
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, read_json
 from xtrain.tasks import formats, sources
+from xtrain.tasks.checking import DataSet, nothing_left
 from xtrain.tasks.encoding import PairTokenizer, tokenizer_hash
 from xtrain.tasks.formats import Dropped, Encoded, Format, ProblemList, TextCount
 from xtrain.tasks.sampling import Sample
@@ -47,17 +50,8 @@ def prepare(
     included; ``sample`` draws so many examples, or takes all if there are no more. It is safe to call it from
     several processes at once. Raises one :class:`UserError` with up to 20 problems of the data.
     """
-    source_hash = sources.fingerprint(spec, split, language, data_root)
-    tokenizer_key = tokenizer_hash(encoder_folder)
-    recipe = {
-        "layout": LAYOUT,
-        "version": _VERSION,
-        "tokenizer": tokenizer_key,
-        "source": source_hash,
-        "max_length": max_length,
-        "sample": None if sample is None else asdict(sample),
-    }
-    path = out_root / spec.name / f"{split}-{language}-{content_hash(recipe)}"
+    recipe = _recipe(spec, split, language, encoder_folder, max_length, data_root, sample)
+    path = _path(out_root, spec, split, language, recipe)
     if damage(path) is None:
         return Shard.open(path)
     _check_length(max_length, encoder_folder)
@@ -69,7 +63,7 @@ def prepare(
 
     drawn = None if sample is None else draw(sample, read(), formats.get(spec.format), split)
     problems.raise_if_any()
-    tokenizer = _tokenizer(encoder_folder, tokenizer_key)
+    tokenizer = _tokenizer(encoder_folder, recipe["tokenizer"])
     collected = _collect(drawn, read(), tokenizer, spec, split, max_length, progress)
     problems.raise_if_any()
     collected.check(spec, split, language)
@@ -77,6 +71,97 @@ def prepare(
         progress(collected.rows)
     described = {"task": spec.name, "format": spec.format, "split": split, "language": language, **recipe}
     return collected.write(path, described)
+
+
+def _recipe(
+    spec: TaskSpec,
+    split: str,
+    language: str,
+    encoder_folder: Path,
+    max_length: int,
+    data_root: Path | None,
+    sample: Sample | None,
+) -> dict[str, Any]:
+    """What decides the shard's content: its place is a hash of it."""
+    return {
+        "layout": LAYOUT,
+        "version": _VERSION,
+        "tokenizer": tokenizer_hash(encoder_folder),
+        "source": sources.fingerprint(spec, split, language, data_root),
+        "max_length": max_length,
+        "sample": None if sample is None else asdict(sample),
+    }
+
+
+def _path(out_root: Path, spec: TaskSpec, split: str, language: str, recipe: dict[str, Any]) -> Path:
+    return out_root / spec.name / f"{split}-{language}-{content_hash(recipe)}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A shard that is to be there."""
+
+    data: DataSet
+    max_length: int
+    sample: Sample | None = None
+
+    def prepare(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> tuple[Problem, ...]:
+        """Make it, unless it is there; returns what is wrong with its data."""
+        data = self.data
+        try:
+            prepare(
+                data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, out_root, self.sample
+            )
+        except UserError as error:
+            return error.problems
+        return ()
+
+    def is_there(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> bool:
+        """Whether nothing is to be done."""
+        data = self.data
+        recipe = _recipe(
+            data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, self.sample
+        )  # fmt: skip
+        return damage(_path(out_root, data.spec, data.split, data.language, recipe)) is None
+
+
+def prepare_all(
+    wanted: Sequence[Wanted],
+    encoder_folder: Path,
+    data_root: Path | None,
+    out_root: Path,
+    *,
+    workers: int | None = None,
+    room: int = 0,
+    progress: Progress = lambda number: None,
+) -> None:
+    """Every shard of ``wanted``, made on ``workers`` cores (all by default) unless it is there.
+
+    A shard's bytes depend on none of this. ``room`` is as in :func:`xtrain.data.pool.over`; ``progress`` is told of
+    shards that are there. Raises one :class:`UserError` with the problems of all.
+    """
+    for length in sorted({one.max_length for one in wanted}):
+        _check_length(length, encoder_folder)
+    new = [one for one in wanted if not one.is_there(encoder_folder, data_root, out_root)]
+    progress(len(wanted) - len(new))
+    if not new:
+        return
+    _tokenizer(encoder_folder, tokenizer_hash(encoder_folder))  # loaded once: forked processes share it
+    sizes = [one.data.num_bytes(data_root) for one in new]
+    if 0 < sum(sizes) < SMALL and all(sizes):
+        workers = 1
+    problems: dict[int, tuple[Problem, ...]] = {}
+
+    def make(one: Wanted) -> tuple[Problem, ...]:
+        return one.prepare(encoder_folder, data_root, out_root)
+
+    try:
+        for number, found in over(new, make, workers=workers, sizes=sizes, room=room):
+            problems[number] = found
+            progress(1)
+    except Died as died:
+        raise UserError(worker_died(new[died.index].data, died.how, "prepared")) from None
+    raise_problems([problem for _, found in sorted(problems.items()) for problem in found])
 
 
 def _collect(
@@ -181,14 +266,7 @@ class _Collected:
         """Raise a :class:`UserError` if no example is left."""
         if self.ids:
             return
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none were read"
-        raise UserError(
-            Problem(
-                f"task.{spec.name}",
-                f"no example is left of {split} in {language}: of {self.rows:,} rows, {reasons}",
-                remedy="check where, hash_split, label_map and columns of the task's source",
-            )
-        )
+        raise UserError(nothing_left(spec, split, language, self.rows, self.dropped))
 
     def write(self, path: Path, described: dict[str, Any]) -> Shard:
         """Write the shard with its manifest."""
