@@ -11,6 +11,7 @@ from toy import TASKS as TOY_TASKS
 from toy import study, write_study
 from toy_formats import TASKS, make_formats
 
+from xtrain.data.checking import raise_problems
 from xtrain.errors import UserError
 from xtrain.graph import Graph, Phase, expand
 from xtrain.report.training_data import trained_on
@@ -39,7 +40,9 @@ def graph_of(tmp_path: Path, tiny_model: Path, data: Path) -> Any:
         shutil.copytree(data / "toy", tmp_path / "toy", dirs_exist_ok=True)
         path = write_study(tmp_path / "study.toml", study(tiny_model, **{"task": ALL, **changes}))
         read = load(path, known_tasks=tuple(catalog.load()))
-        return expand(read, catalog.load(read.task), tiny_model, data)
+        graph = expand(read, catalog.load(read.task), tiny_model, data)
+        raise_problems(graph.missing)
+        return graph
 
     return build
 

@@ -127,6 +127,7 @@ def test_complementarity_has_every_pair_and_its_parts(known: Mapping[str, TaskSp
 def test_a_question_expands_on_the_slice(name: str, known: Mapping[str, TaskSpec], tiny_model: Path) -> None:
     study, specs = opened(name, "slice", known)
     graph: Graph = expand(study, specs, tiny_model, SLICE)
+    assert not graph.missing
     assert len(graph.cells) == len(study.intermediate) * len(study.target) * len(study.seeds)
     assert all(graph.phases[cell.evaluation].languages for cell in graph.cells)
     columns = {(cell.evaluation, cell.row, cell.target) for cell in graph.cells}
@@ -148,6 +149,7 @@ def test_what_stands_in_for_something_can_be_read(
 ) -> None:
     study, specs = opened(name, "slice", known)
     graph = expand(study, specs, tiny_model, SLICE)
+    assert not graph.missing
     own = {
         (reading.member, reading.split): reading.language
         for phase in graph.phases.values()
