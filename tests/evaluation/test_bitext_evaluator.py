@@ -18,6 +18,7 @@ from xtrain.evaluation.evaluators import LanguageResult, Setting, bitext_mining,
 from xtrain.evaluation.predict import vectors
 from xtrain.model import Encoder, load_encoder
 from xtrain.tasks import Source, TaskSpec
+from xtrain.tasks.sampling import Sample
 
 FILES = ("m/{split}-{{lang}}.foreign", "m/{split}-{{lang}}.english", "m/{split}-{{lang}}.gold")
 NAMES = ("foreign", "english", "foreign_ids", "english_ids", "gold")
@@ -57,22 +58,22 @@ class Chosen:
         self.by_id = by_id
 
     def __call__(self, encoder: Any, shard: Shard, task: str, **how: Any) -> np.ndarray:
-        ids = shard.ids(np.arange(len(shard))[: how["limit"]])
+        ids = shard.ids(np.arange(len(shard)))
         return np.array([self.by_id[f"{shard.manifest['split']}:{id_}"] for id_ in ids], dtype=np.float32)
 
 
 def evaluate(
     monkeypatch: pytest.MonkeyPatch, encoder: Encoder, by_id: dict[str, list[float]], shard: Shard,
-    dev: Shard | None = None, limit: int | None = None, **options: Any,
+    dev: Shard | None = None, **options: Any,
 ) -> LanguageResult:  # fmt: skip
     monkeypatch.setattr(bitext_mining, "vectors", Chosen(by_id))
-    setting = Setting(mining(**options), encoder, layer=1, limit=limit)
+    setting = Setting(mining(**options), encoder, layer=1)
     companions = {} if dev is None else {"tune": {"xx": dev}}
     return evaluators.get("bitext_mining").evaluate(setting, {"xx": shard}, companions).languages[0]
 
 
-def prepared(root: Path, model_folder: Path, split: str) -> Shard:
-    return prepare(mining(), split, "xx", model_folder, 32, root, root / "shards")
+def prepared(root: Path, model_folder: Path, split: str, sample: Sample | None = None) -> Shard:
+    return prepare(mining(), split, "xx", model_folder, 32, root, root / "shards", sample)
 
 
 AXES = np.eye(6)
@@ -143,7 +144,7 @@ def test_equal_sentences_are_searched_as_one_and_are_in_no_pair(
     assert dict(found.metrics) == pytest.approx({"precision": 100, "recall": 50, "f1": 200 / 3})
 
 
-def test_a_limit_that_leaves_no_pair_and_one_that_leaves_some(
+def test_a_sample_is_mined_among_itself(
     tmp_path: Path, model_folder: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [f"{one} {n}" for n, one in enumerate(sentences(20))]
@@ -151,11 +152,10 @@ def test_a_limit_that_leaves_no_pair_and_one_that_leaves_some(
     drawn = np.random.default_rng(0).normal(size=(30, 40))
     by_id = {f"test:xx-{n}": list(drawn[n]) for n in range(20)}
     by_id |= {f"test:en-{n}": list(drawn[n if n >= 10 else n + 20]) for n in range(20)}
-    test = prepared(tmp_path, model_folder, "test")
-    with pytest.raises(UserError, match="the first 8 sentences of xx hold no pair"):
-        evaluate(monkeypatch, encoder, by_id, test, limit=8)
-    found = evaluate(monkeypatch, encoder, by_id, test, limit=30)
-    assert found.protocol["gold_pairs"] == 5
+    for examples, pairs in ((2, 1), (8, 2), (30, 7)):
+        found = evaluate(monkeypatch, encoder, by_id, prepared(tmp_path, model_folder, "test", Sample(examples)))
+        assert sum(found.protocol["sentences"].values()) == examples
+        assert found.protocol["gold_pairs"] == pytest.approx(pairs, abs=1)
     assert found.metrics["f1"] == pytest.approx(100)
 
 
@@ -184,7 +184,6 @@ def test_sentences_are_mined_by_a_real_encoder(tmp_path: Path, model_folder: Pat
     assert "mean over all tokens" in evaluation.protocol["pooling"]
     found = vectors(encoder, shard, "mine", layer=2, tokens_per_batch=50)
     assert found.shape == (len(shard), encoder.hidden_size)
-    assert vectors(encoder, shard, "mine", layer=2, limit=7).shape == (7, encoder.hidden_size)
 
 
 def retrieval(query: str | None) -> TaskSpec:

@@ -53,8 +53,8 @@ def model(folder: Path) -> PhaseModel:
     return PhaseModel(encoder, {"wiki": head}).eval()
 
 
-def setting(model: PhaseModel, tokens_per_batch: int, limit: int | None = None) -> Setting:
-    return Setting(SPEC, model.encoder, model, "wiki", tokens_per_batch=tokens_per_batch, limit=limit)
+def setting(model: PhaseModel, tokens_per_batch: int) -> Setting:
+    return Setting(SPEC, model.encoder, model, "wiki", tokens_per_batch=tokens_per_batch)
 
 
 def test_metrics_are_means_over_masked_tokens(model: PhaseModel, shards: dict[str, Shard], folder: Path) -> None:
@@ -88,8 +88,6 @@ def test_any_batches_mask_the_same_tokens(model: PhaseModel, shards: dict[str, S
     for left, right in zip(one, other, strict=True):
         assert left.rows == right.rows
         assert left.metrics["loss"] == pytest.approx(right.metrics["loss"], rel=1e-5)
-    (part,) = MLM.evaluate(setting(model, 100, limit=7), {"en": shards["en"]}).languages
-    assert list(part.rows) == list(one[0].rows[:7])
 
 
 def test_rows_and_protocol(model: PhaseModel, shards: dict[str, Shard]) -> None:

@@ -62,7 +62,7 @@ def perfect(shard: Shard, task: TaskSpec) -> tuple[dict[str, Any], Gold]:
     for side, name in enumerate(("start", "end")):
         logits[batch.cu_seqlens[:-1].long() + batch.fields[name], side] = 9.0
     head = build_head("span_qa", 8, 0, 0.0, options=task.options)
-    return head.predictions(logits, batch), Gold.of(shard, len(shard))
+    return head.predictions(logits, batch), Gold.of(shard)
 
 
 def test_perfect_logits_give_the_very_answers(tiny_model: Path, tmp_path: Path) -> None:

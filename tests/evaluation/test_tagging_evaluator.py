@@ -120,11 +120,3 @@ def test_from_the_file_to_the_scores(model: PhaseModel, shard: Shard, tokens_per
     json.dumps(found.rows)
     right = [row["label"] for row in found.rows]
     assert found.metrics["f1"] == pytest.approx(100 * f1_score(right, alone, zero_division=0))
-
-
-def test_a_limit_takes_the_first_sentences(model: PhaseModel, shard: Shard) -> None:
-    whole, part = (
-        TAGGING.evaluate(Setting(SPEC, model.encoder, model, "names", limit=limit), {"en": shard}).languages[0]
-        for limit in (None, 7)
-    )
-    assert part.rows == list(whole.rows)[:7]

@@ -85,23 +85,22 @@ def predict(
     ranks: Ranks = SINGLE,
     tokens_per_batch: int = 16384,
     device: torch.device | str = "cpu",
-    limit: int | None = None,
     progress: Progress | None = None,
     transform: Transform | None = None,
 ) -> Predictions:
-    """What the head of ``task`` predicts for the first ``limit`` examples of ``shard`` (all by default).
+    """What the head of ``task`` predicts for the examples of ``shard``.
 
     Every rank must call this, and all get the same result; each runs the same number of forward passes,
     as ZeRO-3 needs. The model's training mode is restored. Raises :class:`UserError` if a logit is not
     a number.
     """
     part = predict_part(
-        model, shard, task, ranks=ranks, tokens_per_batch=tokens_per_batch, device=device, limit=limit,
+        model, shard, task, ranks=ranks, tokens_per_batch=tokens_per_batch, device=device,
         progress=progress, transform=transform,
     )  # fmt: skip
     gathered = ranks.gather(part)
-    arrays = _by_example(gathered, _count(shard, limit))
-    return Predictions(arrays, sum(part[2] for part in gathered) / _count(shard, limit))
+    arrays = _by_example(gathered, len(shard))
+    return Predictions(arrays, sum(part[2] for part in gathered) / len(shard))
 
 
 def predict_part(
@@ -112,7 +111,6 @@ def predict_part(
     ranks: Ranks = SINGLE,
     tokens_per_batch: int = 16384,
     device: torch.device | str = "cpu",
-    limit: int | None = None,
     progress: Progress | None = None,
     transform: Transform | None = None,
 ) -> tuple[npt.NDArray[np.int64], dict[str, Array], float]:
@@ -124,7 +122,7 @@ def predict_part(
     loss_sum = 0.0
     head = model.head(task)
     with _inference(model):
-        for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, limit, progress):
+        for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, progress):
             batch = batch if transform is None else transform(batch)
             loss, logits = model(batch)
             _check_numbers(torch.isnan(logits).any(), task, shard)
@@ -142,24 +140,23 @@ def vectors(
     ranks: Ranks = SINGLE,
     tokens_per_batch: int = 16384,
     device: torch.device | str = "cpu",
-    limit: int | None = None,
     progress: Progress | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Vectors of the sequences of the first ``limit`` examples of ``shard``, in its order, (B, H) fp32.
+    """Vectors of the sequences of ``shard``, in its order, (B, H) fp32.
 
     A vector is the mean over all tokens of the output of block ``layer`` (from 1). As :func:`predict`
     in everything else.
     """
     found: list[tuple[npt.NDArray[np.int64], dict[str, Array]]] = []
     with _inference(encoder):
-        for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, limit, progress):
+        for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, progress):
             pooled = sentence_vectors(encoder(batch, num_layers=layer), batch).float()  # (B, H)
             _check_numbers(torch.isnan(pooled).any(), task, shard)
             per_example = batch.example_offsets.diff().cpu().numpy()  # (E,)
             kept = np.repeat(batch.weights.cpu().numpy() > 0, per_example)  # (B,)
             rows = ranges(shard.example_offsets[batch.indices.cpu().numpy()], per_example)  # (B,) in the shard
             found.append((rows[kept], {"vectors": pooled.cpu().numpy()[kept]}))
-    arrays = _by_example(ranks.gather(_joined(found)), int(shard.example_offsets[_count(shard, limit)]))
+    arrays = _by_example(ranks.gather(_joined(found)), int(shard.example_offsets[-1]))
     return arrays["vectors"].astype(np.float32, copy=False)
 
 
@@ -189,21 +186,16 @@ class _inference:
         self.module.train(self.training)
 
 
-def _count(shard: Shard, limit: int | None) -> int:
-    return len(shard) if limit is None else min(limit, len(shard))
-
-
 def _micro_steps(
     shard: Shard,
     task: str,
     ranks: Ranks,
     tokens_per_batch: int,
     device: torch.device | str,
-    limit: int | None,
     progress: Progress | None,
 ) -> Iterator[PackedBatch]:
     """This rank's batches, as many as every other rank's."""
-    lengths = shard.lengths[: _count(shard, limit)]
+    lengths = shard.lengths
     assert len(lengths), f"no examples of {task} to predict"
     for micro_step in eval_batches(lengths, ranks.world_size, tokens_per_batch):
         positions, weights = micro_step[ranks.rank]

@@ -46,17 +46,17 @@ class AnswerRetrieval(Evaluator):
         """
         assert setting.model is not None, "a head predicts"
         protocol: dict[str, Any] = {"pooling": POOLING, "search": SIMILARITY}
-        kinds = {language: shard.fields["kind"][: setting.limit] for language, shard in shards.items()}
+        kinds = {language: shard.fields["kind"] for language, shard in shards.items()}
         if all((kind == PAIR).all() for kind in kinds.values()):
             results = [_pairs(setting, shard) for shard in shards.values()]
             return Evaluation(results, {**protocol, "pool": "the candidates of each language's pairs"})
         assert not any((kind == PAIR).any() for kind in kinds.values()), "pairs among queries and candidates"
         search = _Search()
         for language, shard in shards.items():
-            _check_queries(kinds[language], shard, setting)
-            search.embed(setting, shard, language, setting.limit)
+            _check_queries(kinds[language], shard)
+            search.embed(setting, shard, language)
         for language, shard in (companions or {}).get("index", {}).items():
-            search.embed(setting, shard, language, None)
+            search.embed(setting, shard, language)
         return Evaluation(search.results(setting), {**protocol, **search.protocol()})
 
 
@@ -89,13 +89,13 @@ class _Search:
     unanswered: int = 0
     """Queries that have no right answer in the pool."""
 
-    def embed(self, setting: Setting, shard: Shard, language: str, limit: int | None) -> None:
+    def embed(self, setting: Setting, shard: Shard, language: str) -> None:
         """Add the candidates and queries of a shard."""
         assert setting.model is not None
-        kinds = np.asarray(shard.fields["kind"][:limit])
+        kinds = np.asarray(shard.fields["kind"])
         rows, arrays, _ = predict_part(
             setting.model, shard, setting.task, ranks=setting.ranks, tokens_per_batch=setting.tokens_per_batch,
-            device=setting.device, limit=limit, progress=setting.progress,
+            device=setting.device, progress=setting.progress,
         )  # fmt: skip
         vectors = arrays["vectors"][:, 0].astype(np.float32)  # (e, H)
         candidates = np.flatnonzero(kinds == CANDIDATE)
@@ -169,11 +169,10 @@ class _Search:
         return np.take_along_axis(every, best, axis=1)
 
 
-def _check_queries(kinds: npt.NDArray[np.int32], shard: Shard, setting: Setting) -> None:
+def _check_queries(kinds: npt.NDArray[np.int32], shard: Shard) -> None:
     if not (kinds == QUERY).any():
         what = f"no query among the {len(kinds):,} examples of {shard.task} in {shard.language}"
-        remedy = "raise evaluation.limit: the candidates of a text stand before its queries" if setting.limit else ""
-        raise UserError(Problem(str(shard.path), what, remedy=remedy))
+        raise UserError(Problem(str(shard.path), what, remedy="leave the language out, or add queries to its file"))
 
 
 def _gathered(setting: Setting, rows: IntArray, vectors: Vectors) -> Vectors:
@@ -198,11 +197,11 @@ def _pairs(setting: Setting, shard: Shard) -> LanguageResult:
     assert setting.model is not None
     rows, arrays, _ = predict_part(
         setting.model, shard, setting.task, ranks=setting.ranks, tokens_per_batch=setting.tokens_per_batch,
-        device=setting.device, limit=setting.limit, progress=setting.progress,
+        device=setting.device, progress=setting.progress,
     )  # fmt: skip
     vectors = _gathered(setting, rows, arrays["vectors"].astype(np.float32))  # (E, 2, H)
     ids = shard.ids(np.arange(len(vectors)))
-    _, first, own = np.unique(shard.fields["group"][: len(ids)], return_index=True, return_inverse=True)
+    _, first, own = np.unique(shard.fields["group"], return_index=True, return_inverse=True)
     places, _ = _top(vectors[:, 0], np.ascontiguousarray(vectors[first, 1]), setting.device)
     right = [[ids[first[group]]] for group in own]
     return _scored(setting, shard.language, ids, right, [[ids[n] for n in row] for row in first[places].tolist()])

@@ -36,8 +36,6 @@ class Setting:
     ranks: Ranks = SINGLE
     tokens_per_batch: int = 16384
     device: torch.device = torch.device("cpu")
-    limit: int | None = None
-    """At most so many examples a language."""
     layer: int = 0
     """Block whose output is pooled for retrieval, from 1."""
     progress: Callable[[int], None] = _nobody
@@ -60,13 +58,10 @@ class Gold:
         return len(self.ids)
 
     @classmethod
-    def of(cls, shard: Shard, count: int) -> Gold:
-        """The gold of the first ``count`` examples of ``shard``."""
-        rows = np.arange(count)
-        sequences = int(shard.example_offsets[count])
-        ends = {"example": count, "sequence": sequences, "token": int(shard.sequence_offsets[sequences])}
-        fields = {name: values[: ends[shard.field_kinds[name]]] for name, values in shard.fields.items()}
-        return cls(fields, shard.notes(rows), shard.ids(rows), shard.language)
+    def of(cls, shard: Shard) -> Gold:
+        """The gold of all examples of ``shard``."""
+        rows = np.arange(len(shard))
+        return cls(shard.fields, shard.notes(rows), shard.ids(rows), shard.language)
 
 
 @dataclass(frozen=True)
@@ -118,10 +113,10 @@ class ByExample(Evaluator):
         for language, shard in shards.items():
             found = predict(
                 setting.model, shard, setting.task, ranks=setting.ranks, tokens_per_batch=setting.tokens_per_batch,
-                device=setting.device, limit=setting.limit, progress=setting.progress,
+                device=setting.device, progress=setting.progress,
                 transform=self.transform(setting, shard),
             )  # fmt: skip
-            gold = Gold.of(shard, len(found))
+            gold = Gold.of(shard)
             metrics = self.score(setting.spec, found.arrays, gold) if shard.labelled else {}
             rows = self.rows(setting.spec, found.arrays, gold) if setting.ranks.rank == 0 else []
             results.append(LanguageResult(language, metrics, len(found), rows, found.loss if shard.labelled else None))

@@ -47,14 +47,14 @@ class BitextMining(Evaluator):
     def evaluate(self, setting: Setting, shards: Shards, companions: Mapping[str, Shards] | None = None) -> Evaluation:
         """Each language with a threshold of its own: from its dev set, or from itself if there is none.
 
-        Raises :class:`UserError` for a set without gold pairs that has no dev set, or too small a limit.
+        Raises :class:`UserError` for a set without gold pairs that has no dev set, or none at all.
         """
         tuning = (companions or {}).get("tune", {})
         results = []
         for language, shard in shards.items():
-            found = _mined(setting, shard, setting.limit)
+            found = _mined(setting, shard)
             dev = tuning.get(language)
-            tuned = found if dev is None else _mined(setting, dev, None)
+            tuned = found if dev is None else _mined(setting, dev)
             if not tuned.gold:
                 raise UserError(_nothing_to_tune_on(setting, shard if dev is None else dev))
             threshold, best = best_threshold(tuned.candidates, tuned.gold)
@@ -85,15 +85,15 @@ class BitextMining(Evaluator):
         return Evaluation(results, {**shared, **({"prefix": options["prefix"]} if "prefix" in options else {})})
 
 
-def _mined(setting: Setting, shard: Shard, limit: int | None) -> _Set:
-    """The candidates of ``shard``, of its first ``limit`` sentences; collective."""
+def _mined(setting: Setting, shard: Shard) -> _Set:
+    """The candidates of ``shard``; collective."""
     every = vectors(
         setting.encoder, shard, setting.spec.name, layer=setting.layer, ranks=setting.ranks,
-        tokens_per_batch=setting.tokens_per_batch, device=setting.device, limit=limit, progress=setting.progress,
+        tokens_per_batch=setting.tokens_per_batch, device=setting.device, progress=setting.progress,
     )  # fmt: skip
     rows = np.arange(len(every))
     ids = shard.ids(rows)
-    side, copy = (np.asarray(shard.fields[name][: len(rows)]) for name in ("side", "copy"))
+    side, copy = (np.asarray(shard.fields[name]) for name in ("side", "copy"))
     there = set(ids)
     gold = [
         (id_, other) for id_, note in zip(ids, shard.notes(rows), strict=True) if note for other in note["gold"]
@@ -115,11 +115,10 @@ def _mined(setting: Setting, shard: Shard, limit: int | None) -> _Set:
 
 def _nothing_to_tune_on(setting: Setting, shard: Shard) -> Problem:
     if shard.labelled:
-        what, remedy = "hold no pair to find", "raise or remove evaluation.limit"
+        what, remedy = "hold no pair to find", "add the pairs that are translations to its gold file"
     else:
         what, remedy = "have no gold pairs, and the task no dev set to choose a threshold on", "name its dev files"
-    many = len(shard) if setting.limit is None else min(setting.limit, len(shard))
-    return Problem(f"task.{setting.spec.name}", f"the first {many:,} sentences of {shard.language} {what}", "", remedy)
+    return Problem(f"task.{setting.spec.name}", f"the {len(shard):,} sentences of {shard.language} {what}", "", remedy)
 
 
 def _by_side(side: npt.NDArray[Any], which: npt.NDArray[np.bool_]) -> dict[str, int]:

@@ -32,8 +32,7 @@ class SentenceRetrieval(Evaluator):
         for language, shard in shards.items():
             source, target = embed(
                 setting.encoder, shard, setting.spec.name, layer=setting.layer, ranks=setting.ranks,
-                tokens_per_batch=setting.tokens_per_batch, device=setting.device, limit=setting.limit,
-                progress=setting.progress,
+                tokens_per_batch=setting.tokens_per_batch, device=setting.device, progress=setting.progress,
             )  # fmt: skip
             hits = search(*(torch.from_numpy(part).to(setting.device) for part in (source, target)))
             ids, notes = (of(np.arange(len(source))) for of in (shard.ids, shard.notes))
