@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xtrain.data.account import Account
 from xtrain.evaluation.scores import LanguageScore, TaskScores, build
 from xtrain.tasks import Source, TaskSpec
 
@@ -40,7 +41,9 @@ def test_scores_have_the_form_of_the_design() -> None:
 
 
 def test_truncated_and_dropped_rows_are_counted() -> None:
-    languages = [language("en", 1.0, truncated=3), language("de", 2.0, dropped={"no label": 7})]
+    languages = [
+        language("en", 1.0, account=Account(truncated=3)), language("de", 2.0, account=Account(dropped={"no label": 7}))
+    ]
     protocol = build([TaskScores(XNLI, "dev", languages)], base="b", step=0)["protocol"]["tasks"]["xnli"]
     assert protocol["truncated"] == {"en": 3}
     assert protocol["dropped"] == {"de": {"no label": 7}}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from xtrain.data.account import Account
 from xtrain.tasks import TaskSpec
 
 AVERAGE = "plain mean over the task's evaluated languages, English included where it is one of them"
@@ -20,14 +21,8 @@ class LanguageScore:
     metrics: Mapping[str, float]
     """``{name: percent}`` as the evaluator gives it; empty where the gold labels are withheld."""
     num_examples: int
-    truncated: int = 0
-    """Examples that lost text because they were longer than the maximum length."""
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows of the source that are no examples, by reason."""
-    split: int = 0
-    """Examples that lie in several sequences because they were longer, without loss."""
-    remarks: Mapping[str, int] = field(default_factory=dict)
-    """What else the format counted: stray tags, answers that no window holds."""
+    account: Account = field(default_factory=Account)
+    """What became of the rows of its data set."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """What belongs to the protocol of this language alone: a threshold."""
 
@@ -78,11 +73,29 @@ def _protocol(task: TaskScores) -> dict[str, Any]:
         **task.protocol,
         "without_labels": [one.language for one in task.languages if not one.metrics],
         "examples": {one.language: one.num_examples for one in task.languages},
-        "truncated": {one.language: one.truncated for one in task.languages if one.truncated},
-        "split_examples": {one.language: one.split for one in task.languages if one.split},
-        "remarks": {one.language: dict(one.remarks) for one in task.languages if one.remarks},
+        "sample": _sample({one.language: one.account for one in task.languages}),
+        "truncated": {one.language: one.account.truncated for one in task.languages if one.account.truncated},
+        "split_examples": {
+            one.language: one.account.split_examples for one in task.languages if one.account.split_examples
+        },
+        "remarks": {one.language: dict(one.account.remarks) for one in task.languages if one.account.remarks},
         "by_language": {one.language: dict(one.protocol) for one in task.languages if one.protocol},
-        "dropped": {one.language: dict(one.dropped) for one in task.languages if one.dropped},
+        "dropped": {one.language: dict(one.account.dropped) for one in task.languages if one.account.dropped},
+        "tokens": {one.language: one.account.tokens() for one in task.languages if one.account.text.pieces},
+    }
+
+
+def _sample(accounts: Mapping[str, Account]) -> dict[str, Any] | None:
+    """How the examples were drawn from larger sets; None where all are scored."""
+    drawn = {language: one.drawn for language, one in accounts.items() if one.drawn}
+    if not drawn:
+        return None
+    first = next(iter(drawn.values()))
+    return {
+        "how": first["how"],
+        "seed": first["seed"],
+        "examples": {language: one["examples"] for language, one in drawn.items()},
+        "of": {language: one["of"] for language, one in drawn.items()},
     }
 
 

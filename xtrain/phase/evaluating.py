@@ -9,6 +9,7 @@ from typing import Any
 
 import xtrain.starter
 from xtrain.data import Shard
+from xtrain.data.account import Account
 from xtrain.errors import Problem, UserError, listed
 from xtrain.evaluation import evaluators, scores
 from xtrain.evaluation.benchmark import layout
@@ -104,16 +105,13 @@ class PhaseEvaluator:
         phase, spec = self.phase, self.spec
         languages = []
         for result in found.languages:
-            manifest = self.shards[EVALUATE][result.language].manifest
+            account = Account.of(self.shards[EVALUATE][result.language].manifest)
             languages.append(
                 scores.LanguageScore(
                     result.language,
                     result.metrics,
                     result.num_examples,
-                    truncated=int(manifest["truncated"]),
-                    dropped=manifest["dropped"],
-                    split=int(manifest["split_examples"]),
-                    remarks=manifest["remarks"],
+                    account,
                     protocol=result.protocol,
                 )
             )

@@ -22,7 +22,7 @@ NOTHING = "-"
 
 def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
     """Print every task's table; a ``disclaimer`` ends it where the numbers are no benchmark."""
-    plain = _plain(console)
+    plain = is_plain(console)
     for task in grid.tasks:
         console.print()
         console.print(Text(_title(task), style="bold"))
@@ -43,7 +43,7 @@ def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
 
 def task_tables(task: TaskGrid, console: Console) -> list[Table]:
     """The table of a task; several, with the base row in each, where the rows are too many for one width."""
-    plain = _plain(console)
+    plain = is_plain(console)
     rows = list(task.rows)
     fixed, free = ([task.base_row], rows[1:]) if task.base_row else ([], rows)
     for size in range(len(free), 0, -1):
@@ -62,7 +62,7 @@ def task_tables(task: TaskGrid, console: Console) -> list[Table]:
 
 def overview_table(grid: Grid, plain: bool) -> Table:
     """Rows x tasks: the mean over languages and its difference to the base row."""
-    table = _empty_table(plain)
+    table = empty_table(plain)
     table.add_column("row")
     for task in grid.tasks:
         table.add_column(_ascii_if(task.task, plain), justify="right")
@@ -112,7 +112,8 @@ def _title(task: TaskGrid) -> str:
     return f"{task.task}: {task.metric}, {len(task.languages)} languages"
 
 
-def _plain(console: Console) -> bool:
+def is_plain(console: Console) -> bool:
+    """Whether what is printed should be plain ASCII: in a log."""
     return not console.is_terminal or console.legacy_windows
 
 
@@ -125,7 +126,8 @@ def _fits(table: Table, console: Console) -> bool:
     return Measurement.get(console, unlimited, table).maximum <= console.width
 
 
-def _empty_table(plain: bool) -> Table:
+def empty_table(plain: bool) -> Table:
+    """A table in the style of all others, in ASCII where it is ``plain``."""
     return Table(
         box=box.ASCII if plain else box.SIMPLE_HEAD,
         show_edge=False,
@@ -135,7 +137,7 @@ def _empty_table(plain: bool) -> Table:
 
 
 def _table(task: TaskGrid, rows: Sequence[str], plain: bool, num_blocks: int) -> Table:
-    table = _empty_table(plain)
+    table = empty_table(plain)
     for block in range(num_blocks):
         if block:
             table.add_column("")
