@@ -30,6 +30,11 @@ class RunDirectory:
         return self.path / "phase.toml"
 
     @property
+    def data_file(self) -> Path:
+        """What became of the data sets that the phase reads: a list of accounts (:mod:`xtrain.data.account`)."""
+        return self.path / "data.json"
+
+    @property
     def ds_config(self) -> Path:
         """``ds_config.json``: the DeepSpeed configuration, resolved."""
         return self.path / "ds_config.json"

@@ -42,7 +42,8 @@ def test_scores_have_the_form_of_the_design() -> None:
 
 def test_truncated_and_dropped_rows_are_counted() -> None:
     languages = [
-        language("en", 1.0, account=Account(truncated=3)), language("de", 2.0, account=Account(dropped={"no label": 7}))
+        language("en", 1.0, account=Account(truncated=3)),
+        language("de", 2.0, account=Account(dropped={"no label": 7})),
     ]
     protocol = build([TaskScores(XNLI, "dev", languages)], base="b", step=0)["protocol"]["tasks"]["xnli"]
     assert protocol["truncated"] == {"en": 3}

@@ -12,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xtrain import __version__
+from xtrain.data.account import UNKNOWN_WARNING, Account, by_data_set
 from xtrain.files import write_text
+from xtrain.report.accounts import Summary, facts
 from xtrain.report.figures import Curve, data_uri, difference_map, loss_curves, score_map
 from xtrain.report.languages import language_name
 from xtrain.report.statistics import Grid, TaskGrid
@@ -58,6 +60,8 @@ class StudySummary:
     """Row -> the data of its intermediate training, in words."""
     warnings: Sequence[str] = ()
     """Missing languages, dropped rows: whatever the reader must not overlook."""
+    accounts: Sequence[Account] = ()
+    """Of all data sets that the phases read."""
 
 
 def write_report(path: Path, grid: Grid, study: StudySummary) -> Path:
@@ -95,6 +99,9 @@ def render(grid: Grid, study: StudySummary) -> str:
         statuses=Counter(phase.status for phase in study.phases if phase.status != FINISHED),
         seconds=sum(phase.seconds or 0.0 for phase in study.phases),
         protocol=[(key, _text(value)) for key, value in study.protocol.items() if key not in ("tasks", "disclaimer")],
+        data=[(Summary.of(group), group) for group in by_data_set(study.accounts)],
+        facts_of=facts,
+        unknown_warning=UNKNOWN_WARNING,
         version=__version__,
     )
 
@@ -130,7 +137,8 @@ def _section(task: TaskGrid, protocol: Mapping[str, Any]) -> _Section:
     alt = f"Heat map of {task.metric}, {len(task.languages)} languages. {means}"
     figures.append((f"{task.metric.capitalize()} by language", alt, data_uri(score_map(task))))
     definitions: Mapping[str, str] = of_task.get("metrics", {})
-    shown = {key: value for key, value in of_task.items() if key != "metrics"}
+    # what the tokenizer makes of each language stands in the section on data
+    shown = {key: value for key, value in of_task.items() if key not in ("metrics", "tokens")}
     return _Section(
         task,
         figures,

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 import xtrain.starter
+from xtrain.data.account import Account, unknown_warnings
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.graph import EVALUATE, Graph, Phase
@@ -42,6 +43,7 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
                 remedy="python -m xtrain run STUDY first",
             )
         )
+    accounts = list(_accounts(graph, out))
     grid = assemble(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
     known = {*scores, *troubles.failed, *troubles.left_out}
@@ -55,7 +57,13 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
         protocol=_joined_protocol(scores),
         disclaimer=disclaimer,
         trained_on=trained,
-        warnings=[*troubles.lines(), *(f"not evaluated yet: {name}" for name in missing), *_unlabelled(scores)],
+        warnings=[
+            *troubles.lines(),
+            *(f"not evaluated yet: {name}" for name in missing),
+            *_unlabelled(scores),
+            *unknown_warnings(accounts),
+        ],
+        accounts=accounts,
     )
     print_tables(grid, console, disclaimer)
     for warning in summary.warnings:
@@ -96,6 +104,13 @@ def _results(graph: Graph, scores: Mapping[str, Mapping[str, Any]]) -> Iterator[
         yield from result_rows(scores[cell.evaluation], cell.row, cell.seed)
         if LAST in scores[cell.evaluation]:
             yield from result_rows(scores[cell.evaluation][LAST], cell.row, cell.seed, LAST)
+
+
+def _accounts(graph: Graph, out: Path) -> Iterator[Account]:
+    """Of the data that the phases read, as far as they are prepared."""
+    for phase in graph.phases.values():
+        path = phase.run_directory(out).data_file
+        yield from map(Account.of, read_json(path)) if path.is_file() else ()
 
 
 def _joined_protocol(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
