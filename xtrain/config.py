@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.errors import Problem, UserError, listed, nearest, printable
 from xtrain.files import read_text
 
 T = TypeVar("T")
@@ -163,6 +163,8 @@ def _within(metadata: Mapping[str, Any], value: Any, where: str, problems: list[
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     """``a.b=3`` of ``--set`` as ``(("a", "b"), 3)``; the value is read as TOML, else taken as text."""
+    if printable(text) != text:
+        raise UserError(Problem(f"--set {text}", "is not UTF-8", remedy="type it in a terminal whose locale is UTF-8"))
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(Problem(f"--set {text}", "is not KEY=VALUE", remedy="for example --set recipe.target.epochs=2"))

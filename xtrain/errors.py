@@ -29,6 +29,10 @@ class Problem:
     remedy: str = ""
     rest: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("where", "what", "allowed", "remedy"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}"]
         if self.allowed:
@@ -59,6 +63,11 @@ class UserError(ValueError):
 
 class Fenced(Exception):
     """A newer attempt at this phase has begun: this one can commit nothing more, and leaves with ``EXIT_FENCED``."""
+
+
+def printable(text: str) -> str:
+    """``text`` with halves of surrogate pairs as escapes: no file and no terminal takes them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def raise_if_any(problems: Iterable[Problem]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xtrain.errors import Fenced, Problem, UserError
+from xtrain.file_kinds import FIRST, foreign, not_utf8
 
 
 @contextlib.contextmanager
@@ -203,7 +204,7 @@ def write_json(path: Path, value: Any, staging: Staging | None = None) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of ``path``; a missing file or another encoding is a :class:`UserError`."""
+    """The UTF-8 text of ``path`` without a byte order mark; no file, or another kind of it, is a :class:`UserError`."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -212,18 +213,13 @@ def read_text(path: Path) -> str:
         raise UserError(Problem(str(path), "is a folder, not a file", remedy="name a file")) from None
     except PermissionError as error:
         raise UserError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    if problem := foreign(path, data[:FIRST]):
+        raise UserError(problem)
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            Problem(
-                f"{path}:{line}",
-                f"byte 0x{data[error.start]:02x} is not UTF-8",
-                allowed="text in UTF-8",
-                remedy=f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}",
-            )
-        ) from None
+        raise UserError(not_utf8(path, line, data, error)) from None
 
 
 def read_json(path: Path) -> Any:

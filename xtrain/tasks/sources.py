@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Problem, UserError, listed
+from xtrain.errors import Problem, UserError, listed, printable
 from xtrain.files import content_hash
 from xtrain.tasks import formats, hub
 from xtrain.tasks.formats import ProblemList, Row, label_word
@@ -119,6 +119,9 @@ def read(
         values = _values(record, source, problems, withheld, first=number == 0)
         if values is None or not _wanted(record, source, split, language):
             continue
+        if broken := [column for column, value in values.items() if not _is_whole(value)]:
+            problems.add(*(_half(record, column) for column in broken))
+            continue
         if source.hash_split and split != _hashed_split(values, source):
             continue
         row = Row(record.where, _id(values, number), values, owed=split in ("test", "index"))
@@ -160,6 +163,22 @@ def _values(
     if first:
         problems.raise_if_any()
     return None
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether ``value`` (a text, or lists of them) can be written as UTF-8: it holds no half of a surrogate pair."""
+    if isinstance(value, str):
+        return printable(value) == value
+    return not isinstance(value, (list, tuple)) or all(map(_is_whole, value))
+
+
+def _half(record: Record, column: str) -> Problem:
+    return Problem(
+        f"{record.where}: {column}",
+        "holds half of a surrogate pair (JSON's \\ud800 to \\udfff stand for a character only in pairs)",
+        allowed="whole characters",
+        remedy="write the file again where it comes from, not cut within a character; or remove the row",
+    )
 
 
 def _mapped(value: Any, label_map: Mapping[str, str]) -> Any:

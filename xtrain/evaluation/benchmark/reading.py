@@ -201,7 +201,7 @@ def _items(value: Any, name: str, problems: FileProblems) -> Iterable[tuple[Mapp
 
 def _text(path: Path, problems: FileProblems) -> str:
     try:
-        return read_text(path).removeprefix("\ufeff")
+        return read_text(path)
     except UserError as error:
         for problem in error.problems:
             line = problem.where.removeprefix(f"{path}:")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Problem, listed, nearest
+from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.file_kinds import FIRST, foreign, not_utf8
+from xtrain.tasks.formats import ProblemList
 from xtrain.tasks.spec import ColumnRef
 
 
@@ -44,6 +47,25 @@ def column_names(record: Mapping[str, Any]) -> list[str]:
     for name, value in record.items():
         names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) else [name]
     return names
+
+
+def text_lines(path: Path, problems: ProblemList) -> Iterator[tuple[int, str]]:
+    """The lines of a text in UTF-8 with their numbers, one at a time: it may be larger than the memory.
+
+    Only a line feed ends a line: texts may hold other line separators of Unicode. A line that is not UTF-8 goes to
+    ``problems``; a file of another kind is raised at once.
+    """
+    with open(path, "rb") as handle:
+        if problem := foreign(path, handle.read(FIRST)):
+            raise UserError(problem)
+        handle.seek(0)
+        for number, raw in enumerate(handle, 1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                problems.add(not_utf8(path, number, raw, error))
+                continue
+            yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
 
 
 def value_in(record: Record, reference: ColumnRef) -> Any:

@@ -85,7 +85,7 @@ def _gold(
 def _lines(path: Path, form: str, problems: ProblemList) -> Iterator[tuple[str, str, str]]:
     """Where, and what stands in front of the first tab and behind it; empty lines are none."""
     # only "\n" ends a line: texts may hold other line separators of Unicode
-    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         first, tab, second = line.partition("\t")

@@ -27,7 +27,7 @@ _COLUMNS = ("tokens", "tags")
 def read_ccg(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
     """Sentences with the columns ``tokens`` and ``tags``, a line each."""
     for path in paths:
-        text = read_text(path).removeprefix("\ufeff")
+        text = read_text(path)
         for number, line in enumerate(text.split("\n"), 1):
             line = line.strip()
             if not line or line.startswith(_HEAD):

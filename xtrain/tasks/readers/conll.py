@@ -82,7 +82,7 @@ class _Sentences:
     """Whether there are only words, without tags."""
 
     def read(self) -> Iterator[Record]:
-        text = read_text(self.path).removeprefix("\ufeff")
+        text = read_text(self.path)
         self.width = len(self.names)
         # XTREME's script leaves the tags out of test sets: one word a line
         self.bare = "\t" not in text and not any(" " in line.strip() for line in text.split("\n"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from xtrain.errors import Problem, UserError
 from xtrain.tasks.formats import ProblemList
-from xtrain.tasks.readers.base import Record
+from xtrain.tasks.readers.base import Record, text_lines
 from xtrain.tasks.spec import INDEX_LANGUAGE, Source
 
 # One JSON object a line (google-research, dense_representations_for_entity_retrieval/mel/mewsli-x.md):
@@ -37,23 +37,14 @@ def read_mewslix(source: Source, paths: Sequence[Path], problems: ProblemList) -
     after``, the sentence that holds the mention alone, and the description's sentences.
     """
     for path in paths:
-        for number, line in _lines(path):
+        for number, line in text_lines(path, problems):  # the candidates alone are half a gigabyte
+            if not line.strip():
+                continue
             where = f"{path}:{number}"
             try:
                 yield from (_record(where, values) for values in _values(_object(where, line), where))
             except UserError as error:
                 problems.add(*error.problems)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, one at a time: the candidates alone are half a gigabyte."""
-    try:
-        with open(path, encoding="utf-8", newline="\n") as handle:
-            for number, line in enumerate(handle, 1):
-                if line.strip():
-                    yield number, line.strip().removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        raise UserError(Problem(str(path), "is not UTF-8", remedy=f"fetch the file again: {_OBTAIN}")) from None
 
 
 def _object(where: str, line: str) -> Mapping[str, Any]:

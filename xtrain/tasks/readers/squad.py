@@ -34,7 +34,7 @@ def read_squad(source: Source, paths: Sequence[Path], problems: ProblemList) -> 
 
 def _document(path: Path) -> Any:
     try:
-        return json.loads(read_text(path).removeprefix("\ufeff"))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         remedy = "fetch the file again, or name another reader"
         raise UserError(Problem(f"{path}:{error.lineno}", f"not JSON: {error.msg}", _ALLOWED, remedy)) from None

@@ -21,19 +21,19 @@ csv.field_size_limit(2**31 - 1)  # passages are longer than the default of 131,0
 def read_jsonl(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
     """One JSON object a line, the files one after the other."""
     for path in paths:
-        yield from _jsonl(path, read_text(path).removeprefix("\ufeff"), problems)
+        yield from _jsonl(path, read_text(path), problems)
 
 
 def read_tsv(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
     """Fields between tabs, the files one after the other."""
     for path in paths:
-        yield from _delimited(path, read_text(path).removeprefix("\ufeff"), source, False, problems)
+        yield from _delimited(path, read_text(path), source, False, problems)
 
 
 def read_csv(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
     """Fields between commas, the files one after the other."""
     for path in paths:
-        yield from _delimited(path, read_text(path).removeprefix("\ufeff"), source, True, problems)
+        yield from _delimited(path, read_text(path), source, True, problems)
 
 
 def _jsonl(path: Path, text: str, problems: ProblemList) -> Iterator[Record]:
@@ -112,7 +112,7 @@ def _split(path: Path, text: str, quoted: bool | None, *, comma: bool) -> Iterat
 
 def read_lines(source: Source, paths: Sequence[Path], problems: ProblemList) -> Iterator[Record]:
     """Parallel files, side by side: line i of each is column 0, 1, ... of row i."""
-    files = [read_text(path).removeprefix("\ufeff").split("\n") for path in paths]
+    files = [read_text(path).split("\n") for path in paths]
     for lines in files:
         if lines[-1] == "":
             lines.pop()
