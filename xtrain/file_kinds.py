@@ -97,7 +97,7 @@ def _encoding(first: bytes) -> str:
     for mark, encoding in _MARKS:
         if first.startswith(mark) and len(first) % 2 == 0:
             return encoding
-    if b"\0" not in first:
+    if b"\0" not in first or first.startswith(codecs.BOM_UTF8):
         return ""
     for encoding, width, high in (("UTF-32LE", 4, 3), ("UTF-32BE", 4, 0), ("UTF-16LE", 2, 1), ("UTF-16BE", 2, 0)):
         if len(first) % width == 0 and _fits(first, encoding, width, high):
