@@ -96,8 +96,9 @@ def change_byte(path: Path, rng: random.Random) -> Callable[[], None]:
     return restore
 
 
-# what Python says of its calls that change a disk ("open" is said of reading as well, which does no harm)
-AUDITED = ("os.rename", "os.remove", "os.rmdir", "os.link", "os.mkdir", "open", "fsync")
+# what Python says of its calls that change a disk ("open" is said of reading as well)
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.link", "os.mkdir", "open", "fsync")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def killed_at(call: int, work: Callable[[], object]) -> bool:
@@ -107,17 +108,7 @@ def killed_at(call: int, work: Callable[[], object]) -> bool:
     """
     child = os.fork()
     if child == 0:
-        count = 0
-
-        def watch(event: str, _: tuple[Any, ...]) -> None:
-            nonlocal count
-            if event in AUDITED:
-                count += 1
-                if count == call:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        _watch_fsync(watch)
-        sys.addaudithook(watch)
+        end_at_change(call, lambda: os.kill(os.getpid(), signal.SIGKILL))
         try:
             work()
         except BaseException:
@@ -129,6 +120,21 @@ def killed_at(call: int, work: Callable[[], object]) -> bool:
         return False
     assert os.WTERMSIG(status) == signal.SIGKILL
     return True
+
+
+def end_at_change(call: int, end: Callable[[], object]) -> None:
+    """From now on count this process's changes of the disk, in all its threads, and ``end`` before number ``call``."""
+    count = 0
+
+    def watch(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in CHANGES and (event != "open" or details[2] & WRITES):
+            count += 1
+            if count == call:
+                end()
+
+    _watch_fsync(watch)
+    sys.addaudithook(watch)
 
 
 def _watch_fsync(watch: Callable[[str, tuple[Any, ...]], None]) -> None:
