@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from long import ALL_FAULTS, LeaveOut
 from op import compiled
 from tiny import make_tiny_model
 from toy import Toy, make_data
@@ -40,6 +41,11 @@ SLOW = (
     "test_profiles",
     "test_queries",
 )  # files of tests that start processes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not ALL_FAULTS:
+        config.pluginmanager.register(LeaveOut())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,6 @@ from xtrain.runner import open_study, write_phase
 from xtrain.tracking.record import read_events, read_metrics
 
 STEPS, SAVE_EVERY, EVAL_EVERY = 12, 3, 4
-ALL_FAULTS = bool(os.environ.get("XTRAIN_ALL_FAULTS"))  # whether to try every combination, and not every part of one
 
 
 def settings(stage: int, *, recipe: Mapping[str, Any] | None = None, **engine: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from disk_faults import TROUBLE
+from long import with_long
 from runs import (
-    ALL_FAULTS,
     STEPS,
     Ended,
     Nursery,
@@ -134,7 +134,7 @@ def trouble(run: Path, what: str, step: int, until: int | None) -> dict[str, Any
 WORDS = {"full": "do not fit", "read-only": "Read-only file system"}
 
 
-@pytest.mark.parametrize(("what", "stage"), [("full", 1), ("read-only", 3), *([("full", 2)] if ALL_FAULTS else [])])
+@pytest.mark.parametrize(("what", "stage"), with_long([("full", 1)], [("read-only", 3), ("full", 2)]))
 def test_trouble_for_a_while(
     nursery: Nursery, run_on: Callable[..., Path], undisturbed: Callable[..., Path], what: str, stage: int
 ) -> None:
@@ -149,7 +149,7 @@ def test_trouble_for_a_while(
     note_case(f"{what} disk for two steps", run, 0, None)
 
 
-@pytest.mark.parametrize(("what", "stage"), [("full", 2), *([("read-only", 1)] if ALL_FAULTS else [])])
+@pytest.mark.parametrize(("what", "stage"), with_long([("full", 2)], [("read-only", 1)]))
 def test_what_was_kept_in_memory_is_right(
     nursery: Nursery, run_on: Callable[..., Path], undisturbed: Callable[..., Path], what: str, stage: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_what_was_kept_in_memory_is_right(
     note_case(f"{what} disk for two steps; then SIGKILL of all", run, last - 6, ended.seconds_to_recover)
 
 
-@pytest.mark.parametrize(("what", "stage"), [("full", 3), ("read-only", 2)])
+@pytest.mark.parametrize(("what", "stage"), with_long([("read-only", 2)], [("full", 3)]))
 def test_trouble_without_copies(
     nursery: Nursery, run_on: Callable[..., Path], undisturbed: Callable[..., Path], what: str, stage: int
 ) -> None:
@@ -195,7 +195,7 @@ def test_the_best_weights_wait(
     note_case("full disk when the best weights are saved", run, 0, None)
 
 
-@pytest.mark.parametrize(("what", "stage"), [("full", 2), ("read-only", 1)])
+@pytest.mark.parametrize(("what", "stage"), with_long([("read-only", 1)], [("full", 2)]))
 def test_trouble_until_the_end(
     nursery: Nursery, run_on: Callable[..., Path], undisturbed: Callable[..., Path], what: str, stage: int
 ) -> None:
@@ -220,7 +220,7 @@ def test_trouble_until_the_end(
 
 @pytest.mark.parametrize(
     ("stage", "place", "who"),
-    [(2, "exp_avg-", 1), (3, "weights-", 0), (1, MANIFEST, 0), *([(1, "exp_avg_sq-", 1)] if ALL_FAULTS else [])],
+    with_long([(2, "exp_avg-", 1), (1, MANIFEST, 0)], [(3, "weights-", 0), (1, "exp_avg_sq-", 1)]),
 )
 def test_full_in_the_middle_of_a_save(
     nursery: Nursery,

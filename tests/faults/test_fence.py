@@ -122,8 +122,11 @@ WITH_IDS = {"log_example_ids": True}
 
 @pytest.mark.parametrize(
     ("stage", "fault"),
-    [(2, rename("step-6")), (1, STEP), (3, rename("step-3", "source"))],
-    ids=["a commit", "a step", "a deletion"],
+    [
+        pytest.param(2, rename("step-6"), id="a commit"),
+        pytest.param(1, STEP, id="a step", marks=pytest.mark.long),
+        pytest.param(3, rename("step-3", "source"), id="a deletion"),
+    ],
 )
 def test_it_wakes_while_the_newer_one_trains(
     nursery: Nursery,
@@ -147,8 +150,13 @@ def test_it_wakes_while_the_newer_one_trains(
 
 @pytest.mark.parametrize(
     "fault",
-    [rename("best-step-4"), STEP, rename("encoder"), rename("DONE"), rename("environment.json")],
-    ids=["a commit", "a step", "the encoder", "DONE", "the beginning"],
+    [
+        pytest.param(rename("best-step-4"), id="a commit", marks=pytest.mark.long),
+        pytest.param(STEP, id="a step"),
+        pytest.param(rename("encoder"), id="the encoder"),
+        pytest.param(rename("DONE"), id="DONE", marks=pytest.mark.long),
+        pytest.param(rename("environment.json"), id="the beginning"),
+    ],
 )
 def test_it_wakes_when_the_newer_one_is_done(
     nursery: Nursery,
@@ -172,8 +180,12 @@ def test_it_wakes_when_the_newer_one_is_done(
 
 @pytest.mark.parametrize(
     "fault",
-    [{"kind": "stop in evaluation"}, rename("en.jsonl"), rename("scores.json"), rename("DONE")],
-    ids=["a batch", "predictions", "scores", "DONE"],
+    [
+        pytest.param({"kind": "stop in evaluation"}, id="a batch"),
+        pytest.param(rename("en.jsonl"), id="predictions", marks=pytest.mark.long),
+        pytest.param(rename("scores.json"), id="scores", marks=pytest.mark.long),
+        pytest.param(rename("DONE"), id="DONE"),
+    ],
 )
 def test_an_evaluation(
     nursery: Nursery, other_nursery: Nursery, evaluated: Path, tmp_path: Path, fault: Mapping[str, Any]

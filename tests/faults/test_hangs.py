@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from long import with_long
 from runs import (
     SAVE_EVERY,
     STEPS,
@@ -44,7 +45,7 @@ def goes_on(nursery: Nursery, run: Path, other: Path, case: str) -> None:
     note_case(case, run, before - saved, again.seconds_to_recover)
 
 
-@pytest.mark.parametrize(("stage", "who"), [(1, 1), (3, 0)])
+@pytest.mark.parametrize(("stage", "who"), with_long([(3, 0)], [(1, 1)]))
 def test_a_hung_rank(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, stage: int, who: int) -> None:
     """Every rank's stacks are on record, the line where one sleeps among them, and the run ends."""
     run = new_run(settings(stage))
@@ -68,7 +69,7 @@ def test_the_stall_limit_is_a_setting(nursery: Nursery, new_run: NewRun) -> None
     assert "'step 9" in hung.log(0) or "'step 8" in hung.log(0), hung
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", with_long([0], [1]))
 def test_a_killed_rank_takes_the_other_with_it(
     nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, who: int
 ) -> None:
@@ -84,7 +85,7 @@ def test_a_killed_rank_takes_the_other_with_it(
     goes_on(nursery, run, undisturbed(2), f"rank {who} killed in step {STEP + 1}")
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", with_long([1], [0]))
 def test_a_rank_that_fails_is_named_by_the_other(
     nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, who: int
 ) -> None:
@@ -110,7 +111,7 @@ def test_a_users_mistake_on_one_rank_alone(nursery: Nursery, undisturbed: Undist
     goes_on(nursery, run, undisturbed(1), "a user's mistake on rank 1 alone")
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", with_long([1], [0]))
 def test_a_rank_that_is_stopped(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, who: int) -> None:
     """SIGSTOP, as a debugger or a node that stands still: the others end it after a time of silence."""
     run = new_run(settings(2))
@@ -163,7 +164,10 @@ def read_losses(run: Path) -> list[dict[str, Any]]:
     return [line for line in read_jsonl(run / "metrics.jsonl") if "loss" in line]
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), *[(n, p) for n in (1, 2, 3) for p in ("fp32", "bf16")]])
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    with_long([(0, "fp32"), (2, "bf16"), (3, "fp32")], [(n, p) for n in (1, 2, 3) for p in ("fp32", "bf16")]),
+)
 def test_gradients_that_are_no_numbers(
     nursery: Nursery,
     undisturbed: Undisturbed,

@@ -1,8 +1,8 @@
 """SIGKILL of one rank and of all in every phase of a save, and everywhere else that a run can be cut off.
 
-What is lost is what was trained since the last checkpoint that was committed, never more. By default each place of a
-save is tried with each rank and in each ZeRO stage, but not each rank in each stage, and elsewhere not each rank:
-XTRAIN_ALL_FAULTS=1 has them all.
+What is lost is what was trained since the last checkpoint that was committed, never more. Every instant of a save is
+tried in tests/training/test_killed_savers.py, by ranks without an engine, and of a commit and a deletion in
+tests/checkpoints. Here real ranks are killed, one of each kind of place; XTRAIN_ALL_FAULTS=1 has all the others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from long import with_long
 from runs import (
-    ALL_FAULTS,
     SAVE_EVERY,
     STEPS,
     Ended,
@@ -35,22 +35,14 @@ from xtrain.cli import main
 SAVED = 6  # the save that is disturbed: the second one
 PLACES = ["before", "weights", "after weights", "exp_avg", "after exp_avg", "exp_avg_sq", "after exp_avg_sq",
           "before the barrier", "before the rename", "after"]  # fmt: skip
-RANKS = ["0", "1", "all"]
-SAME = {  # the same thing under another name
-    ("before the rename", "1"): ("before the rename", "all"),  # rank 0 renames, while rank 1 waits for it
-    ("before the barrier", "1"): ("after exp_avg_sq", "1"),  # that is the last thing that rank 1 writes
-}
-
-
-def cases_of_a_save() -> list[tuple[int, str, str]]:
-    """Stage, place and rank. The default: for each place a Latin square of stages and ranks, one line of it."""
-    cases: dict[tuple[int, str, str], None] = {}
-    for number, place in enumerate(PLACES):
-        for shift, who in enumerate(RANKS):
-            for stage in (1, 2, 3):
-                if ALL_FAULTS or (number + shift) % 3 == stage - 1:
-                    cases[(stage, *SAME.get((place, who), (place, who)))] = None
-    return list(cases)
+IN_A_SAVE = [(2, "exp_avg", "1"), (3, "before the rename", "all")]  # stage, place and rank
+MORE_IN_A_SAVE = [
+    (stage, place, who)
+    for place in PLACES
+    for who in ("0", "1", "all")
+    for stage in (1, 2, 3)
+    if (place, who) != ("before the rename", "1")  # rank 0 renames, while rank 1 waits for it
+]
 
 
 def named(who: str) -> str:
@@ -92,7 +84,7 @@ def went_on(nursery: Nursery, run: Path, case: str, expected: int, other: Path, 
     return again
 
 
-@pytest.mark.parametrize(("stage", "place", "who"), cases_of_a_save())
+@pytest.mark.parametrize(("stage", "place", "who"), with_long(IN_A_SAVE, MORE_IN_A_SAVE))
 def test_killed_while_saving(
     tmp_path: Path,
     nursery: Nursery,
@@ -132,11 +124,17 @@ class Elsewhere:
 DONE = -1
 BOTH = {"recipe": {"eval_every": SAVED}}  # one save of two folders: the best weights so far, and the step
 ELSEWHERE = [
+    Elsewhere("an evaluation", "1", 2, 6, {"kind": "kill in evaluation", "step": 8}),
+    Elsewhere("the copy for a save", "0", 1, 3, {"kind": "kill in copy", "step": SAVED}),
+    Elsewhere("the last save, after", "all", 1, 12, {"kind": "kill in save", "step": STEPS, "place": "after"}),
+    Elsewhere("the export of encoder", "all", 2, 12,
+              {"kind": "kill in export", "folder": "encoder", "name": "model.safetensors"}),
+    Elsewhere("DONE is written", "all", 1, 12, {"kind": "kill at done", "place": "half"}),
+]  # fmt: skip
+MORE = [
     Elsewhere("a step", "0", 1, 3, {"kind": "kill at step", "step": 5}),
     Elsewhere("a step", "all", 3, 3, {"kind": "kill at step", "step": 5}),
     Elsewhere("a step before the first save", "all", 2, 0, {"kind": "kill at step", "step": 2}),
-    Elsewhere("an evaluation", "1", 2, 6, {"kind": "kill in evaluation", "step": 8}),
-    Elsewhere("the copy for a save", "0", 1, 3, {"kind": "kill in copy", "step": SAVED}),
     Elsewhere("the copy for a save", "all", 3, 3, {"kind": "kill in copy", "step": SAVED}),
     Elsewhere("the first save", "1", 2, 0, {"kind": "kill in save", "step": 3, "place": "exp_avg"}),
     Elsewhere("the first save, before the rename", "all", 1, 0,
@@ -152,13 +150,7 @@ ELSEWHERE = [
     Elsewhere("the last save", "1", 2, 9, {"kind": "kill in save", "step": STEPS, "place": "weights"}),
     Elsewhere("the last save, before the rename", "0", 3, 9,
               {"kind": "kill in save", "step": STEPS, "place": "before the rename"}),
-    Elsewhere("the last save, after", "all", 1, 12, {"kind": "kill in save", "step": STEPS, "place": "after"}),
-    Elsewhere("the export of encoder", "all", 2, 12,
-              {"kind": "kill in export", "folder": "encoder", "name": "model.safetensors"}),
-    Elsewhere("DONE is written", "all", 1, 12, {"kind": "kill at done", "place": "half"}),
     Elsewhere("after DONE", "0", 2, DONE, {"kind": "kill at done", "place": "after"}),
-]  # fmt: skip
-MORE = [
     Elsewhere("a step", "1", 2, 3, {"kind": "kill at step", "step": 5}),
     Elsewhere("the copy for a save", "1", 2, 3, {"kind": "kill in copy", "step": SAVED}),
     Elsewhere("between the best weights and the step", "all", 3, 3,
@@ -173,7 +165,7 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ELSEWHERE + (MORE if ALL_FAULTS else []), ids=str)
+@pytest.mark.parametrize("case", with_long(ELSEWHERE, MORE), ids=str)
 def test_killed_elsewhere(
     tmp_path: Path,
     nursery: Nursery,
@@ -199,7 +191,9 @@ def test_killed_elsewhere(
     went_on(nursery, run, f"SIGKILL of {named(case.who)}: {case.name}", case.expected, other)
 
 
-@pytest.mark.parametrize(("place", "who", "stage"), [("verify", "0", 2), ("fill", "1", 3), ("fill", "all", 1)])
+@pytest.mark.parametrize(
+    ("place", "who", "stage"), with_long([("fill", "1", 3)], [("verify", "0", 2), ("fill", "all", 1)])
+)
 def test_killed_while_resuming(
     tmp_path: Path,
     nursery: Nursery,

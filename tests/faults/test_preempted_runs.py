@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from long import with_long
 from runs import (
     EVAL_EVERY,
     SAVE_EVERY,
@@ -89,7 +90,7 @@ SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2")
 RANKS = ((0,), (1,), (0, 1))
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", with_long([0, 4, 8], range(9)))  # the diagonal has each of all three
 def test_each_signal_to_each_rank(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, number: int) -> None:
     """Each signal, rank and stage with each other once, at as many different steps."""
     name, who, stage = SIGNALS[number // 3], RANKS[number % 3], 1 + (number // 3 + number) % 3
@@ -111,9 +112,10 @@ MOMENTS: dict[str, tuple[dict[str, Any], int]] = {  # -> the fault, and the step
     "while the best weights are saved": ({"place": "write", "who": [0], "step": EVAL_EVERY}, -1),
     "twice in the same step": ({"place": "step", "step": 4, "who": [0], "names": ["SIGUSR1", "SIGTERM"]}, 5),
 }
+LONG = ["in the first step", "in the last evaluation", "while the best weights are saved"]  # others come close
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", with_long([moment for moment in MOMENTS if moment not in LONG], LONG))
 def test_at_any_moment(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, moment: str) -> None:
     fault, step = MOMENTS[moment]
     fault = {"kind": "signal at", "names": ["SIGUSR1"], **fault}
@@ -121,7 +123,7 @@ def test_at_any_moment(nursery: Nursery, undisturbed: Undisturbed, new_run: NewR
     assert step in (event["step"], -1)
 
 
-@pytest.mark.parametrize("place", ["write", "commit", "leaving"])
+@pytest.mark.parametrize("place", with_long(["commit", "leaving"], ["write"]))
 def test_again_while_it_saves_or_leaves(
     nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, place: str
 ) -> None:
@@ -245,9 +247,12 @@ def results(phase: Path) -> list[Path]:
     return sorted([*phase.glob("scores.json"), *phase.glob("predictions/*/*.jsonl")])
 
 
-def test_25_random_preemptions_in_one_run(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun) -> None:
+@pytest.mark.parametrize("preemptions", with_long([5], [25]))
+def test_random_preemptions_in_one_run(
+    nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, preemptions: int
+) -> None:
     """At random moments, random signals to random ranks: the weights of a run without any, and no step is lost."""
-    preemptions, steps = 25, 75
+    steps = 3 * preemptions
     recipe = {"max_steps": steps}
     other, run = undisturbed(2, recipe=recipe), new_run(settings(2, recipe=recipe))
     rng, left, commits = np.random.default_rng(4), [], []

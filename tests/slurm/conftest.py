@@ -13,14 +13,6 @@ RUNNING: list[Cluster] = []  # of this process; the report on a failed test show
 FAILED = pytest.StashKey[bool]()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Half of the disturbances are for who asks for all: a job's way through one takes half a minute and more."""
-    if not os.environ.get("XTRAIN_ALL_FAULTS"):
-        long = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if item not in long]
-        config.hook.pytest_deselected(items=long)
-
-
 @pytest.fixture(scope="session")
 def slurm_installed() -> None:
     """Skip where this machine cannot have a cluster; with XTRAIN_REQUIRE_SLURM=1, fail there."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from life import SAVE_EVERY, Life, make_life, run_alone
-from runs import ALL_FAULTS, note_case, same_weights, wait_until
+from runs import note_case, same_weights, wait_until
 
 from xtrain.dispatch.attempts import Attempts
 
@@ -155,10 +155,10 @@ def test_two_jobs_on_one_node(make_cluster: MakeCluster, life: MakeLife, undistu
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("times", "pace"), [(3, "6,6,6,0.1")] if ALL_FAULTS else [(1, "3,0.1")])
-def test_time_limit_reached(cluster: Cluster, life: MakeLife, undisturbed: Path, times: int, pace: str) -> None:
+def test_time_limit_reached(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
     """A limit of a minute, the shortest there is: every job gets some work done, and loses none."""
-    one = life(cluster, pace=pace, job={"time_limit": 1}).wait_step(1)
+    times = 3
+    one = life(cluster, pace="6,6,6,0.1", job={"time_limit": 1}).wait_step(1)
     one.wait_done(times * 120 + 120)
     known = Attempts(one.run)
     wait_until(lambda: known.read_end(known.newest()) is not None)

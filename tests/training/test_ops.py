@@ -16,9 +16,9 @@ from typing import Any
 import cpuinfo
 import pytest
 import torch
+from long import ALL_FAULTS
 from op import compiled
 from ops_worker import SOURCE
-from runs import ALL_FAULTS
 from torch import Tensor
 
 from xtrain.dispatch.rendezvous import free_port
