@@ -21,6 +21,7 @@ from export_memory import status_bytes
 from torch import nn
 
 from xtrain.checkpoints import CheckpointFolder, commit_name, read_manifest
+from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.dispatch.signals import Signals
 from xtrain.model import Encoder, PhaseModel, build_head, keep_freed_memory
@@ -255,8 +256,7 @@ def main() -> None:
     results = Agreement().gather(train(run, settings, mode, device))
     if ranks.is_first:
         (run.path / f"result-{mode}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

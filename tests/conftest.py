@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,13 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(tmp_path: Path, tiny_model: Path, toy_data: Path) -> Toy:
     """A toy study with a folder of the test's own for studies and output."""
     return Toy(tmp_path, tiny_model, toy_data)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of this process alone, which is gone before its interpreter is torn down."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # noqa: TID251
+    yield
+    dist.destroy_process_group()

@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from toy import PROJECT, study, write_study
 
-from xtrain.dispatch.rendezvous import free_port
 from xtrain.runner import open_study, write_phase
 from xtrain.tracking.record import read_events, read_metrics
 
@@ -97,7 +96,7 @@ class Nursery:
         self._began, self._logs = time.monotonic(), run / "logs"
         for old in [*self._logs.glob("rank-*.log"), *self._logs.glob("beginning.json")]:
             old.unlink()
-        job = {"run": str(run), "ranks": ranks, "port": free_port(), "fault": dict(fault or {}),
+        job = {"run": str(run), "ranks": ranks, "fault": dict(fault or {}),
                "logs": str(self._logs), "environment": dict(environment)}  # fmt: skip
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()

@@ -277,19 +277,3 @@ def test_choices_are_numbers(model: PhaseModel, choices: Shard) -> None:
 def test_without_a_process_group_there_is_one_rank() -> None:
     ranks = GroupRanks.of()
     assert (ranks.rank, ranks.world_size, ranks.gather("x")) == (0, 1, ["x"])
-
-
-def _gather_in_a_group(rank: int, world_size: int, store: str, results: Any) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    ranks = GroupRanks.of()
-    results[rank] = (ranks.rank, ranks.world_size, ranks.gather({"from": rank}))
-    torch.distributed.destroy_process_group()
-
-
-def test_a_process_group_gathers_from_all_ranks_in_order(tmp_path: Path) -> None:
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        arguments = (2, str(tmp_path / "store"), results)
-        torch.multiprocessing.start_processes(_gather_in_a_group, arguments, nprocs=2, start_method="fork")
-        everything = [{"from": 0}, {"from": 1}]
-        assert dict(results) == {0: (0, 2, everything), 1: (1, 2, everything)}

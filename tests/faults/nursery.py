@@ -1,6 +1,6 @@
 """Starts ranks quickly: a process that has imported everything once, and forks a rank wherever one is wanted.
 
-Reads one JSON object a line from its input: ``{"run", "ranks", "port", "fault", "logs", "environment"}``, and answers
+Reads one JSON object a line from its input: ``{"run", "ranks", "fault", "logs", "environment"}``, and answers
 with two lines: ``{"pids": [...]}`` as soon as the ranks run, ``{"codes": [...]}`` when all have ended (negative: the
 signal). A rank is what ``python train.py RUN`` is, with a fault built in where the job names one (see faults.py). The
 ranks of a job are a process group of their own. There is no launcher that would end the others when one has died.
@@ -26,6 +26,8 @@ import rank_faults  # noqa: F401 - it adds to the faults
 import torch
 import transformers.models.xlm_roberta.modeling_xlm_roberta  # noqa: F401
 
+from xtrain.dispatch.rank_process import leave
+from xtrain.dispatch.rendezvous import LocalRanks
 from xtrain.phase import entry
 
 LEFT_SECONDS = 60.0  # a rank that is still there so long after the first has failed is killed, and shows as such
@@ -40,12 +42,13 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         pids: list[int] = []
-        for rank in range(job["ranks"]):
-            pid = os.fork()
-            if pid == 0:
-                be_a_rank(job, rank)
-            os.setpgid(pid, pids[0] if pids else pid)
-            pids.append(pid)
+        with LocalRanks(job["ranks"]) as place:
+            for rank in range(job["ranks"]):
+                pid = os.fork()
+                if pid == 0:
+                    be_a_rank(job, rank, place)
+                os.setpgid(pid, pids[0] if pids else pid)
+                pids.append(pid)
         print(json.dumps({"pids": pids}), flush=True)
         print(json.dumps({"codes": wait_for(pids)}), flush=True)
 
@@ -67,7 +70,7 @@ def wait_for(pids: list[int]) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
-def be_a_rank(job: dict[str, Any], rank: int) -> NoReturn:
+def be_a_rank(job: dict[str, Any], rank: int, place: LocalRanks) -> NoReturn:
     """What train.py does, in this forked process."""
     try:
         log = os.open(f"{job['logs']}/rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -75,21 +78,17 @@ def be_a_rank(job: dict[str, Any], rank: int) -> NoReturn:
         os.dup2(nothing, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.environ.update(
-            RANK=str(rank), WORLD_SIZE=str(job["ranks"]), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(job["ranks"]),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]), **job["environment"],
-        )  # fmt: skip
+        os.environ.update({**place.environment(rank), **job["environment"]})
+        if rank:
+            place.socket.close()
         if rank == 0:
             faults.keep_time(Path(job["logs"]) / "beginning.json")
         if job["fault"]:
             faults.build_in(rank=rank, **job["fault"])
-        code = entry.main([job["run"]])
+        entry.main([job["run"]])
     except BaseException:
         traceback.print_exc()
-        code = 99
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leave(99)
 
 
 if __name__ == "__main__":

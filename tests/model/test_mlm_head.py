@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 from packs import VOCAB, make_batch, make_encoder, make_reference, padded
+from ranks import run_worker
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from toy import PROJECT
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 from whole import whole_weights
 
 from xtrain.data.batches import PackedBatch
-from xtrain.dispatch.local import python, run_ranks
+from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.model.heads.mlm import MlmHead, lm_head_weights
@@ -180,14 +179,9 @@ def test_the_loss_falls(results: dict[int, Any]) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """By ZeRO stage (0: plain torch on one rank): losses of both tasks in turn, and the final weights."""
     out = tmp_path_factory.mktemp("zero-mlm")
-    with pytest.MonkeyPatch.context() as patch:
-        tests = os.pathsep.join([str(PROJECT), *sys.path])
-        for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": tests}.items():
-            patch.setenv(name, value)
-        failure = run_ranks(python(__file__, str(out)), 2, out)
-        assert failure is None, failure.last_lines()
-        found = {stage: json.loads((out / f"zero-{stage}.json").read_text()) for stage in (2, 3)}
-        return {0: train_plainly(), **found}
+    run_worker(__file__, 2, out, out)
+    found = {stage: json.loads((out / f"zero-{stage}.json").read_text()) for stage in (2, 3)}
+    return {0: train_plainly(), **found}
 
 
 RECIPE = Recipe(learning_rate=1e-2, max_grad_norm=1.0)
@@ -273,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

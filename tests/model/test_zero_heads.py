@@ -1,32 +1,30 @@
 """Two tasks in turn under DeepSpeed: the head that rests gets zeros, so that all ZeRO stages agree.
 
-The engine runs in a process of its own, which this file is too, since DeepSpeed keeps global state.
+The engine runs in a rank of its own, which this file is too, since DeepSpeed keeps global state.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from packs import make_batch, make_encoder, make_reference
+from ranks import run_worker
 
+from xtrain.dispatch.rank_process import run_rank
+from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel
 from xtrain.model.heads import build
+from xtrain.training.engine import initialize_ranks
 
 
-def train(stage: int, port: int) -> list[float]:
+def train(stage: int) -> list[float]:
     """Losses of some steps of classification and multiple choice in turn, in fp32 on one rank."""
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
     import deepspeed
 
-    torch.set_num_threads(1)
-    deepspeed.init_distributed("gloo", verbose=False)
     torch.manual_seed(0)
     heads = {"t": build("classification", 16, 3, 0.1), "u": build("multiple_choice", 16, 0, 0.1)}
     model = PhaseModel(make_encoder(make_reference()), heads)
@@ -50,26 +48,17 @@ def train(stage: int, port: int) -> list[float]:
     return losses
 
 
-def test_stages_agree() -> None:
-    losses = {}
-    for stage in (0, 3):
-        run = subprocess.run(
-            [sys.executable, __file__, str(stage)],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
-        losses[stage] = json.loads(run.stdout.strip().splitlines()[-1])
-    assert losses[0] == pytest.approx(losses[3], abs=1e-5)
+def test_stages_agree(tmp_path: Path) -> None:
+    run_worker(__file__, 1, tmp_path, tmp_path / "losses.json")
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def main() -> None:
+    initialize_ranks(from_environment(), training=True)
+    torch.set_num_threads(1)
+    Path(sys.argv[1]).write_text(json.dumps([train(stage) for stage in (0, 3)]))
 
 
 if __name__ == "__main__":
-    import socket
-
-    sys.path.insert(0, str(Path(__file__).parent))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
-    print(json.dumps(train(int(sys.argv[1]), free)))
+    run_rank(main)

@@ -15,6 +15,8 @@ from typing import Any
 import torch.distributed as dist
 
 import xtrain
+from xtrain.dispatch.joining import join
+from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.errors import UserError
 from xtrain.run_directory import RunDirectory
@@ -46,7 +48,7 @@ def main() -> None:
     if script and ranks.rank == 1:
         command = f'{script} && exec "$@"'
         os.execvp("unshare", ["unshare", "-m", "sh", "-c", command, "sh", sys.executable, *sys.argv])
-    dist.init_process_group("gloo")
+    join(ranks)
     out, *folders = sys.argv[1:]
     check_shared = load_module().check_shared
     said = {}
@@ -58,8 +60,7 @@ def main() -> None:
             said[Path(folder).name] = str(error)
     Path(out, f"said-{ranks.rank}.json").write_text(json.dumps(said))
     dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 from meeting_worker import MOUNTS
-from toy import PROJECT
+from ranks import run_worker
 
-from xtrain.dispatch.local import python, run_ranks
 from xtrain.dispatch.rendezvous import Ranks
 from xtrain.errors import UserError
 from xtrain.phase.shared_folder import check_present, check_shared
@@ -71,7 +70,7 @@ def without_place(said: Sequence[str]) -> set[str]:
     return {text.partition(": ")[2] for text in said}
 
 
-def test_real_ranks_with_real_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_ranks_with_real_mounts(tmp_path: Path) -> None:
     """Rank 1 is in a mount namespace of its own, in which two of the three folders are not what rank 0 has."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "t", str(tmp_path)]).returncode:
         pytest.skip("no file system can be mounted here")
@@ -84,10 +83,7 @@ def test_real_ranks_with_real_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"mount --bind {readonly} {readonly}",
         f"mount -o remount,bind,ro {readonly}",
     ]
-    for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), MOUNTS: " && ".join(mounts)}.items():
-        monkeypatch.setenv(name, value)
-    failure = run_ranks(python(str(WORKER), str(tmp_path), *map(str, folders)), 2, tmp_path)
-    assert failure is None, failure.last_lines()
+    run_worker(WORKER, 2, tmp_path, tmp_path, *folders, **{MOUNTS: " && ".join(mounts)})
     said = [json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in range(2)]
     assert said[0] == said[1], "all ranks raise the same error"
     host = platform.node()

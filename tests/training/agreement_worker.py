@@ -8,12 +8,16 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from xtrain.dispatch.joining import join
+from xtrain.dispatch.rank_process import run_rank
+from xtrain.dispatch.rendezvous import from_environment
+from xtrain.evaluation.predict import GroupRanks
 from xtrain.training.agreement import Agreement
 
 
 def main() -> None:
     out = Path(sys.argv[1])
-    dist.init_process_group("gloo")
+    join(from_environment())
     rank = dist.get_rank()
     found = {}
     for name, agreement in (("default", Agreement()), ("separate", Agreement(separate=True))):
@@ -23,10 +27,11 @@ def main() -> None:
             "least": agreement.least([rank, -rank]),
             "gather": agreement.gather({"rank": rank, "text": "é"}),
         }
+    ranks = GroupRanks.of()
+    found["of_an_evaluation"] = [ranks.world_size, ranks.gather({"from": ranks.rank})]
     found["same_group"] = Agreement()._group is None
     (out / f"agreed-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

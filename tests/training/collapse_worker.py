@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from xtrain.data import Shard, microbatches
+from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.model import PhaseModel, build_head, load_encoder
 from xtrain.study import Engine, Recipe
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

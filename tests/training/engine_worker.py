@@ -19,6 +19,7 @@ from whole import whole_weights
 
 from xtrain.checkpoints import CheckpointFolder
 from xtrain.data import PackedBatch, Shard
+from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.dispatch.signals import Signals
 from xtrain.model import PhaseModel, build_head, load_encoder
@@ -128,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -14,6 +14,9 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 import torch.distributed as dist
 from deepspeed.ops.op_builder.cpu.builder import CPUOpBuilder
 
+from xtrain.dispatch.joining import join
+from xtrain.dispatch.rank_process import run_rank
+from xtrain.dispatch.rendezvous import from_environment
 from xtrain.files import sha256
 from xtrain.training.agreement import Agreement
 from xtrain.training.ops import Op, Store, provide
@@ -73,7 +76,7 @@ def one_round(spec: dict[str, Any], op: Op) -> dict[str, Any]:
 
 def main() -> None:
     rounds, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    dist.init_process_group("gloo")
+    join(from_environment())
     op = Op("tiny", TinyBuilder)
     log = Path(os.environ["COMPILER_LOG"])
     found = {}
@@ -84,9 +87,7 @@ def main() -> None:
         Agreement().barrier()
         found[name]["compiled"] = (len(log.read_text().splitlines()) if log.exists() else 0) - before
     out.write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    Path(os.environ["TINY_SOURCE"]).write_text(SOURCE) if not Path(os.environ["TINY_SOURCE"]).exists() else None
-    main()
+    run_rank(main)

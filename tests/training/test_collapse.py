@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from toy import PROJECT, TASKS
+from ranks import run_worker
+from toy import TASKS
 
 from xtrain.data import PackedBatch, prepare
-from xtrain.dispatch.local import python, run_ranks
 from xtrain.tasks import catalog
 from xtrain.training.collapse import ALIKE, BLOCKS, MOST_CHOICES, Collapse, CollapseDetector, Window
 from xtrain.training.probe import Probe
 
+pytestmark = pytest.mark.usefixtures("alone")
 WORKER = Path(__file__).with_name("collapse_worker.py")
 CPU = torch.device("cpu")
 BATCH = 16
 ALL_ALIKE = Probe(64, spread=0.001, share=1.0, entropy=0.97)
 ONE_CLASS = Probe(64, spread=0.1, share=1.0, entropy=0.97)  # also what a slow start of a real model looks like
 MANY = Probe(64, spread=0.3, share=0.4, entropy=0.9)
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path) -> Iterator[None]:
-    """A group of this process alone."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def batch_of(
@@ -216,11 +208,7 @@ def run_cases(out: Path, model: Path, data: Path, cases: Sequence[dict[str, Any]
     shards = {name: str(prepare(spec, "train", "en", model, 64, data, out / "prepared").path)
               for name, spec in specs.items() if name in TASKS}  # fmt: skip
     (out / "shards.json").write_text(json.dumps(shards))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}.items():
-            patch.setenv(name, value)
-        failure = run_ranks(python(str(WORKER), str(out), str(model), json.dumps(cases)), ranks, out)
-        assert failure is None, failure
+    run_worker(WORKER, ranks, out, out, model, json.dumps(cases))
     found = [json.loads((out / f"rank-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
     for name in found[0]:
         found[0][name]["losses"] = [sum(shares) for shares in zip(*(one[name]["losses"] for one in found), strict=True)]

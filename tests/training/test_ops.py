@@ -21,7 +21,7 @@ from op import compiled
 from ops_worker import SOURCE
 from torch import Tensor
 
-from xtrain.dispatch.rendezvous import free_port
+from xtrain.dispatch.rendezvous import LocalRanks
 from xtrain.training.ops import Op, Store, missing_build_tools, node_type, op_is_built, provide
 from xtrain.training.optimizer import lead_to
 from xtrain.training.pieces import MOMENTS
@@ -54,18 +54,18 @@ class Lab:
     def start(self, rounds: dict[str, Any], nodes: Sequence[str], job: str = "job", **variables: str) -> None:
         """Start a job with a rank on each of ``nodes``; a node that is named twice has two."""
         (self.folder / f"{job}.json").write_text(json.dumps(rounds))
-        port = str(free_port())
-        for rank, node in enumerate(nodes):
-            out = self.folder / f"{job}-{rank}.json"
-            environment = {
-                **os.environ, "RANK": str(rank), "WORLD_SIZE": str(len(nodes)), "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port, "SLURMD_NODENAME": node, "CXX": str(self.folder / "compiler"),
-                "COMPILER_LOG": str(self.folder / "log"), "TINY_SOURCE": str(self.folder / "tiny.cpp"),
-                "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2]), **variables,
-            }  # fmt: skip
-            with open(self.folder / f"{job}-{rank}.log", "wb") as log:
+        with LocalRanks(len(nodes)) as place:
+            for rank, node in enumerate(nodes):
+                out = self.folder / f"{job}-{rank}.json"
+                environment = {
+                    **place.environment(rank), "SLURMD_NODENAME": node, "CXX": str(self.folder / "compiler"),
+                    "COMPILER_LOG": str(self.folder / "log"), "TINY_SOURCE": str(self.folder / "tiny.cpp"),
+                    "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2]), **variables,
+                }  # fmt: skip
                 command = [sys.executable, str(WORKER), str(self.folder / f"{job}.json"), str(out)]
-                self.started.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), out))
+                with open(self.folder / f"{job}-{rank}.log", "wb") as log:
+                    options: dict[str, Any] = {"stdout": log, "stderr": log, "pass_fds": place.inherited(rank)}
+                    self.started.append((subprocess.Popen(command, env=environment, **options), out))
 
     def results(self) -> list[dict[str, Any]]:
         """What each rank found, by rank and job."""

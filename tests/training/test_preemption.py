@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import run_worker
 from toy import PROJECT
 
-from xtrain.dispatch.local import python, run_ranks
 from xtrain.dispatch.signals import Signals, signal_numbers
 from xtrain.errors import UserError
 from xtrain.training.agreement import Agreement
@@ -186,10 +186,9 @@ def test_preempted_says_what_was_saved() -> None:
     assert str(error) == "SIGUSR1: saved at step 120, 3.1 s after the signal"
 
 
-def test_two_ranks_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}.items():
-        monkeypatch.setenv(name, value)
-    assert run_ranks(python(str(WORKER), str(tmp_path)), 2, tmp_path) is None
+def test_two_ranks_agree(tmp_path: Path) -> None:
+    """Over the default group, a group of our own, and as an evaluation gathers."""
+    run_worker(WORKER, 2, tmp_path, tmp_path)
     found = [json.loads((tmp_path / f"agreed-{rank}.json").read_text()) for rank in (0, 1)]
     assert found[0] == found[1]
     agreed = {
@@ -197,7 +196,8 @@ def test_two_ranks_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "least": [0, -1],
         "gather": [{"rank": 0, "text": "é"}, {"rank": 1, "text": "é"}],
     }
-    assert found[0] == {"default": agreed, "separate": agreed, "same_group": True}
+    gathered = [2, [{"from": 0}, {"from": 1}]]
+    assert found[0] == {"default": agreed, "separate": agreed, "of_an_evaluation": gathered, "same_group": True}
 
 
 def test_one_process_agrees_with_itself() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import watchdog_worker
 
-from xtrain.dispatch.rendezvous import free_port
+from xtrain.dispatch.rendezvous import LocalRanks
 from xtrain.errors import EXIT_OURS, EXIT_USER
 from xtrain.training.watchdog import Standing, duration, lost_peer, standings_text
 
@@ -41,13 +41,13 @@ class Running:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         context = multiprocessing.get_context("forkserver")
-        common = [case, str(folder), str(stall), str(silent), str(free_port())]
-        self.processes = [
-            context.Process(target=watchdog_worker.start, args=[*common, str(rank), str(ranks)])
-            for rank in range(ranks)
-        ]
-        for process in self.processes:
-            process.start()
+        common = [case, str(folder), str(stall), str(silent)]
+        self.processes = []
+        with LocalRanks(ranks) as place:
+            for rank in range(ranks):
+                arguments = [place.environment(rank), place.socket if rank == 0 else None, *common]
+                self.processes.append(context.Process(target=watchdog_worker.start, args=arguments))
+                self.processes[-1].start()
 
     def send(self, number: int) -> None:
         for process in self.processes:
@@ -106,8 +106,14 @@ def programs(
 ) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
     """Two ranks in interpreters of their own."""
     folder = tmp_path_factory.mktemp("programs")
-    common = [sys.executable, str(WORKER), "none", str(folder), str(LONG), str(LONG), str(free_port())]
-    started = [subprocess.Popen([*common, str(rank), "2"], stderr=subprocess.PIPE) for rank in range(2)]
+    command = [sys.executable, str(WORKER), "none", str(folder), str(LONG), str(LONG)]
+    with LocalRanks(2) as place:
+        started = [
+            subprocess.Popen(
+                command, env=place.environment(rank), pass_fds=place.inherited(rank), stderr=subprocess.PIPE
+            )
+            for rank in range(2)
+        ]
     yield started
     for program in started:
         program.kill()

@@ -1,8 +1,7 @@
 """On each rank of test_watchdog.py: join a Gloo group, meet a mishap (or none), and leave as the entry of a rank does.
 
-Arguments: the case, the folder for logs, the seconds of the stall limit and of the silence limit, the port, the rank
-and the number of ranks. ``start`` forks it from a process that has imported torch, ``python watchdog_worker.py`` runs
-it from the beginning.
+Arguments: the case, the folder for logs, the seconds of the stall limit and of the silence limit. ``start`` is forked
+from a process that has imported torch, ``python watchdog_worker.py`` runs from the beginning.
 """
 
 from __future__ import annotations
@@ -12,16 +11,20 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
+from xtrain.dispatch.joining import join
+from xtrain.dispatch.rank_process import run_rank
+from xtrain.dispatch.rendezvous import STORE, from_environment
 from xtrain.errors import EXIT_OURS, EXIT_USER, Problem, UserError
 from xtrain.training.watchdog import Watchdog
 
@@ -113,18 +116,20 @@ def work(case: str, rank: int, watchdog: Watchdog, logs: Path) -> None:
         time.sleep(3)
 
 
-def start(*arguments: str) -> None:
-    """As a program with these arguments, its stderr in a file of the logs' folder."""
-    _, logs, *_, rank, _ = arguments
-    with open(Path(logs, f"stderr-{rank}.txt"), "wb") as file:
+def start(environment: Mapping[str, str], inherited: socket.socket | None, *arguments: str) -> NoReturn:
+    """As a program with these arguments, its stderr in a file of the logs' folder; rank 0 is sent the socket."""
+    os.environ.update(environment)
+    if inherited is not None:
+        os.environ[STORE] = str(inherited.detach())
+    with open(Path(arguments[1], f"stderr-{environment['RANK']}.txt"), "wb") as file:
         os.dup2(file.fileno(), 2)
-    main(*arguments)
+    run_rank(partial(main, *arguments))
 
 
-def main(case: str, folder: str, stall_seconds: str, silent_seconds: str, port: str, number: str, count: str) -> None:
-    logs, rank, world_size = Path(folder), int(number), int(count)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, RANK=number, WORLD_SIZE=count)
-    dist.init_process_group("gloo")
+def main(case: str, folder: str, stall_seconds: str, silent_seconds: str) -> None:
+    ranks, logs = from_environment(), Path(folder)
+    rank, world_size = ranks.rank, ranks.world_size
+    join(ranks)
     store = dist.distributed_c10d._get_default_store() if world_size > 1 else None
 
     def note(kind: str, code: int, fields: Mapping[str, Any]) -> None:
@@ -136,17 +141,13 @@ def main(case: str, folder: str, stall_seconds: str, silent_seconds: str, port: 
         work(case, rank, watchdog, logs)
     except UserError as error:
         watchdog.failed(error, EXIT_USER)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_USER)
+        raise
     except (Exception, KeyboardInterrupt) as error:
         watchdog.failed(error, EXIT_OURS)
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(EXIT_OURS)
+        raise
     watchdog.stop()
     watchdog.stop()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_rank(partial(main, *sys.argv[1:]))

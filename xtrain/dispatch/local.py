@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xtrain.dispatch.outcome import Outcome, RankEnd, RankFailure, RankLog, RanksPreempted, outcome_of
-from xtrain.dispatch.rendezvous import free_port
+from xtrain.dispatch.rendezvous import LocalRanks
 from xtrain.dispatch.signals import Signals, signal_numbers
 from xtrain.errors import EXIT_FAILED, EXIT_FENCED, EXIT_PREEMPTED
 
@@ -79,28 +79,24 @@ class _Ranks:
 
     def start(self, command: Sequence[str], num_ranks: int, logs: Path) -> None:
         """Start every rank in a session of its own, so that the terminal's Ctrl-C reaches it through us alone."""
-        port = free_port()
-        threads = max(1, available_cores() // num_ranks)
         bound = [sys.executable, "-I", "-S", str(Path(__file__).with_name("with_parent.py")), str(os.getpid())]
-        for rank in range(num_ranks):
-            environment = {
-                **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(num_ranks),
-                "LOCAL_RANK": str(rank),
-                "LOCAL_WORLD_SIZE": str(num_ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-            environment.setdefault("OMP_NUM_THREADS", str(threads))
-            self._start_rank(rank, [*bound, *command], environment, logs / f"rank-{rank}.log")
+        with LocalRanks(num_ranks) as place:
+            for rank in range(num_ranks):
+                environment = place.environment(rank)
+                environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // num_ranks)))
+                path = logs / f"rank-{rank}.log"
+                self._start_rank(rank, [*bound, *command], environment, path, place.inherited(rank))
 
-    def _start_rank(self, rank: int, command: Sequence[str], environment: Mapping[str, str], path: Path) -> None:
+    def _start_rank(
+        self, rank: int, command: Sequence[str], environment: Mapping[str, str], path: Path, inherited: Sequence[int]
+    ) -> None:
         with open(path, "ab") as log:
             self.logs[rank] = RankLog(path, log.tell())
             out, errors = (None, subprocess.PIPE) if rank == 0 else (log, log)
             self.processes.append(
-                subprocess.Popen(command, env=environment, stdout=out, stderr=errors, start_new_session=True)
+                subprocess.Popen(
+                    command, env=environment, stdout=out, stderr=errors, start_new_session=True, pass_fds=inherited
+                )
             )
         if rank == 0:
             self.copier = threading.Thread(target=_copy, args=(self.processes[0], path), name="rank-0", daemon=True)

@@ -1,4 +1,4 @@
-"""Who am I among the ranks: read from whichever launcher started this process."""
+"""Who am I among the ranks: read from whichever launcher started this process, and set for ranks of this machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from xtrain.errors import Problem, UserError
 
 _FIRST_PORT, _NUM_PORTS = 15000, 15000  # where the ports of SLURM jobs begin, and how many there are
 _OPEN_MPI_LOCAL = "OMPI_COMM_WORLD_LOCAL_RANK"
+STORE = "XTRAINSTORE"  # of ranks that we start: the listening socket that rank 0 inherits; of the others empty
+_LAUNCHERS = re.compile(  # what torchrun, srun, MPIs and DeepSpeed's launcher tell each rank of its place
+    r"((LOCAL|NODE|GROUP|ROLE|CROSS)_)?(RANK|WORLD_SIZE)|(LOCAL|CROSS)_SIZE|ROLE_NAME|MASTER_(ADDR|PORT)|NCCL_COMM_ID|"
+    r"(TORCHELASTIC|PMI|PMIX|OMPI(?!_MCA)|MV2_COMM_WORLD|MPI_LOCAL|MPIRUN|HYDI|PALS|ALPS_APP)_?\w+|"
+    r"SLURM_(PROCID|LOCALID|NODEID|GTIDS|STEPID|STEP_\w+|NTASKS|NPROCS|TASK_PID|TASKS_PER_NODE|LAUNCH_NODE_IPADDR|"
+    rf"SRUN_COMM_\w+|PMI\w*)|{STORE}"
+)
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of these the kernel gives one to whoever asks for any
 
 
@@ -27,7 +34,9 @@ class Ranks:
     local_world_size: int
     master_address: str
     master_port: int
-    launcher: str  # "none", "torchrun", "srun", "mpirun"
+    launcher: str  # "none", "xtrain", "torchrun", "srun", "mpirun"
+    store: int | None = None
+    """The socket that rank 0 has inherited, at which the others of this machine knock already."""
 
     @property
     def is_first(self) -> bool:
@@ -53,6 +62,49 @@ class Ranks:
             os.environ[_OPEN_MPI_LOCAL] = local
 
 
+class LocalRanks:
+    """The place where ranks of this machine meet, for whoever starts them; to be closed when all are started.
+
+    Its port is held from here on: no other program can be given it before rank 0 has begun to listen, and ranks that
+    are earlier than that wait in the socket's queue.
+    """
+
+    def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=max(128, 2 * num_ranks))
+
+    def __enter__(self) -> LocalRanks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+
+    def environment(self, rank: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The variables of one rank: ``environment`` (ours by default) without what an outer launcher has set."""
+        return {
+            **without_launchers(os.environ if environment is None else environment),
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self.num_ranks),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(self.num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self.socket.getsockname()[1]),
+            STORE: ",".join(map(str, self.inherited(rank))),
+        }
+
+    def inherited(self, rank: int) -> tuple[int, ...]:
+        """The file descriptors that this rank must inherit."""
+        return (self.socket.fileno(),) if rank == 0 else ()
+
+
+def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` less what launchers tell a rank of its place among others: ours is another place.
+
+    We may run inside torchrun, in a step of srun, or in a shell that has inherited such variables.
+    """
+    return {name: value for name, value in environment.items() if not _LAUNCHERS.fullmatch(name)}
+
+
 def from_environment(environment: Mapping[str, str] | None = None) -> Ranks:
     """The ranks as torchrun, srun, an mpirun-style launcher or nobody set them.
 
@@ -67,7 +119,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Ranks:
     for prefix in ("OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_WORLD_"):
         if f"{prefix}RANK" in env:
             return _checked(_mpirun(env, prefix))
-    return Ranks(0, 1, 0, 1, "127.0.0.1", free_port(), "none")
+    return Ranks(0, 1, 0, 1, "127.0.0.1", 0, "none")
 
 
 def _torchrun(env: Mapping[str, str]) -> Ranks:
@@ -79,7 +131,8 @@ def _torchrun(env: Mapping[str, str]) -> Ranks:
         local_world_size=_number(env, "LOCAL_WORLD_SIZE", default=world_size),
         master_address=_text(env, "MASTER_ADDR"),
         master_port=_number(env, "MASTER_PORT"),
-        launcher="torchrun",
+        launcher="xtrain" if STORE in env else "torchrun",
+        store=_number(env, STORE) if env.get(STORE) else None,
     )
 
 
@@ -202,14 +255,6 @@ def first_host(nodelist: str) -> str:
     assert head is not None, nodelist
     stem, numbers, tail = head.groups()
     return f"{stem}{re.split('[-,]', numbers)[0]}{tail}" if numbers else f"{stem}{tail}"
-
-
-def free_port() -> int:
-    """A TCP port that is free on this machine now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _text(env: Mapping[str, str], name: str) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from xtrain.dispatch.joining import join
+from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.doctor.framing import emit
 from xtrain.doctor.hardware import interfaces
@@ -45,7 +47,7 @@ class Timing:
         return self.algorithm_gbs * 2 * (self.ranks - 1) / self.ranks
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> None:
     """Say who this rank is, form the process group, and time all-reduces; rank 0 emits the timings."""
     parser = argparse.ArgumentParser(prog="python -m xtrain.doctor.ranks", description=__doc__)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for forming the process group")
@@ -66,8 +68,6 @@ def main(arguments: Sequence[str]) -> int:
         text = re.sub(r"\[enforce fail at [^]]*\] ", "", str(error))  # where in Gloo's source
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         emit(name, {"trouble": f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:400]})
-    sys.stdout.flush()
-    os._exit(0)  # not through the others' end, which may never come
 
 
 def _all_reduce(ranks: Ranks, name: str, place: dict[str, Any], timeout: float) -> None:
@@ -82,7 +82,7 @@ def _all_reduce(ranks: Ranks, name: str, place: dict[str, Any], timeout: float) 
     if cuda:
         torch.cuda.set_device(device)
     ranks.export()
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+    join(ranks, "nccl" if cuda else "gloo", timedelta(seconds=timeout))
     dist.all_reduce(torch.ones(1, device=device))  # NCCL connects only now
     emit(name, {"at": "joined"})
     sizes: tuple[int, ...] = NCCL_BYTES if cuda else GLOO_BYTES
@@ -120,4 +120,4 @@ def _time(num_bytes: int, device: Any, num_ranks: int) -> Timing:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_rank(lambda: main(sys.argv[1:]))  # not through the others' end, which may never come

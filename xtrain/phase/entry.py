@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 import xtrain
 from xtrain.dispatch.attempts import COLLAPSED, DONE, FAILED, FENCED, PREEMPTED, USER, Attempts, Fence
+from xtrain.dispatch.rank_process import leave, run_rank
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.dispatch.signals import Signals
 from xtrain.errors import (
@@ -57,9 +59,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"usage: python train.py RUN_DIR (got: {' '.join(arguments) or 'nothing'})", file=sys.stderr)
         return EXIT_USER
     forgive_failed_prints()
+    run_rank(partial(_run, RunDirectory(Path(arguments[0]))))
+
+
+def _run(run: RunDirectory) -> None:
     start = _Start()
     try:
-        run_phase(RunDirectory(Path(arguments[0])), start)
+        run_phase(run, start)
     except Preempted as preempted:
         start.leave(preempted, EXIT_PREEMPTED, PREEMPTED, str(preempted))
     except TrainingFailed as failure:
@@ -71,9 +77,6 @@ def main(arguments: Sequence[str]) -> int:
         start.leave(error, EXIT_INTERRUPTED, FAILED, said, tell=True)
     except Exception as error:
         start.leave(error, EXIT_OURS, FAILED, traceback.format_exc(), tell=True)
-    # Gloo's threads may still hold tensors when the interpreter is torn down, and abort a rank whose work is done
-    # (pytorch#179291). All that is to be kept is written and closed by now.
-    _exit(0)
 
 
 @dataclass
@@ -109,7 +112,7 @@ class _Start:
         last = message.rstrip().rpartition("\n")[2] if how == FAILED else message
         self.end(how, code, last)
         print(message, file=sys.stderr, flush=True)
-        _exit(code)
+        leave(code)
 
     def _fenced(self, error: BaseException) -> bool:
         """Whether a newer attempt has begun; if not, somebody may have deleted what this one needs."""
@@ -119,13 +122,6 @@ class _Start:
             return not self.fence.holds() or (isinstance(error, Fenced) and not self.fence.lost)
         except OSError:  # the disk is away
             return isinstance(error, Fenced)
-
-
-def _exit(code: int) -> NoReturn:
-    """End the process without tearing down the interpreter."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def run_phase(run: RunDirectory, start: _Start) -> None:

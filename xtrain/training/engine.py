@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xtrain.data.batches import PackedBatch
+from xtrain.dispatch.joining import join
 from xtrain.dispatch.rendezvous import Ranks, device_index
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
@@ -116,6 +117,7 @@ def is_offloaded(config: Mapping[str, Any]) -> bool:
 def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
     """Set up this rank's device and the process group; must come before anything else of DeepSpeed.
 
+    Only inside of :func:`xtrain.dispatch.rank_process.run_rank`, which ends a rank as it must be ended.
     Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
     """
     cuda = torch.cuda.is_available()
@@ -126,8 +128,8 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
         torch.cuda.set_device(device)
     ranks.export(device.index)
     backend = "nccl" if cuda else "gloo"
+    join(ranks, backend)
     if not training:
-        torch.distributed.init_process_group(backend)
         return device
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -137,7 +139,7 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # The shared-memory all-reduce spins for ever when a peer dies, and saves nothing that matters over Gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(backend, verbose=False)
+    deepspeed.init_distributed(backend, verbose=False)  # noqa: TID251 - it takes the group that there is
     return device
 
 
