@@ -10,7 +10,7 @@ from xtrain.dispatch.rank_process import check_is_rank
 from xtrain.dispatch.rendezvous import Ranks
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 
 def join(ranks: Ranks, backend: str = "gloo", timeout: timedelta | None = None) -> None:
@@ -25,12 +25,12 @@ def join(ranks: Ranks, backend: str = "gloo", timeout: timedelta | None = None) 
 
 
 def _store(ranks: Ranks) -> Store:
-    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore, TCPStore
 
     if ranks.world_size == 1:
-        return dist.HashStore()
+        return HashStore()
     own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and ranks.launcher == "torchrun"
-    return dist.TCPStore(
+    return TCPStore(
         ranks.master_address,
         ranks.master_port,
         ranks.world_size,
