@@ -38,10 +38,18 @@ def evaluated(
 ) -> RunDirectory:  # fmt: skip
     """A run directory such as an evaluation phase leaves, with predictions in two languages."""
     run = RunDirectory(out / "evaluate" / f"{row}-{task}-s{seed}-{hash_}{split}").create()
-    phase = {"kind": "evaluate", "name": f"{row}/{task}-s{seed}", "study": "s", "seed": seed, "tasks": [task],
-             "parent": parent, "evaluation": {"split": split, **({"limit": limit} if limit else {})}}  # fmt: skip
+    phase = {
+        "kind": "evaluate",
+        "name": f"{row}/{task}-s{seed}",
+        "study": "s",
+        "seed": seed,
+        "tasks": [task],
+        "parent": parent,
+        "evaluation": {"split": split},
+    }
     run.phase_file.write_text(tomli_w.dumps(phase))
-    run.scores.write_text(json.dumps({"protocol": {"tasks": {task: {"split": split}}}, "tasks": {}}))
+    sample = {"how": "drawn", "seed": 0, "examples": {"de": limit}, "of": {"de": 600}} if limit else None
+    run.scores.write_text(json.dumps({"protocol": {"tasks": {task: {"split": split, "sample": sample}}}, "tasks": {}}))
     known = BENCHMARKS["xtreme-r" if task in BENCHMARKS["xtreme-r"].tasks else "xtreme"].tasks[task]
     (run.predictions / task).mkdir(parents=True)
     for language in known.languages[:2]:
@@ -115,7 +123,7 @@ def test_dev_predictions_are_refused_unless_there_are_test_ones(tmp_path: Path) 
     refused(
         "predictions of xnli's dev set",
         'evaluation.split = "test"',
-        "only the first 20 examples of udpos",
+        "only a sample of udpos was predicted: 20 of 600 examples",
         out=tmp_path,
     )
     evaluated(tmp_path, "xnli", split="test")

@@ -34,8 +34,8 @@ class Evaluated:
     seed: int | None
     """None where no training, and so no seed, is in it: the base model, evaluated once for all seeds."""
     split: str
-    limit: int | None
-    """Only the first so many examples were predicted."""
+    sample: Mapping[str, Any] | None
+    """How a part of the test set was drawn, where only a part was predicted."""
 
 
 def find_evaluations(out: Path, benchmark: Benchmark) -> list[Evaluated]:
@@ -48,6 +48,7 @@ def find_evaluations(out: Path, benchmark: Benchmark) -> list[Evaluated]:
         if phase["kind"] != "evaluate" or task not in benchmark.tasks or not run.done:
             continue
         seed = int(phase["seed"])
+        protocol = run.read_scores()["protocol"]["tasks"][task]
         found.append(
             Evaluated(
                 run=run,
@@ -55,8 +56,8 @@ def find_evaluations(out: Path, benchmark: Benchmark) -> list[Evaluated]:
                 row=phase["name"].removesuffix(f"/{task}-s{seed}"),
                 task=task,
                 seed=seed if phase.get("parent") else None,
-                split=run.read_scores()["protocol"]["tasks"][task]["split"],
-                limit=phase.get("evaluation", {}).get("limit"),
+                split=protocol["split"],
+                sample=protocol.get("sample"),
             )
         )
     if not found:
@@ -89,7 +90,7 @@ def choose(found: Sequence[Evaluated], row: str | None, seed: int | None) -> lis
     chosen = []
     for task in dict.fromkeys(one.task for one in found):
         ones = [one for one in found if one.task == task]
-        best = [one for one in ones if one.split == "test" and one.limit is None] or ones
+        best = [one for one in ones if one.split == "test" and one.sample is None] or ones
         if len(best) > 1:
             remedy = "keep one, and move the run directories of the others away"
             problems += [Problem(str(one.run.path), f"one of {len(best)} evaluations of {task}", "", remedy)
@@ -120,8 +121,9 @@ def _refused(one: Evaluated) -> list[Problem]:
         what = f"these are predictions of {one.task}'s {one.split} set: a submission needs the test set's"
         remedy = 'say evaluation.split = "test" in the study and run it again; training is kept'
         problems.append(Problem(str(one.run.path), what, remedy=remedy))
-    if one.limit is not None:
-        what = f"only the first {one.limit:,} examples of {one.task} were predicted"
+    if one.sample is not None:
+        examples, of = (sum(one.sample[count].values()) for count in ("examples", "of"))
+        what = f"only a sample of {one.task} was predicted: {examples:,} of {of:,} examples"
         problems.append(
             Problem(str(one.run.path), what, remedy="leave evaluation.limit out of the study and run it again")
         )
