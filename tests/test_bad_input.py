@@ -170,8 +170,37 @@ def test_unknown_language(toy: Toy) -> None:
     refused(
         toy.run("s", **{**SHORT, "target": [{"task": "toy", "languages": ["en", "rus"]}]}),
         "'rus'",
-        "did you mean 'ru'?",
+        "did you mean 'ru' (Russian)?",
     )
+
+
+def test_files_that_are_not_there_are_named(toy: Toy) -> None:
+    """["*"] with a hole, training languages without files, and --data a level too high or too low."""
+    with_file(toy, "toy/readme", b"")
+    (toy.data / "toy/test-ar.jsonl").unlink()
+    every = {**TASKS["toy"], "languages": ["*"]}
+    target = {"task": "toy", "languages": ["ara", "iw"], "train_languages": ["rus"]}
+    result = toy.run("s", **{**SHORT, "target": [target], "task": {**TASKS, "toy": every}})
+    refused(
+        result, f"'ara' is not there: no file {toy.data}/toy/test-ara.jsonl", "allowed: en, ru", "'iw' is not there"
+    )
+    refused(result, f"{toy.data}/toy/train-rus.jsonl: no such file", "of train there is en", "train_languages")
+    for path in (toy.data / "toy").glob("test-*"):
+        path.unlink()
+    result = toy.run("s", **{**SHORT, "task": {**TASKS, "toy": every}})
+    refused(result, f"there is no test file: looked for {toy.data}/toy/test-{{lang}}.jsonl")
+    right = toy.data
+    for wrong in (right.parent, right / "toy"):
+        toy.data = wrong
+        refused(toy.run("s", **SHORT), f"--data {wrong}", "no data of toy", f"did you mean --data {right}?")
+    toy.data = right.parent / "dat"
+    refused(toy.run("s", **SHORT), f"--data {toy.data}: no such folder", "did you mean 'data'?")
+
+
+def test_a_code_of_a_language_that_the_task_has_not(toy: Toy) -> None:
+    wrong = {**TASKS["toy"], "language_codes": {"rus": "ru"}}
+    result = toy.run("s", **{**SHORT, "task": {**TASKS, "toy": wrong}})
+    refused(result, "task.toy.language_codes.rus: is no language of the task", "did you mean 'ru' (Russian)?")
 
 
 def test_untrained_format_as_intermediate(toy: Toy) -> None:

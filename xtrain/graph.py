@@ -12,16 +12,17 @@ from typing import Any
 from xtrain.dispatch.job_graph import EVALUATE as EVALUATE
 from xtrain.dispatch.job_graph import INTERMEDIATE as INTERMEDIATE
 from xtrain.dispatch.job_graph import TARGET as TARGET
-from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.errors import Problem, UserError, listed
 from xtrain.files import content_hash
+from xtrain.languages import proposed
 from xtrain.model.loading import base_fingerprint
 from xtrain.run_directory import RunDirectory
 from xtrain.study import NO_INTERMEDIATE, Recipe, Study, Target
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.labels import with_labels
 from xtrain.tasks.sampling import Sample
-from xtrain.tasks.sources import fingerprint, languages_of
-from xtrain.tasks.spec import EVERY
+from xtrain.tasks.sources import fingerprint, languages_of, looked_for
+from xtrain.tasks.spec import EVERY, LANGUAGE
 
 HASH_VERSION = 3  # raised when the same study would now give other numbers
 
@@ -103,9 +104,7 @@ def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path | None
     phase has its own hash), ``data_root`` the folder of ``--data``. Data and languages that are not there are noted in
     ``missing``, all of them; what a study cannot ask of a task is raised as a :class:`UserError`.
     """
-    named = {task for row in study.intermediate for tasks in row.phases for task in tasks}
-    named |= {column.task for column in study.target}
-    graph = Graph(study, base_folder or Path(), with_labels(specs, sorted(named), data_root))
+    graph = Graph(study, base_folder or Path(), with_labels(specs, study.tasks, data_root))
     builder = _Builder(graph, data_root, base_fingerprint(base_folder) if base_folder else "")
     for seed in study.seeds:
         for row in study.intermediate:
@@ -252,20 +251,21 @@ class _Builder:
             self._missing(*error.problems)
             return ()
         usual = spec.languages_in(self.graph.study.evaluation.benchmark)
-        problems = [
-            Problem(
-                f"target {spec.name!r}: languages",
-                f"{language!r} is not there",
-                listed(known),
-                nearest(language, known),
-            )
-            for language in wanted
-            if language not in known
-        ]
-        self._missing(*problems)
+        self._missing(*(self._unknown(spec, split, one, known) for one in wanted if one not in known))
         if wanted:
             return tuple(language for language in wanted if language in known)
+        if not known:
+            what = f"there is no {split} file: looked for {listed(looked_for(spec, split, LANGUAGE, self.data_root))}"
+            remedy = "put the files there, check the folder of --data, or evaluate on another split"
+            self._missing(Problem(f"target {spec.name!r}: languages", what, remedy=remedy))
         return known if spec.languages == (EVERY,) else usual
+
+    def _unknown(self, spec: TaskSpec, split: str, language: str, known: Sequence[str]) -> Problem:
+        """The problem that a target is to be evaluated in a language that it has not."""
+        what = f"{language!r} is not there"
+        if spec.languages == (EVERY,):
+            what += f": no file {listed(looked_for(spec, split, language, self.data_root))}"
+        return Problem(f"target {spec.name!r}: languages", what, listed(known), proposed(language, known))
 
     def _check_evaluated(self, spec: TaskSpec) -> None:
         if spec.joined or not {"test", "dev"} & set(spec.splits):

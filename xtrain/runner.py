@@ -28,6 +28,7 @@ from xtrain.run_directory import RunDirectory
 from xtrain.study import Study, load
 from xtrain.study_data import PREPARED, check_data, prepare_data
 from xtrain.tasks import catalog
+from xtrain.tasks.sources import misplaced, no_folder
 from xtrain.training.engine import resolve_ds_config
 
 
@@ -74,14 +75,10 @@ def open_study(
     study = load(path, overrides=overrides, variant=variant, known_tasks=tuple(catalog.load()))
     specs = catalog.load(study.task, where=str(path))
     if data_root is not None and not data_root.is_dir():
-        raise UserError(
-            Problem(
-                f"--data {data_root}",
-                "no such folder",
-                "the folder that holds xnli/, pawsx/, ...",
-                "check the path",
-            )
-        )
+        raise UserError(no_folder(data_root))
+    off = misplaced([specs[name] for name in study.tasks], data_root)
+    if off is not None:
+        raise UserError(off)
     graph = expand(study, specs, resolve(study.base, study.revision) if base else None, data_root)
     if complete:
         raise_problems(graph.missing)

@@ -167,6 +167,12 @@ class Study:
     variants: Mapping[str, Any] = field(default_factory=dict)
     """Named overrides: ``run STUDY --variant NAME``."""
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of all rows and columns, sorted."""
+        named = {task for row in self.intermediate for tasks in row.phases for task in tasks}
+        return tuple(sorted(named | {column.task for column in self.target}))
+
     def recipe_for(self, kind: str, task: str, catalogue: Mapping[str, Any]) -> Recipe:
         """The recipe of ``task`` in a phase of ``kind``: catalogue, then study, then the study's for the task."""
         table = self.recipe.get(kind, {})

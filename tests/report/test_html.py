@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from made_up import random_results, result
 
+from xtrain.languages import names
 from xtrain.report.figures import Curve
 from xtrain.report.html import PhaseSummary, StudySummary, duration, render, write_report
-from xtrain.report.languages import LANGUAGE_NAMES
 from xtrain.report.statistics import assemble
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -61,7 +61,7 @@ PROTOCOL = {
 
 
 def test_every_language_row_and_task_is_on_the_page() -> None:
-    languages = sorted(LANGUAGE_NAMES)[:75]
+    languages = sorted(names())[:75]
     results = [
         *random_results(["none", "socialiqa"], languages, task="messages"),
         *random_results(["none", "socialiqa"], languages, task="message_retrieval"),
@@ -70,7 +70,7 @@ def test_every_language_row_and_task_is_on_the_page() -> None:
     for word in ("none", "socialiqa", "messages", "message_retrieval", "starter"):
         assert word in page.text
     for code in languages:
-        assert page.text.count(f" {code} {LANGUAGE_NAMES[code]} ") == 2, code
+        assert page.text.count(f" {code} {names()[code]} ") == 2, code
     assert f"{results[0].scores['af']['accuracy']:.1f}" in page.text
     assert page.tags.count("img") == 4
 

@@ -8,7 +8,8 @@ import pytest
 from made_up import random_results, result
 from rich.console import Console
 
-from xtrain.report.languages import LANGUAGE_NAMES, language_name
+from xtrain.languages import names
+from xtrain.report.languages import language_name
 from xtrain.report.statistics import Grid, assemble
 from xtrain.report.tables import format_difference, print_tables
 
@@ -49,7 +50,7 @@ def test_a_small_table_in_full() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_ninety_languages_are_all_there_and_no_line_is_too_long(width: int) -> None:
-    languages = sorted(LANGUAGE_NAMES)[:90]
+    languages = sorted(names())[:90]
     text = printed(assemble(random_results(["none", "socialiqa"], languages)), width)
     assert all(len(line) <= width for line in text.splitlines())
     assert "…" not in text
@@ -60,7 +61,7 @@ def test_ninety_languages_are_all_there_and_no_line_is_too_long(width: int) -> N
 
 
 def test_many_languages_stand_in_two_blocks_where_the_terminal_is_wide_enough() -> None:
-    grid = assemble(random_results(["none", "x"], sorted(LANGUAGE_NAMES)[:60]))
+    grid = assemble(random_results(["none", "x"], sorted(names())[:60]))
     assert len(printed(grid, 140).splitlines()) < 45 < 60 < len(printed(grid, 99).splitlines())
 
 

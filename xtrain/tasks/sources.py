@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Problem, UserError, listed, printable
+from xtrain.errors import Problem, UserError, listed, nearest, printable
 from xtrain.files import content_hash
+from xtrain.languages import proposed
 from xtrain.tasks import formats, hub
 from xtrain.tasks.formats import ProblemList, Row, label_word
 from xtrain.tasks.hashes import file_hash
 from xtrain.tasks.readers import Record, missing_column, read_files, value_in
 from xtrain.tasks.spec import EVERY, LANGUAGE, Source, TaskSpec
 
+_NEARBY = 50  # folders below --data that are looked into where it has not what it should have
 _LABELS = frozenset({"label", "tags"})  # columns of the formats that hold a label, or a list of them
 
 # The rule, as docs/adding_a_dataset.md gives it to users:
@@ -33,8 +35,7 @@ def choose(spec: TaskSpec, data_root: Path | None) -> Source:
     files are there; the message names the paths that were looked for.
     """
     if data_root is not None and not data_root.is_dir():
-        what = "no such folder" if not data_root.exists() else "is not a folder"
-        raise UserError(Problem(f"--data {data_root}", what, remedy="name the folder that holds the data sets"))
+        raise UserError(no_folder(data_root))
     missed: list[Path] = []
     for source in spec.sources:
         if not source.files or not _findable(source, data_root):
@@ -48,6 +49,57 @@ def choose(spec: TaskSpec, data_root: Path | None) -> Source:
     if missed or not on_hub:
         raise UserError(_none_there(spec, missed, bool(on_hub), data_root))
     return on_hub[0]
+
+
+def no_folder(data_root: Path) -> Problem:
+    """The problem that the folder of --data is none."""
+    what = "no such folder" if not data_root.exists() else "is not a folder"
+    parent = data_root.parent
+    there = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    hint = nearest(data_root.name, there)
+    allowed = "the folder that holds xnli/, pawsx/, ..."
+    return Problem(f"--data {data_root}", what, allowed, f"{hint} name the folder that holds the data sets".strip())
+
+
+def nearby(spec: TaskSpec, data_root: Path | None) -> Path | None:
+    """A folder above or below ``data_root`` that has the task's files where ``data_root`` should have them."""
+    if data_root is None or not data_root.is_dir():
+        return None
+    below = sorted(path for path in data_root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for folder in (*below[:_NEARBY], *list(data_root.absolute().parents)[:2]):
+        if any(_is_there(source, spec, folder) for source in _below_data(spec)):
+            return folder
+    return None
+
+
+def _below_data(spec: TaskSpec) -> list[Source]:
+    """The sources whose files lie below --data."""
+    return [
+        source
+        for source in spec.sources
+        if source.root == "data"
+        and source.files
+        and not any(Path(path).is_absolute() for split in source.files for path in source.paths(split, LANGUAGE))
+    ]
+
+
+def misplaced(specs: Iterable[TaskSpec], data_root: Path | None) -> Problem | None:
+    """The problem that ``data_root`` is a level too high or too low: it has no files of any of ``specs``."""
+    specs = [spec for spec in specs if _below_data(spec)]
+    if data_root is None or any(_is_there(one, spec, data_root) for spec in specs for one in _below_data(spec)):
+        return None
+    for spec in specs:
+        folder = nearby(spec, data_root)
+        if folder is not None:
+            what = f"no data of {listed([spec.name for spec in specs], 6)}; those of {spec.name} are in {folder}"
+            return Problem(f"--data {data_root}", what, remedy=f"did you mean --data {folder}?")
+    return None
+
+
+def looked_for(spec: TaskSpec, split: str, language: str, data_root: Path | None) -> tuple[Path, ...]:
+    """The files of a split, there or not; none on the hub. ``{lang}`` as the language gives their pattern."""
+    source = choose(spec, data_root)
+    return () if source.hub else _resolve(source, split, language, data_root)
 
 
 def languages_of(spec: TaskSpec, split: str, data_root: Path | None) -> tuple[str, ...]:
@@ -96,7 +148,7 @@ def existing_files(spec: TaskSpec, split: str, language: str, data_root: Path | 
     if split == "test" and len(paths) > 1 and missing == [paths[-1]] and formats.get(spec.format).gold_file:
         return paths[:-1]
     if missing:
-        raise UserError(*(_missing_file(spec, split, language, path) for path in missing))
+        raise UserError(*(_missing_file(spec, split, language, path, data_root) for path in missing))
     return paths
 
 
@@ -290,16 +342,23 @@ def _none_there(spec: TaskSpec, missed: list[Path], on_hub: bool, data_root: Pat
         remedy += f". {spec.obtain}" if spec.obtain else ""
         return Problem(f"task.{spec.name}", "its data is in files, and --data is not given", remedy=remedy)
     where = f"--data {data_root}" if data_root is not None else f"task.{spec.name}"
-    remedy = f"put the files of {spec.name} there, or name where they are in [task.{spec.name}]"
+    folder = nearby(spec, data_root)
+    remedy = f"did you mean --data {folder}? Else " if folder is not None else ""
+    remedy += f"put the files of {spec.name} there, or name where they are in [task.{spec.name}]"
     remedy += "; without --data it is read from the hub" if on_hub else ""
     remedy += f". {spec.obtain}" if spec.obtain else ""
     return Problem(where, f"no data of {spec.name}: looked for {listed(missed)}", remedy=remedy)
 
 
-def _missing_file(spec: TaskSpec, split: str, language: str, path: Path) -> Problem:
-    return Problem(
-        str(path),
-        f"no such file ({spec.name}, {split}, {language})",
-        remedy="put it there, check the folder of --data, or leave out the language or split in the study"
-        + (f". {spec.obtain}" if spec.obtain else ""),
-    )
+def _missing_file(spec: TaskSpec, split: str, language: str, path: Path, data_root: Path | None) -> Problem:
+    remedy = "put it there, check the folder of --data, or leave out the language or split in the study"
+    source = choose(spec, data_root)
+    there = _languages_there(source, split, data_root) if LANGUAGE in source.paths(split, LANGUAGE)[0] else ()
+    hint = proposed(language, there)
+    if hint:
+        remedy = f"{hint} Else {remedy}"
+    elif split in ("train", "dev") and there:
+        remedy = f"name languages whose files are there in train_languages (of the [[target]] or the task), or {remedy}"
+    remedy += f". {spec.obtain}" if spec.obtain else ""
+    allowed = f"of {split} there is {listed(there)}" if there else ""
+    return Problem(str(path), f"no such file ({spec.name}, {split}, {language})", allowed, remedy)

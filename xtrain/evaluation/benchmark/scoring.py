@@ -19,6 +19,7 @@ from xtrain.evaluation.benchmark.layout import Benchmark, BenchmarkTask
 from xtrain.evaluation.benchmark.ranking import map_by_id
 from xtrain.evaluation.benchmark.reading import FileProblems
 from xtrain.files import make_folder, write_json
+from xtrain.languages import meant, name_of
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,14 @@ def _unread(benchmark: Benchmark, predictions: Path) -> Iterator[str]:
         known = {name for language in task.languages for name in task.file_names(language)}
         others = sorted(p.name for p in folder.iterdir() if p.name not in known and not p.name.startswith("."))
         if others:
-            yield f"{folder}: not read: {listed(others, 6)}"
+            yield f"{folder}: not read: {listed((name + _meant(name, task) for name in others), 6)}"
+
+
+def _meant(name: str, task: BenchmarkTask) -> str:
+    """Which file one of another language's code may be meant for: `` (did you mean test-he.tsv, Hebrew?)``."""
+    code = name.removeprefix("test-").removesuffix(f".{task.extension}")
+    language = meant(code, task.languages)
+    return f" (did you mean {task.file_name(language)}, {name_of(language)}?)" if language else ""
 
 
 def _nothing_found(benchmark: Benchmark, predictions: Path, labels: Path) -> Problem:

@@ -11,10 +11,11 @@ from typing import Any
 
 from xtrain.config import build, merged, read_toml
 from xtrain.errors import Problem, listed, nearest, raise_if_any
+from xtrain.languages import proposed
 from xtrain.study import Recipe
 from xtrain.tasks import formats
 from xtrain.tasks.formats import Format
-from xtrain.tasks.spec import EVERY, LANGUAGE, SPLITS, Source, TaskSpec
+from xtrain.tasks.spec import EVERY, INDEX_LANGUAGE, LANGUAGE, SPLITS, Source, TaskSpec
 
 CATALOG = Path(__file__).parent
 """The folder of the catalogue's files."""
@@ -115,6 +116,13 @@ def _check_languages(spec: TaskSpec, here: str, problems: list[Problem]) -> None
                 'different languages, or ["*"] alone',
             )
         )
+    spoken = {*languages, *spec.train_languages, INDEX_LANGUAGE}
+    for language in {code: None for source in spec.sources for code in source.language_codes}:
+        if EVERY not in spoken and language not in spoken:
+            what = "is no language of the task: write LANGUAGE = what the source writes for it"
+            problems.append(
+                Problem(f"{here}.language_codes.{language}", what, listed(languages), proposed(language, languages))
+            )
     for n, source in enumerate(spec.sources):
         # of parallel files, one path tells the language and the other may be the English side
         splits = [split for split in source.files if split != "index"]  # one pool for all languages
