@@ -22,6 +22,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from xtrain.data.batches import PackedBatch
 from xtrain.model.attention import AttentionDropout, mask_columns, packed_attention, padded_plan
+from xtrain.model.config_file import EncoderConfig
 from xtrain.model.dropout import DropoutKeys
 from xtrain.model.encoder import Encoder
 from xtrain.model.memory import keep_freed_memory
@@ -154,7 +155,7 @@ def encoder(lengths: list[int], repeats: int) -> dict[str, float]:
         max_position_embeddings=514, type_vocab_size=1, pad_token_id=1, attn_implementation="sdpa",
     )  # fmt: skip
     peer = XLMRobertaModel(config, add_pooling_layer=False)
-    ours = Encoder(config)
+    ours = Encoder(EncoderConfig.of(config.to_dict(), "config.json"))
     ours.model.load_state_dict(peer.state_dict(), assign=True)
     ours, peer = (model.requires_grad_(True).to(DTYPE).train() for model in (ours, peer))
     batch = make_batch(lengths)

@@ -25,7 +25,7 @@ from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
 from xtrain.dispatch.signals import Signals
 from xtrain.model import Encoder, PhaseModel, build_head, keep_freed_memory
-from xtrain.model.loading import read_config
+from xtrain.model.config_file import read_config
 from xtrain.phase.file import PhaseFile
 from xtrain.run_directory import RunDirectory
 from xtrain.training import loop

@@ -28,6 +28,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 from xtrain.data import Shard
 from xtrain.data.masking import Masking, Vocabulary
 from xtrain.data.shards import write_shard
+from xtrain.model.config_file import EncoderConfig
 from xtrain.model.encoder import Encoder
 from xtrain.model.memory import keep_freed_memory
 from xtrain.study import Recipe
@@ -83,7 +84,7 @@ def make_encoder(hidden: int, layers: int) -> Encoder:
         vocab_size=VOCAB, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32,
         intermediate_size=4 * hidden, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1,
     )  # fmt: skip
-    encoder = Encoder(config)
+    encoder = Encoder(EncoderConfig.of(config.to_dict(), "config.json"))
     encoder.model.load_state_dict(XLMRobertaModel(config, add_pooling_layer=False).state_dict(), assign=True)
     return encoder.requires_grad_(True).to(torch.bfloat16).train()
 

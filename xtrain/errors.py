@@ -88,3 +88,10 @@ def listed(words: Iterable[object], most: int = 24) -> str:
     items = [str(word) for word in words]
     rest = len(items) - most
     return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 language``, ``2 languages``, ``1,000 batches``: a number with its noun."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {plural or (noun + ('es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'))}"

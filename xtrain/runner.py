@@ -21,6 +21,7 @@ from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
 from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, listed, raise_if_any
 from xtrain.files import content_hash, make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
+from xtrain.model.config_file import read_config
 from xtrain.model.loading import resolve
 from xtrain.phase import PhaseFile, ShardEntry
 from xtrain.report.study_report import report_study
@@ -82,6 +83,8 @@ def open_study(
     graph = expand(study, specs, resolve(study.base, study.revision) if base else None, data_root)
     if complete:
         raise_problems(graph.missing)
+    if base:
+        _check_lengths(graph)
     return Job(study, graph, out, data_root)
 
 
@@ -96,6 +99,26 @@ def check_only(job: Job, console: Console) -> None:
         rows, examples = sum(one.rows for one in sets), sum(one.examples for one in sets)
         table.add_row(task, split, listed(one.data.language for one in sets), f"{rows:,}", f"{examples:,}")
     console.print(table)
+
+
+def _check_lengths(graph: Graph) -> None:
+    """Raise a :class:`UserError` if a recipe asks for longer sequences than the base has positions for."""
+    most = read_config(graph.base_folder).max_length
+    longer = {
+        reading.max_length: phase.name
+        for phase in graph.phases.values()
+        for reading in phase.readings
+        if reading.max_length > most
+    }
+    raise_if_any(
+        Problem(
+            f"recipe of {name}: max_length",
+            f"{length} is more than the base model in {graph.base_folder} has positions for",
+            allowed=f"at most {most}",
+            remedy="lower max_length in the study's recipe",
+        )
+        for length, name in longer.items()
+    )
 
 
 def run_study(job: Job, *, ranks: int, console: Console) -> Path:

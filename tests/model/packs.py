@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from xtrain.data.batches import PackedBatch
+from xtrain.model.config_file import EncoderConfig
 from xtrain.model.encoder import Encoder
 
 VOCAB = 64
@@ -69,9 +70,14 @@ def make_reference(hidden: int = 16, layers: int = 2, heads: int = 2, dropout: f
     return model
 
 
+def our_config(theirs: XLMRobertaConfig) -> EncoderConfig:
+    """Of Hugging Face's configuration what a model's ``config.json`` would give us."""
+    return EncoderConfig.of(theirs.to_dict(), "config.json")
+
+
 def make_encoder(reference: XLMRobertaModel, dropout: float | None = None) -> Encoder:
     """Our encoder with its own copy of the reference's weights."""
-    encoder = Encoder(reference.config, dropout=dropout)
+    encoder = Encoder(our_config(reference.config), dropout=dropout)
     weights = {name: value.detach().clone() for name, value in reference.state_dict().items()}
     encoder.model.load_state_dict(weights, assign=True)
     return encoder.requires_grad_(True)

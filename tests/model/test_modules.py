@@ -7,11 +7,12 @@ import sys
 
 import pytest
 import torch
-from packs import make_batch, make_encoder, make_reference, padded
+from packs import make_batch, make_encoder, make_reference, our_config, padded
 from toy import PROJECT, SETTINGS
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from xtrain.model.encoder import Encoder
+from xtrain.model.weight_files import encoder_shapes
 
 
 def test_names_shapes_and_order_of_the_weights() -> None:
@@ -22,11 +23,13 @@ def test_names_shapes_and_order_of_the_weights() -> None:
     )  # fmt: skip
     with torch.device("meta"):
         theirs = XLMRobertaModel(config, add_pooling_layer=False)
-    ours = Encoder(config).model
+    ours = Encoder(our_config(config)).model
     assert [(name, p.shape) for name, p in ours.named_parameters()] == [
         (name, p.shape) for name, p in theirs.named_parameters()
     ]
     assert list(ours.state_dict()) == list(theirs.state_dict())
+    shapes = encoder_shapes(our_config(config))
+    assert list(shapes.items()) == [(name, tuple(value.shape)) for name, value in theirs.state_dict().items()]
     for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
         assert getattr(ours.embeddings, name).padding_idx == getattr(theirs.embeddings, name).padding_idx, name
 

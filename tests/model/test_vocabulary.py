@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from packs import VOCAB, make_batch, make_reference
+from packs import VOCAB, make_batch, make_reference, our_config
 from torch.nn import functional as F
 
 from xtrain.model import PhaseModel, UsedVocabulary, untouched_decay
@@ -50,7 +50,7 @@ def test_some_rows_are_expanded_as_all_are() -> None:
 def train(vocabulary: UsedVocabulary | None, rates: list[float], weight_decay: float) -> PhaseModel:
     """Some AdamW steps on batches that use a few of the vocabulary's tokens; dropout is on."""
     reference = make_reference()
-    encoder = Encoder(reference.config, vocabulary)
+    encoder = Encoder(our_config(reference.config), vocabulary)
     weights = {name: value.detach().clone() for name, value in reference.state_dict().items()}
     if vocabulary is not None:
         key = WORDS.removeprefix("model.")
@@ -111,7 +111,7 @@ def test_decay_is_the_product_over_the_steps() -> None:
 def test_no_gradient_for_the_padding_row() -> None:
     used = UsedVocabulary(torch.arange(12) * 3, VOCAB, special=[0, 2], padding_id=1)
     reference = make_reference()
-    encoder = Encoder(reference.config, used)
+    encoder = Encoder(our_config(reference.config), used)
     weights = dict(reference.state_dict())
     weights["embeddings.word_embeddings.weight"] = weights["embeddings.word_embeddings.weight"][used.kept]
     encoder.model.load_state_dict(weights, assign=True)

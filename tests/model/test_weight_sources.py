@@ -13,7 +13,9 @@ from tiny import make_tiny_model
 from torch import Tensor
 
 from xtrain.model import UsedVocabulary, save_encoder
-from xtrain.model.loading import WORD_EMBEDDINGS, load_encoder, read_config, used_vocabulary
+from xtrain.model.config_file import read_config
+from xtrain.model.loading import load_encoder, used_vocabulary
+from xtrain.model.weight_files import WORD_EMBEDDINGS
 from xtrain.model.weight_sources import Expanded, InMemory, LazyTensors, Part, WeightSource, base_table
 
 DECAY = 0.98765432109

@@ -18,7 +18,7 @@ from xtrain.data.drawing import Drawn, draw
 from xtrain.data.pool import Died, over
 from xtrain.data.shards import LAYOUT, Shard, damage, write_shard
 from xtrain.errors import Problem, UserError
-from xtrain.files import content_hash, read_json
+from xtrain.files import content_hash
 from xtrain.tasks import formats, sources
 from xtrain.tasks.checking import DataSet, nothing_left
 from xtrain.tasks.encoding import PairTokenizer, tokenizer_hash
@@ -46,7 +46,7 @@ def prepare(
 ) -> Shard:
     """The shard of ``split`` of a task in ``language``: opened if it is there, else made.
 
-    ``encoder_folder`` holds the tokenizer (and ``config.json``), ``max_length`` is in tokens, special ones
+    ``encoder_folder`` holds the tokenizer, ``max_length`` is in tokens, special ones
     included; ``sample`` draws so many examples, or takes all if there are no more. It is safe to call it from
     several processes at once. Raises one :class:`UserError` with up to 20 problems of the data.
     """
@@ -54,7 +54,6 @@ def prepare(
     path = _path(out_root, spec, split, language, recipe)
     if damage(path) is None:
         return Shard.open(path)
-    _check_length(max_length, encoder_folder)
     problems = ProblemList()
 
     def read() -> Iterator[Any]:
@@ -285,24 +284,6 @@ class _Collected:
         }
         return write_shard(
             path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest, self.notes
-        )
-
-
-def _check_length(max_length: int, encoder_folder: Path) -> None:
-    config = encoder_folder / "config.json"
-    if not config.is_file():
-        return
-    settings = read_json(config)
-    positions = settings.get("max_position_embeddings")
-    most = None if positions is None else positions - settings.get("pad_token_id", 1) - 1
-    if most is not None and max_length > most:
-        raise UserError(
-            Problem(
-                "recipe: max_length",
-                f"{max_length} is more than the base model in {encoder_folder} has positions for",
-                allowed=f"at most {most}",
-                remedy="lower max_length in the study's recipe",
-            )
         )
 
 

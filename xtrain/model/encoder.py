@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import XLMRobertaConfig
 
 from xtrain.data.batches import PackedBatch
 from xtrain.model.attention import (
@@ -24,6 +23,7 @@ from xtrain.model.attention import (
     packed_attention,
     padded_plan,
 )
+from xtrain.model.config_file import EncoderConfig
 from xtrain.model.dropout import DropoutKeys, dropout
 from xtrain.model.modules import XLMRobertaModules
 from xtrain.model.vocabulary import UsedVocabulary
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
     remap: Tensor | None
 
     def __init__(
-        self, config: XLMRobertaConfig, vocabulary: UsedVocabulary | None = None, dropout: float | None = None
+        self, config: EncoderConfig, vocabulary: UsedVocabulary | None = None, dropout: float | None = None
     ) -> None:
         """``config`` stays as it is (it is exported); ``dropout`` goes before its two probabilities."""
         super().__init__()
@@ -68,8 +68,8 @@ class Encoder(nn.Module):
 
     @property
     def max_length(self) -> int:
-        """The most tokens that a sequence can have: position rows up to the padding index are not used."""
-        return int(self.config.max_position_embeddings) - int(self.config.pad_token_id) - 1
+        """The most tokens that a sequence can have."""
+        return self.config.max_length
 
     @property
     def num_sites(self) -> int:
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
         return p if self.training else 0.0
 
 
-def _packed_modules(config: XLMRobertaConfig, vocabulary: UsedVocabulary | None) -> Any:
+def _packed_modules(config: EncoderConfig, vocabulary: UsedVocabulary | None) -> Any:
     """The modules on meta, with an embedding table of the used rows."""
     with torch.device("meta"):
         if vocabulary is None:

@@ -13,12 +13,13 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import XLMRobertaConfig
 
 from xtrain.checkpoints import sync_folder
 from xtrain.files import Staging, make_folder, read_json, through, write_json, writing
-from xtrain.model.loading import ARCHITECTURES, TOKENIZER_FILES, WORD_EMBEDDINGS
+from xtrain.model.config_file import ARCHITECTURES, EncoderConfig
+from xtrain.model.loading import TOKENIZER_FILES
 from xtrain.model.tensor_files import TensorFileWriter
+from xtrain.model.weight_files import WORD_EMBEDDINGS, checked
 from xtrain.model.weight_sources import InMemory, WeightSource
 
 BLOCK = 16 * 2**20
@@ -43,7 +44,7 @@ class SavedHead:
 def save_encoder(
     weights: WeightSource | Mapping[str, Tensor],
     heads: Mapping[str, SavedHead],
-    config: XLMRobertaConfig,
+    config: EncoderConfig,
     tokenizer_folder: Path,
     out: Path,
     notes: Mapping[str, Any] | None = None,
@@ -86,6 +87,8 @@ def load_heads(folder: Path) -> dict[str, SavedHead]:
     if not (folder / _HEADS_INDEX).is_file():
         return {}
     index, tensors = read_json(folder / _HEADS_INDEX), load_file(folder / _HEADS_FILE)
+    for name, value in tensors.items():
+        checked(value, name, folder / _HEADS_FILE)
     return {
         task: SavedHead(
             entry["format"],
@@ -96,8 +99,8 @@ def load_heads(folder: Path) -> dict[str, SavedHead]:
     }
 
 
-def _write_config(config: XLMRobertaConfig, folder: Path) -> None:
-    values = config.to_diff_dict()
+def _write_config(config: EncoderConfig, folder: Path) -> None:
+    values = {key: value for key, value in config.values.items() if key != "torch_dtype"}  # the older name of dtype
     values |= {"architectures": [ARCHITECTURES[config.model_type]], "dtype": "float32"}
     write_json(folder / "config.json", values)
 

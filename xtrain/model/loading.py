@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, XLMRobertaConfig
 
 from xtrain import starter
-from xtrain.errors import Problem, UserError, listed, raise_if_any
-from xtrain.files import read_json, sha256
+from xtrain.errors import Problem, UserError, listed
+from xtrain.files import content_hash, write_json
+from xtrain.model.config_file import EncoderConfig, read_config
 from xtrain.model.encoder import Encoder
 from xtrain.model.vocabulary import UsedVocabulary
+from xtrain.model.weight_files import (
+    INDEX,
+    WORD_EMBEDDINGS,
+    check_float,
+    check_values,
+    checked,
+    find_encoder,
+    no_safetensors,
+    num_parameters,
+    read_places,
+    weight_files,
+)
+from xtrain.tasks.encoding import PairTokenizer, tokenizer_file, tokenizer_hash
+from xtrain.tasks.hashes import file_hash
 from xtrain.tasks.hub_repository import locate
 
-ARCHITECTURES = {  # model_type: its class in transformers; all have the same tensors and arithmetic
-    "xlm-roberta": "XLMRobertaModel",
-    "roberta": "RobertaModel",
-    "camembert": "CamembertModel",
-}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,9 +44,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
-_INDEX = "model.safetensors.index.json"
-_WANTED = ("config.json", _INDEX, *TOKENIZER_FILES)  # of a hub repository, beside the weights
+_WANTED = ("config.json", INDEX, *TOKENIZER_FILES)  # of a hub repository, beside the weights
 KNOWN_BASES = (
     "FacebookAI/xlm-roberta-base",
     "FacebookAI/xlm-roberta-large",
@@ -48,6 +55,7 @@ KNOWN_BASES = (
     "M-CLIP/XLM-Roberta-Large-Vit-B-32",
 )
 """Ids to propose for a wrong one."""
+_CHECKED = 1  # raise it when check_base would find more
 _CHUNK_ROWS = 16384  # of the embedding table read at once, when only some rows are kept
 
 
@@ -82,8 +90,8 @@ def resolve(base: str, revision: str = "main") -> Path:
     Of a hub repository only configuration, tokenizer and safetensors are fetched, at the commit that
     ``revision`` (a branch, tag or commit) stands for; the folder is named after it. Raises
     :class:`UserError` if there is no such directory, repository or revision, if it may not be read, if it is
-    not in the local cache and there is no network, if there are no safetensors, or if the model is not of
-    XLM-R's shape.
+    not in the local cache and there is no network, or if the model is none that an encoder can be filled from
+    (:func:`check_base`).
     """
     if base == "starter":
         folder = starter.model_folder()
@@ -99,9 +107,40 @@ def resolve(base: str, revision: str = "main") -> Path:
         )
     else:
         folder = _from_hub(base, revision)
-    read_config(folder)
-    _weight_files(folder)
+    check_base(folder)
     return folder
+
+
+def check_base(folder: Path) -> None:
+    """Raise a :class:`UserError` unless an encoder can be filled from ``folder``, and all of its tokens embedded.
+
+    The configuration and the headers are looked at each time; what takes seconds, whether all weights are finite and
+    what the tokenizer's largest id is, once for each content: the cache folder remembers what was found right.
+    """
+    config = read_config(folder)
+    tensors = find_encoder(folder, config)
+    tokenizer_file(folder)
+    key = content_hash([_CHECKED, base_fingerprint(folder), tokenizer_hash(folder)])
+    known = starter.cache_folder() / "checked" / f"{key}.json"
+    if known.is_file():
+        return
+    check_values(tensors)
+    _check_tokens(folder, config)
+    with contextlib.suppress(OSError, UserError):  # a cache that may not be written is no error
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known, {"folder": str(folder.absolute())})
+
+
+def _check_tokens(folder: Path, config: EncoderConfig) -> None:
+    """Every token must have a row in the embedding table, whether the data use it or not."""
+    vocabulary = PairTokenizer(folder).vocabulary()
+    beyond = sorted((number, token) for token, number in vocabulary.items() if number >= config.vocab_size)
+    if beyond:
+        what = f"its largest token id is {beyond[-1][0]}, and the embedding table has {config.vocab_size} rows"
+        what += f": {listed((repr(token) for _, token in beyond), most=5)}"
+        remedy = f"remove the added tokens, or give them rows: model.resize_token_embeddings({beyond[-1][0] + 1})"
+        allowed = f"token ids from 0 to {config.vocab_size - 1}"
+        raise UserError(Problem(str(tokenizer_file(folder)), what, allowed, remedy))
 
 
 def _from_hub(base: str, revision: str) -> Path:
@@ -114,33 +153,9 @@ def _from_hub(base: str, revision: str) -> Path:
         raise UserError(Problem(base, "has no config.json", "a model of XLM-R's shape in the format of transformers"))
     if not any(name.endswith(".safetensors") for name in wanted):
         pickled = [name for name in repository.files if name.endswith(".bin")]
-        raise UserError(_no_safetensors(base, pickled, f"./{base.rpartition('/')[2]}"))
+        raise UserError(no_safetensors(base, pickled, f"./{base.rpartition('/')[2]}"))
+    read_config(repository.fetch(["config.json"]))  # before gigabytes of weights that cannot be taken
     return repository.fetch(wanted)
-
-
-def read_config(folder: Path) -> XLMRobertaConfig:
-    """The configuration in ``folder``; another architecture than :data:`ARCHITECTURES` is an error."""
-    path = folder / "config.json"
-    values = read_json(path)
-    model_type = values.get("model_type") if isinstance(values, dict) else None
-    if model_type not in ARCHITECTURES:
-        raise UserError(
-            Problem(
-                f"{path}: model_type",
-                f"{model_type!r} is not of XLM-R's shape",
-                allowed=listed(ARCHITECTURES),
-                remedy="choose another base; multilingual ones are FacebookAI/xlm-roberta-base and -large",
-            )
-        )
-    if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder"):
-        raise UserError(
-            Problem(str(path), "is a decoder or has relative positions", "an encoder with absolute positions")
-        )
-    config = AutoConfig.for_model(**{key: value for key, value in values.items() if key != "architectures"})
-    if config.hidden_size % config.num_attention_heads:
-        what = f"{config.num_attention_heads} heads cannot share hidden_size = {config.hidden_size}"
-        raise UserError(Problem(f"{path}: num_attention_heads", what, remedy="fetch the model again: this is no XLM-R"))
-    return cast(XLMRobertaConfig, config)
 
 
 def load_encoder(
@@ -150,58 +165,57 @@ def load_encoder(
 
     ``dropout`` replaces the configuration's probabilities, ``kept_rows`` (any shape, int64) are the token
     ids whose embeddings are kept (all if None). Tensors are read one by one, so that no second copy of
-    the model is ever in memory. Raises :class:`UserError` if a tensor is missing or has another shape.
+    the model is ever in memory. Raises :class:`UserError` if a tensor is missing, has another shape, holds no
+    floating-point numbers, or a number that is not finite.
     """
     config = read_config(folder)
+    tensors = find_encoder(folder, config)
     vocabulary = None if kept_rows is None else used_vocabulary(config, kept_rows)
     encoder = Encoder(config, vocabulary, dropout)
-    places = _places(folder)
-    prefix = _prefix(places, folder)
-    shapes = {name: list(tensor.shape) for name, tensor in encoder.model.state_dict().items()}
-    shapes[WORD_EMBEDDINGS] = [config.vocab_size, config.hidden_size]
-    _check(folder, places, prefix, shapes)
     weights: dict[str, Tensor] = {}
-    for path in sorted({places[prefix + name] for name in shapes}):
+    for path, names in tensors.by_file():
         with safe_open(path, framework="pt") as file:
-            for name in (name for name in shapes if places[prefix + name] == path):
+            for name in names:
+                whole = tensors.prefix + name
                 if name == WORD_EMBEDDINGS and vocabulary is not None:
-                    weights[name] = _rows(file.get_slice(prefix + name), vocabulary.kept, dtype)
+                    weights[name] = _rows(file.get_slice(whole), vocabulary.kept, dtype, whole, path)
                 else:
-                    weights[name] = file.get_tensor(prefix + name).to(dtype, copy=True)
+                    weights[name] = checked(file.get_tensor(whole), whole, path, dtype)
     encoder.model.load_state_dict(weights, assign=True)
     encoder.requires_grad_(True)
     encoder.folder = folder
     report = LoadReport(
-        num_tensors=len(shapes),
-        num_parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
-        unused=tuple(sorted(set(places) - {prefix + name for name in shapes})),
+        num_tensors=len(tensors.shapes),
+        num_parameters=num_parameters(tensors.shapes),
+        unused=tensors.unused,
         kept_rows=len(weights[WORD_EMBEDDINGS]),
         vocab_size=config.vocab_size,
     )
     return encoder, report
 
 
-def used_vocabulary(config: XLMRobertaConfig, used: Tensor) -> UsedVocabulary:
+def used_vocabulary(config: EncoderConfig, used: Tensor) -> UsedVocabulary:
     """What is kept in memory of the vocabulary of ``config`` where the token ids ``used`` (any shape) occur."""
-    special = [token for token in (config.bos_token_id, config.eos_token_id) if token is not None]
+    special = [config.bos_token_id, config.eos_token_id]
     return UsedVocabulary(used, config.vocab_size, special, config.pad_token_id)
 
 
 def locate_word_embeddings(folder: Path) -> tuple[Path, str]:
     """The file in ``folder`` that the word embedding table is in, and its name there."""
-    places = _places(folder)
-    name = _prefix(places, folder) + WORD_EMBEDDINGS
-    return places[name], name
+    tensors = find_encoder(folder, read_config(folder))
+    name = tensors.prefix + WORD_EMBEDDINGS
+    return tensors.places[name].path, name
 
 
 def read_part(folder: Path, part: str) -> dict[str, Tensor]:
     """The tensors in ``folder`` whose names begin with ``part``, by the rest of their names, fp32."""
     found: dict[str, Tensor] = {}
-    places = {name: path for name, path in _places(folder).items() if name.startswith(part)}
-    for path in sorted(set(places.values())):
+    places = {name: place for name, place in read_places(folder).items() if name.startswith(part)}
+    check_float(places)
+    for path in sorted({place.path for place in places.values()}):
         with safe_open(path, framework="pt") as file:
-            for name in (name for name in places if places[name] == path):
-                found[name.removeprefix(part)] = file.get_tensor(name).to(torch.float32, copy=True)
+            for name in (name for name in places if places[name].path == path):
+                found[name.removeprefix(part)] = checked(file.get_tensor(name), name, path, torch.float32)
     return found
 
 
@@ -214,105 +228,18 @@ def base_fingerprint(folder: Path) -> str:
     if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name):
         return folder.name
     digest = hashlib.sha256()
-    for path in [folder / "config.json", *_weight_files(folder)]:
-        status = path.stat()
-        digest.update(f"{path.name} {_hash(path, status.st_size, status.st_mtime_ns)}\n".encode())
+    for path in [folder / "config.json", *weight_files(folder)]:
+        digest.update(f"{path.name} {file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
-_HASHES: dict[tuple[Path, int, int], str] = {}
-
-
-def _hash(path: Path, size: int, modified: int) -> str:
-    key = (path.absolute(), size, modified)
-    if key not in _HASHES:
-        _HASHES[key] = sha256(path)
-    return _HASHES[key]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model in ``folder``, sorted."""
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    if (folder / _INDEX).is_file():
-        index = read_json(folder / _INDEX)
-        files = sorted({folder / str(file) for file in index.get("weight_map", {}).values()})
-        raise_if_any(
-            Problem(str(file), "missing, though the index names it", remedy="fetch the model again")
-            for file in files
-            if not file.is_file()
-        )
-        return files
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
-    raise UserError(_no_safetensors(str(folder), pickled, f"{folder}-safe"))
-
-
-def _no_safetensors(where: str, pickled: list[str], copy: str) -> Problem:
-    remedy = "name a directory or a hub repository that has model.safetensors"
-    if pickled:
-        remedy = (
-            "convert it, for it may run code when read: python -c 'from transformers import AutoModel; "
-            f'AutoModel.from_pretrained("{where}").save_pretrained("{copy}")\', '
-            "and copy the tokenizer's files beside it"
-        )
-    what = "no model.safetensors" + (f", only {listed(pickled, most=3)}" if pickled else "")
-    return Problem(where, what, "weights as safetensors", remedy)
-
-
-def _places(folder: Path) -> dict[str, Path]:
-    """Name of each tensor in ``folder`` and the file that it is in."""
-    places = {}
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                places.update(dict.fromkeys(file.keys(), path))
-        except SafetensorError as error:
-            problem = Problem(str(path), f"not safetensors: {error}", remedy="fetch or copy the file again")
-            raise UserError(problem) from None
-    return places
-
-
-def _prefix(places: dict[str, Path], folder: Path) -> str:
-    """What stands before the encoder's names in the file, such as "roberta."; nothing if nothing is found."""
-    found = sorted(name.removesuffix(WORD_EMBEDDINGS) for name in places if name.endswith(WORD_EMBEDDINGS))
-    if len(found) > 1:
-        problem = Problem(str(folder), f"holds {len(found)} encoders, under {listed(map(repr, found))}", "one encoder")
-        raise UserError(problem)
-    return found[0] if found else ""
-
-
-def _check(folder: Path, places: dict[str, Path], prefix: str, shapes: dict[str, list[int]]) -> None:
-    """Raise one :class:`UserError` with all tensors that are missing or have another shape."""
-    missing = [name for name in shapes if prefix + name not in places]
-    other = [
-        f"{name} {found}, not {shapes[name]}"
-        for name, found in _shapes(places, prefix, [name for name in shapes if name not in missing])
-        if found != shapes[name]
-    ]
-    where, of = str(folder), f"of the encoder's {len(shapes)} tensors"
-    remedy = "fetch or export the model again; an encoder is never trained from weights that were not loaded"
-    problems = []
-    if missing:
-        problems.append(Problem(where, f"{len(missing)} {of} are missing: {listed(missing)}", remedy=remedy))
-    if other:
-        what = f"{len(other)} {of} have another shape than config.json says: {listed(other)}"
-        problems.append(Problem(where, what, remedy=remedy))
-    raise_if_any(problems)
-
-
-def _shapes(places: dict[str, Path], prefix: str, names: list[str]) -> Iterator[tuple[str, list[int]]]:
-    for path in sorted({places[prefix + name] for name in names}):
-        with safe_open(path, framework="pt") as file:
-            for name in (name for name in names if places[prefix + name] == path):
-                yield name, list(file.get_slice(prefix + name).get_shape())
-
-
-def _rows(table: Any, kept: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows ``kept`` (K,) sorted of a table on disk, read in chunks: (K, H)."""
+def _rows(table: Any, kept: Tensor, dtype: torch.dtype, name: str, path: Path) -> Tensor:
+    """Rows ``kept`` (K,) sorted of the table ``name`` on disk, read in chunks: (K, H)."""
     height, width = table.get_shape()
     rows = torch.empty(len(kept), width, dtype=dtype)
     for start in range(0, height, _CHUNK_ROWS):
         first, last = torch.searchsorted(kept, torch.tensor([start, start + _CHUNK_ROWS])).tolist()
         if first < last:
-            rows[first:last] = table[start : start + _CHUNK_ROWS][kept[first:last] - start].to(dtype)
+            wanted = table[start : start + _CHUNK_ROWS][kept[first:last] - start]
+            rows[first:last] = checked(wanted, name, path, dtype)
     return rows

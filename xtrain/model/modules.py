@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import XLMRobertaConfig
 
+from xtrain.model.config_file import EncoderConfig
 from xtrain.model.dropout import DropoutAddNorm
 
 
 class XLMRobertaModules(nn.Module):
     """Embeddings and blocks of ``config``; ``num_rows`` of the word embeddings, of which ``padding_row`` is padding."""
 
-    def __init__(self, config: XLMRobertaConfig, num_rows: int | None = None, padding_row: int | None = None) -> None:
+    def __init__(self, config: EncoderConfig, num_rows: int | None = None, padding_row: int | None = None) -> None:
         super().__init__()
         self.embeddings = _Embeddings(config, num_rows, padding_row)
         self.encoder = nn.Module()
@@ -25,7 +25,7 @@ class XLMRobertaModules(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, config: XLMRobertaConfig, num_rows: int | None, padding_row: int | None) -> None:
+    def __init__(self, config: EncoderConfig, num_rows: int | None, padding_row: int | None) -> None:
         super().__init__()
         hidden, pad = config.hidden_size, config.pad_token_id
         rows, row = config.vocab_size if num_rows is None else num_rows, pad if padding_row is None else padding_row
@@ -38,7 +38,7 @@ class _Embeddings(nn.Module):
 class _Block(nn.Module):
     """``attention.self.query``, ``key``, ``value``; ``attention.output``; ``intermediate``; ``output``."""
 
-    def __init__(self, config: XLMRobertaConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
         projections = nn.Module()
@@ -52,7 +52,7 @@ class _Block(nn.Module):
 
 
 class _Intermediate(nn.Module):
-    def __init__(self, config: XLMRobertaConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_act_fn = _activation(config.hidden_act)
@@ -65,7 +65,7 @@ class _Intermediate(nn.Module):
 class _Output(nn.Module):
     """The end of a block's half: dense, dropout, residual, LayerNorm."""
 
-    def __init__(self, inputs: int, config: XLMRobertaConfig) -> None:
+    def __init__(self, inputs: int, config: EncoderConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(inputs, config.hidden_size)
         self.LayerNorm = DropoutAddNorm([config.hidden_size], config.layer_norm_eps)
@@ -76,8 +76,9 @@ class _Output(nn.Module):
 
 
 def _activation(name: str) -> nn.Module:
+    """One of :data:`xtrain.model.config_file.ACTIVATIONS`."""
     if name == "gelu":
         return nn.GELU()
-    from transformers.activations import ACT2FN  # no known checkpoint of this shape comes here
-
-    return cast(nn.Module, ACT2FN[name])
+    if name == "relu":
+        return nn.ReLU()
+    return nn.SiLU() if name in ("silu", "swish") else nn.GELU(approximate="tanh")

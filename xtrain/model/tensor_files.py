@@ -20,7 +20,8 @@ from xtrain.checkpoints import FileEntry
 # The format: https://github.com/huggingface/safetensors#format. Eight bytes with the length of a JSON header (little
 # endian), the header with each tensor's dtype, shape and place, then the tensors' bytes without gaps.
 _ITEM = 4  # bytes of an fp32 number; nothing else is written here
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""What weights may be: plain floating-point numbers."""
 _CHUNK = 16 * 2**20  # bytes that are hashed and written at once
 _HEADER_LIMIT = 100 * 2**20  # as safetensors has it: a longer header is no header
 
@@ -104,7 +105,7 @@ class TensorFile:
             header: dict[str, Any] = json.loads(text)
             self.metadata: dict[str, str] = header.pop("__metadata__", {})
             self.shapes: dict[str, tuple[int, ...]] = {name: tuple(entry["shape"]) for name, entry in header.items()}
-            self._dtypes: dict[str, str] = {name: entry["dtype"] for name, entry in header.items()}
+            self.dtypes: dict[str, str] = {name: str(entry["dtype"]) for name, entry in header.items()}
             self._begin = {name: 8 + length + int(entry["data_offsets"][0]) for name, entry in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is not a safetensors file: its header cannot be read") from error
@@ -115,9 +116,9 @@ class TensorFile:
         Raises ``ValueError`` for a tensor of integers and for a file that ends too early.
         """
         stop = prod(self.shapes[name]) if stop is None else stop
-        dtype = _DTYPES.get(self._dtypes[name])
+        dtype = DTYPES.get(self.dtypes[name])
         if dtype is None:
-            raise ValueError(f"{self.path}: {name} is {self._dtypes[name]}, not {', '.join(_DTYPES)}")
+            raise ValueError(f"{self.path}: {name} is {self.dtypes[name]}, not {', '.join(DTYPES)}")
         found = torch.empty(stop - start, dtype=torch.float32) if out is None else out
         direct = dtype == torch.float32 and found.device.type == "cpu" and found.is_contiguous()
         if direct and found.dtype == torch.float32:

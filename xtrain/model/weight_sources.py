@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from xtrain.model.loading import WORD_EMBEDDINGS, locate_word_embeddings
+from xtrain.model.loading import locate_word_embeddings
 from xtrain.model.tensor_files import TensorFile
 from xtrain.model.vocabulary import UsedVocabulary
+from xtrain.model.weight_files import WORD_EMBEDDINGS
 
 
 class WeightSource(Protocol):

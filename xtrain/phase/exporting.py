@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import XLMRobertaConfig
 
 from xtrain.checkpoints import Manifest, damage, read_manifest
 from xtrain.checkpoints.folder import TRAINER
@@ -17,9 +16,11 @@ from xtrain.data import Shard
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.model import SavedHead, save_encoder
-from xtrain.model.loading import WORD_EMBEDDINGS, read_config, used_vocabulary
+from xtrain.model.config_file import EncoderConfig, read_config
+from xtrain.model.loading import used_vocabulary
 from xtrain.model.phase_model import ENCODER_PREFIX, HEADS_PREFIX
 from xtrain.model.sharded_weights import ShardedWeights
+from xtrain.model.weight_files import WORD_EMBEDDINGS
 from xtrain.model.weight_sources import Expanded, LazyTensors, Part, WeightSource, base_table
 from xtrain.phase.file import PhaseFile
 from xtrain.phase.heads import shared_heads
@@ -93,7 +94,7 @@ def _open(run: RunDirectory, checkpoint: Path) -> tuple[Manifest, ShardedWeights
 
 
 def _whole_vocabulary(
-    trained: WeightSource, run: RunDirectory, phase: PhaseFile, checkpoint: Path, config: XLMRobertaConfig
+    trained: WeightSource, run: RunDirectory, phase: PhaseFile, checkpoint: Path, config: EncoderConfig
 ) -> WeightSource:
     """The encoder's weights with every word embedding, those included that were not trained."""
     rows = trained.shapes[WORD_EMBEDDINGS][0]

@@ -14,8 +14,8 @@ def new_head(spec: TaskSpec, encoder: Encoder, dropout: float) -> Head:
     """A new head for ``spec`` on ``encoder``, drawn from torch's default generator."""
     config = encoder.config
     return build_head(
-        spec.format, encoder.hidden_size, len(spec.labels), dropout, vocab_size=int(config.vocab_size),
-        layer_norm_eps=float(config.layer_norm_eps), options=spec.options,
+        spec.format, encoder.hidden_size, len(spec.labels), dropout, vocab_size=config.vocab_size,
+        layer_norm_eps=config.layer_norm_eps, options=spec.options,
     )  # fmt: skip
 
 
