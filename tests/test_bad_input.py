@@ -142,6 +142,11 @@ def test_another_architecture(toy: Toy) -> None:
     refused(toy.run("s", **SHORT), "config.json", "'gpt2'", "xlm-roberta")
 
 
+def test_more_tokens_than_positions(toy: Toy) -> None:
+    result = toy.run("s", "--set", "recipe.target.max_length=513", **SHORT)
+    refused(result, "recipe of none/toy-s0: max_length: 513 is more than the base model", "at most 512")
+
+
 def test_missing_encoder_tensors(toy: Toy) -> None:
     shutil.copytree(toy.base, toy.root / "holes")
     toy.base = toy.root / "holes"

@@ -121,13 +121,6 @@ def test_all_problems_of_a_file_at_once(data: Path, tiny_model: Path) -> None:
     assert list((data / "out").rglob("*.tmp")) == []
 
 
-def test_more_tokens_than_positions(data: Path, tiny_model: Path) -> None:
-    with pytest.raises(UserError, match="513 is more than the base model") as caught:
-        make(data, tiny_model, 513)
-    assert "at most 512" in str(caught.value)
-    assert len(make(data, tiny_model, 512)) == 60
-
-
 def test_progress(data: Path, tiny_model: Path) -> None:
     seen: list[int] = []
     make(data, tiny_model, progress=seen.append)
