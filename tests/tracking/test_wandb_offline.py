@@ -112,16 +112,21 @@ def test_a_difference_is_found(tmp_path: Path) -> None:
     assert "no offline run" in compare(RunDirectory(tmp_path / "nothing"))[0]
 
 
-def test_off_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    phase = Phase(tmp_path / "phase")
+@pytest.mark.parametrize("switch", ["", "WANDB_DISABLED"])
+def test_off_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    """Whoever turns it off; a switch of W&B's is named in one line, and on record."""
+    if switch:
+        monkeypatch.setenv(switch, "true")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    phase = Phase(tmp_path / "phase", TrackingSettings(mode="online" if switch else "off"))
     phase.train(range(1, 4))
     phase.score()
     phase.save_encoder()
     assert phase.wandb.finish()
     assert not phase.dir.wandb.exists()
-    assert phase.said == []
-    assert not phase.dir.events.exists()
+    assert phase.said == (["W&B: off (WANDB_DISABLED=true)"] if switch else [])
+    assert [event["why"] for event in phase.events("tracking_off")] == (["WANDB_DISABLED=true"] if switch else [])
+    assert phase.events("tracking_started") == []
 
 
 def test_no_key_reaches_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

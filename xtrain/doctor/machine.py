@@ -15,7 +15,7 @@ from xtrain.doctor.folders import check_folder, disk_wanted, look_at, node_local
 from xtrain.doctor.hardware import BUILD_TOOLS, Hardware, this_machine
 from xtrain.doctor.versions import check_versions
 from xtrain.study import Engine
-from xtrain.tracking.settings import TrackingSettings, chosen_mode
+from xtrain.tracking.settings import TrackingSettings, chosen
 
 LEAST_MEMORY = 4 * 2**30
 WANTED_MEMORY = 16 * 2**30  # a rank of XLM-R Large on its way into a GPU, and a copy of its state on its way to disk
@@ -196,11 +196,12 @@ def check_open_files(limit: int, where: str = "") -> Finding:
 
 def check_tracking(environ: Mapping[str, str]) -> Finding:
     """Whether runs will appear on W&B; a key is looked for and never shown."""
-    mode = chosen_mode(TrackingSettings(), environ)
-    if mode in ("off", "offline"):
-        what = "nothing is written" if mode == "off" else "offline runs are written into the run directories"
-        to_do = "unset WANDB_MODE to upload" + ("" if mode == "off" else "; wandb sync uploads what there is later")
-        return note("W&B", f"WANDB_MODE={environ.get('WANDB_MODE')}: {what}", to_do)
+    choice = chosen(TrackingSettings(), environ, Path.cwd())
+    if choice.mode in ("off", "offline"):
+        off = choice.mode == "off"
+        what = "nothing is written" if off else "offline runs are written into the run directories"
+        to_do = "take that away to upload" + ("" if off else "; wandb sync uploads what there is later")
+        return note("W&B", f"{choice.why}: {what}", to_do)
     server = environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     if has_key(environ, server):
         return ok("W&B", f"a key for {server} is there; runs are uploaded")

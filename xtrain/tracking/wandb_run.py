@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from typing import Any
 import xtrain
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking.record import number, plain
-from xtrain.tracking.settings import DEFAULT_PROJECT, TrackingSettings, chosen_mode, finish_seconds
+from xtrain.tracking.settings import DEFAULT_PROJECT, TrackingSettings, chosen, finish_seconds
 
 QUEUE_ROWS = 10_000  # metrics rows that may wait; beyond that the newest are dropped and counted
 CLOSING_SECONDS = 15.0  # beyond the upload's time, for closing the local files on a busy machine
@@ -54,16 +55,21 @@ class WandbRun:
 
         ``study`` is W&B's group, ``phase_name`` its name, ``kind`` its job type. ``on_event(kind, **fields)``
         gets ``tracking_started``, ``tracking_problem`` and ``tracking_finished``, from another thread;
-        ``say`` gets one line that names where the run is.
+        ``say`` gets one line that names where the run is, or the switch that turned W&B off.
         """
-        run = cls(run_dir, settings, on_event, say)
-        mode = chosen_mode(settings, os.environ)
-        if mode != "off":
+        choice = chosen(settings, os.environ, Path.cwd())
+        settings = dataclasses.replace(settings, encoders=choice.encoders)
+        run = cls(run_dir, settings, on_event, (lambda text: None) if choice.silent else say)
+        if choice.mode == "off" and choice.why:
+            run._event("tracking_off", why=choice.why)
+            say(f"W&B: off ({choice.why})")
+        if choice.mode != "off":
             project = settings.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
             run._begin(
                 {
                     "do": "start",
-                    "mode": mode,
+                    "mode": choice.mode,
+                    "why": choice.why,
                     "run_dir": str(run_dir.path.absolute()),
                     "project": project,
                     "entity": settings.entity or None,

@@ -96,7 +96,9 @@ class _Worker:
         """Report a ``tracking_problem``."""
         self._report(report="problem", what=what)
 
-    def _start(self, mode: str, run_dir: str, answer_seconds: float, watch_pid: int, **described: Any) -> None:
+    def _start(
+        self, mode: str, why: str, run_dir: str, answer_seconds: float, watch_pid: int, **described: Any
+    ) -> None:
         import wandb
 
         self.patience = answer_seconds
@@ -138,7 +140,8 @@ class _Worker:
             self._uploader = Uploader(earlier, Path(self._run.settings.sync_dir), self._report, answer_seconds)
             self._uploader.start()
         else:
-            self._report(report="say", text=f"W&B: offline; to upload: wandb sync {folder}")
+            why = f" ({described['why']})" if described["why"] else ""
+            self._report(report="say", text=f"W&B: offline{why}; to upload: wandb sync {folder}")
 
     def _log(self, step: int, row: dict[str, Any]) -> None:
         # With W&B's own counter given, rows of a later file never fall on those of an earlier one.
@@ -194,10 +197,8 @@ def _has_key() -> bool:
         from wandb.sdk import wandb_setup
         from wandb.sdk.lib import wbauth
 
-        settings = wandb_setup.singleton().settings
-        if settings.mode in ("offline", "dryrun", "disabled"):  # `wandb offline` was typed in this folder
-            return False
-        found = wbauth.authenticate_session(host=settings.base_url, source="xtrain", prompt=False, update_session=False)
+        server = wandb_setup.singleton().settings.base_url
+        found = wbauth.authenticate_session(host=server, source="xtrain", prompt=False, update_session=False)
         return found is not None
     except Exception:  # these are W&B's own modules, which another version may have arranged otherwise
         return bool(os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
