@@ -139,8 +139,6 @@ def prepare_all(
     A shard's bytes depend on none of this. ``room`` is as in :func:`xtrain.data.pool.over`; ``progress`` is told of
     shards that are there. Raises one :class:`UserError` with the problems of all.
     """
-    for length in sorted({one.max_length for one in wanted}):
-        _check_length(length, encoder_folder)
     new = [one for one in wanted if not one.is_there(encoder_folder, data_root, out_root)]
     progress(len(wanted) - len(new))
     if not new:
