@@ -23,6 +23,7 @@ SLOW = (
     "test_damage",
     "test_disk",
     "test_hangs",
+    "test_exact",
     "test_ranks",
     "test_watchdog",
     "test_local",

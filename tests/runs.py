@@ -21,6 +21,7 @@ from xtrain.runner import open_study, write_phase
 from xtrain.tracking.record import read_events, read_metrics
 
 STEPS, SAVE_EVERY, EVAL_EVERY = 12, 3, 4
+TIMES = ("tokens_per_second", "examples_per_second", "seconds", "save_stall_seconds", "mfu", "tflops")
 
 
 def settings(stage: int, *, recipe: Mapping[str, Any] | None = None, **engine: Any) -> dict[str, Any]:
@@ -92,16 +93,19 @@ class Nursery:
         self, run: Path, ranks: int = 2, fault: Mapping[str, Any] | None = None, environment: Mapping[str, str] = {}
     ) -> list[int]:
         """Start the ranks of a job; returns their process ids."""
-        assert self.process.stdin is not None
         self._began, self._logs = time.monotonic(), run / "logs"
         for old in [*self._logs.glob("rank-*.log"), *self._logs.glob("beginning.json")]:
             old.unlink()
         job = {"run": str(run), "ranks": ranks, "fault": dict(fault or {}),
                "logs": str(self._logs), "environment": dict(environment)}  # fmt: skip
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        self.pids = self._answer()["pids"]
+        self.pids = self._asked(job)
         return self.pids
+
+    def start_command(self, *arguments: str, log: Path) -> int:
+        """Start ``python -m xtrain ARGUMENTS``; its process id. Its ranks are its children, in their order."""
+        self._began, self._logs = time.monotonic(), log.parent
+        self.pids = self._asked({"command": arguments, "log": str(log), "environment": {}})
+        return self.pids[0]
 
     def wait(self) -> Ended:
         """Wait until all ranks have ended."""
@@ -117,6 +121,13 @@ class Nursery:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(30)
+
+    def _asked(self, job: Mapping[str, Any]) -> list[int]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        pids: list[int] = self._answer()["pids"]
+        return pids
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -154,6 +165,12 @@ def same_weights(one: Path, other: Path) -> bool:
     return all((one / f / name).read_bytes() == (other / f / name).read_bytes() for f in folders for name in names)
 
 
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """All of ``metrics.jsonl`` but what the clock says; "step" is in each line."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in ("time", *TIMES)} for line in lines]
+
+
 def steps_recorded(run: Path) -> list[int]:
     """The steps of which ``metrics.jsonl`` has the loss, in its order."""
     return [line["step"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
@@ -169,12 +186,12 @@ def left_over(run: Path) -> list[str]:
     return sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.suffix in (".tmp", ".old"))
 
 
-def wait_until(there: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Return once it is so."""
+def wait_until(there: Callable[[], bool], seconds: float = 120.0, pause: float = 0.005) -> None:
+    """Return once it is so; looks every ``pause`` seconds."""
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end
-        time.sleep(0.005)
+        time.sleep(pause)
 
 
 TABLE = "XTRAIN_FAULT_TABLE"  # the file that gets a line for each case, if this names one

@@ -4,6 +4,7 @@ Reads one JSON object a line from its input: ``{"run", "ranks", "fault", "logs",
 with two lines: ``{"pids": [...]}`` as soon as the ranks run, ``{"codes": [...]}`` when all have ended (negative: the
 signal). A rank is what ``python train.py RUN`` is, with a fault built in where the job names one (see faults.py). The
 ranks of a job are a process group of their own. There is no launcher that would end the others when one has died.
+For ``{"command", "log"}`` there is: then it forks one process, which is ``python -m xtrain COMMAND`` (see command.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+import command
 import deepspeed  # imported here so that the forked ranks need not, as all that is marked "noqa: F401"
 import deepspeed.runtime.zero.muon.muon_optimizer  # it compiles functions: two seconds
 import disk_faults  # noqa: F401 - it adds to the faults
@@ -42,15 +44,25 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         pids: list[int] = []
-        with LocalRanks(job["ranks"]) as place:
-            for rank in range(job["ranks"]):
-                pid = os.fork()
-                if pid == 0:
-                    be_a_rank(job, rank, place)
-                os.setpgid(pid, pids[0] if pids else pid)
-                pids.append(pid)
+        if "command" in job:
+            pids.append(os.fork())
+            if not pids[0]:
+                command.be_the_command(job["command"], job["log"])
+        else:
+            start_ranks(job, pids)
         print(json.dumps({"pids": pids}), flush=True)
         print(json.dumps({"codes": wait_for(pids)}), flush=True)
+
+
+def start_ranks(job: dict[str, Any], pids: list[int]) -> None:
+    """Fork the ranks of a job; ``pids`` gets their numbers."""
+    with LocalRanks(job["ranks"]) as place:
+        for rank in range(job["ranks"]):
+            pid = os.fork()
+            if pid == 0:
+                be_a_rank(job, rank, place)
+            os.setpgid(pid, pids[0] if pids else pid)
+            pids.append(pid)
 
 
 def wait_for(pids: list[int]) -> list[int]:

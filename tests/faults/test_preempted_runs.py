@@ -6,12 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from long import with_long
 from runs import (
@@ -22,6 +20,7 @@ from runs import (
     Nursery,
     events,
     left_over,
+    metrics,
     note_case,
     reached,
     same_weights,
@@ -35,13 +34,6 @@ from xtrain.checkpoints import CheckpointFolder
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED
 
 LEFT = [EXIT_PREEMPTED, EXIT_PREEMPTED]
-TIMES = ("tokens_per_second", "examples_per_second", "seconds", "save_stall_seconds", "mfu", "tflops")
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """All of ``metrics.jsonl`` but what the clock says; "step" is in each line."""
-    lines = read_jsonl(run / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in ("time", *TIMES)} for line in lines]
 
 
 def left_after(run: Path, ended: Ended, name: str) -> dict[str, Any]:
@@ -245,39 +237,6 @@ def test_an_evaluation_phase(nursery: Nursery, tmp_path: Path, tiny_model: Path,
 def results(phase: Path) -> list[Path]:
     """What an evaluation phase leaves."""
     return sorted([*phase.glob("scores.json"), *phase.glob("predictions/*/*.jsonl")])
-
-
-@pytest.mark.parametrize("preemptions", with_long([5], [25]))
-def test_random_preemptions_in_one_run(
-    nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, preemptions: int
-) -> None:
-    """At random moments, random signals to random ranks: the weights of a run without any, and no step is lost."""
-    steps = 3 * preemptions
-    recipe = {"max_steps": steps}
-    other, run = undisturbed(2, recipe=recipe), new_run(settings(2, recipe=recipe))
-    rng, left, commits = np.random.default_rng(4), [], []
-    for number in range(preemptions):
-        ahead = int(rng.integers(0, 2 * (steps - reached(run)) // (preemptions - number + 1) + 1))
-        who, delay = RANKS[rng.integers(3)], float(rng.uniform(0.0, 0.05))
-        names = [SIGNALS[rng.integers(3)] for _ in range(int(rng.integers(1, 3)))]
-        pids = nursery.start(run)
-        wait_until(lambda: len(events(run, "start")) > number)  # noqa: B023 - called at once
-        goal = reached(run) + ahead
-        wait_until(lambda: reached(run) >= goal)  # noqa: B023
-        time.sleep(delay)
-        for rank in who:
-            for name in names:
-                os.kill(pids[rank], signal.Signals[name])
-        ended = nursery.wait()
-        event = left_after(run, ended, events(run)[-1].get("signal", ""))
-        assert event["signal"] in names
-        left.append(event["step"])
-        commits.append(event["seconds"])
-    again = nursery.run(run)
-    assert again.codes == [0, 0], again
-    is_as_undisturbed(run, other, [step for step in left if step])
-    note_case(f"{preemptions} random preemptions in one run", run, 0, again.seconds_to_recover,
-              signal_to_commit=max(commits))  # fmt: skip
 
 
 def test_the_command(

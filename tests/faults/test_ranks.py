@@ -22,11 +22,6 @@ FP32 = 1e-5  # the sums of a batch are made in another order, no more
 BF16 = 2e-3  # half of its last place in losses between 1 and 2, as those of an untrained choice of three
 
 
-def steady(stage: int, precision: str) -> dict[str, Any]:
-    """A study without dropout: its masks are keyed by example, but their use is not what is looked at here."""
-    return settings(stage, recipe={"dropout": 0.0}, precision=precision, log_example_ids=True)
-
-
 def losses(run: Path) -> Lines:
     """The lines of ``metrics.jsonl`` that have a loss."""
     return [line for line in read_jsonl(run / "metrics.jsonl") if "loss" in line]
@@ -43,7 +38,7 @@ def unchanged(
         key = stage, precision
         if key not in done:
             root = tmp_path_factory.mktemp(f"unchanged-{stage}-{precision}")
-            done[key] = make_run(root, tiny_model, toy_data, steady(stage, precision))
+            done[key] = make_run(root, tiny_model, toy_data, settings(stage, precision=precision, log_example_ids=True))
             ended = nursery.run(done[key], CHAIN[0])
             assert ended.codes == [0] * CHAIN[0], ended
         return done[key]
@@ -91,7 +86,7 @@ def test_four_two_three_one(
     precision: str,
     tolerance: float,
 ) -> None:
-    run = make_run(tmp_path / "run", tiny_model, toy_data, steady(stage, precision))
+    run = make_run(tmp_path / "run", tiny_model, toy_data, settings(stage, precision=precision, log_example_ids=True))
     lost = 0
     for ranks, (step, how), resumed in zip(CHAIN[:-1], LEAVE, RESUMED, strict=True):
         end_early(nursery, run, ranks, step, how)
@@ -111,7 +106,7 @@ def test_another_stage_with_another_number_of_ranks(
     """ZeRO 2, 3, 1, 0 with 2, 3, 2, 1 ranks: how the work is cut is no part of what the phase is."""
     root, seen = tmp_path / "run", set()
     for stage, ranks, leave in ((2, 2, 3), (3, 3, 5), (1, 2, 8), (0, 1, None)):
-        run = write_runs(root, tiny_model, toy_data, steady(stage, "fp32"))[0]
+        run = write_runs(root, tiny_model, toy_data, settings(stage, precision="fp32", log_example_ids=True))[0]
         seen.add(run)
         if leave is not None:
             end_early(nursery, run, ranks, leave, "signal")
