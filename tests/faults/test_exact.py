@@ -25,11 +25,13 @@ from tiny import make_tiny_model
 from toy import study, write_study
 
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED
+from xtrain.study import Recipe
 
 SEED = "XTRAIN_TORTURE_SEED"  # the torture of this seed alone
 SEEDS = [int(os.environ[SEED])] if SEED in os.environ else with_long([12], range(3, 12))
 FAULTS, STEPS, LAST_FAULT = 8, 600, 540
 SAVED, END = 290, 320  # the calm run's checkpoints
+NOT_FINITE = {"kind": "not finite", "steps": {"23": ["gradient", 0], "308": ["gradient", 0]}}  # they update nothing
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +77,14 @@ def test_four_interruptions_after_hundreds_of_steps(
     environment: Mapping[str, str],
 ) -> None:
     """Of 320 steps; lines of metrics have the mean loss of seven, so that a save comes in the middle of one."""
-    recipe = {"max_steps": 400, "batch_size": 4, "eval_every": 1000}
+    recipe = {"max_steps": 400, "batch_size": 4, "eval_every": 1000, "collapse_window": Recipe().collapse_window}
     changes = settings(stage, recipe=recipe, checkpoint_every=SAVED, log_every=7, **engine)
     compiled("ds_config" in engine)
     calm = make_run(tmp_path / "run", smaller, toy_data, changes)
 
     def until(run: Path, step: int, how: str = "SIGTERM") -> None:
-        fault = {"kind": "signal at", "place": "step", "step": step - 1, "who": [ranks - 1], "names": [how]}
+        end = {"kind": "signal at", "place": "step", "step": step - 1, "who": [ranks - 1], "names": [how]}
+        fault = {"kind": "several", "faults": [NOT_FINITE, end]}
         ended = nursery.run(run, ranks, fault, environment=environment)
         assert ended.codes in ([EXIT_PREEMPTED] * ranks, [-9], [1, -9]), ended
 
@@ -92,6 +95,7 @@ def test_four_interruptions_after_hundreds_of_steps(
     for step, how in ((300, "SIGTERM"), (306, "SIGKILL"), (311, "SIGTERM"), (END, "SIGTERM")):
         until(torn, step, how)
     assert [event["step"] for event in events(torn, "resume")] == [SAVED, 300, 300, 311]
+    assert len(events(calm, "step_skipped")) == 2
     assert not events(torn, "rounds_otherwise")
     same_state(torn, calm, END)
     assert metrics(torn) == metrics(calm)
@@ -141,7 +145,8 @@ def children(pid: int) -> list[int]:
 @pytest.fixture(scope="module")
 def tortured(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory, smaller: Path, toy_data: Path) -> Tortured:
     """The study of the tortures, and its calm run."""
-    recipe = {"max_steps": STEPS, "batch_size": 4, "eval_every": 60, "patience": 100}
+    recipe = {"max_steps": STEPS, "batch_size": 4, "eval_every": 60, "patience": 100,
+              "collapse_window": Recipe().collapse_window}  # fmt: skip
     changes = {**settings(2, recipe=recipe, checkpoint_every=25), "name": "torture"}
     one = Tortured(nursery, tmp_path_factory.mktemp("torture"), study(smaller, **changes), toy_data)
     one.start("calm")
