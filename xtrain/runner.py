@@ -154,11 +154,17 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
 
 def look_at_data(job: Job, console: Console) -> None:
     """Check and prepare what the phases read that have no result yet; the graph is written in between."""
-    failed: dict[str, str] = {}
-    phases = [p for p in job.graph.phases.values() if not _not_to_run(p, p.run_directory(job.out), failed)]
-    check_data(job.graph, job.data_root, job.out, console, phases)
+    phases = look_at_rows(job, console)
     _write_graph(job)
     prepare_data(job.graph, job.data_root, job.out, console, phases)
+
+
+def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list[Phase]:
+    """Check what the phases read that have no result yet; returns these."""
+    failed: dict[str, str] = {}
+    phases = [p for p in job.graph.phases.values() if not _not_to_run(p, p.run_directory(job.out), failed)]
+    check_data(job.graph, job.data_root, job.out, console, phases, workers)
+    return phases
 
 
 def _write_graph(job: Job) -> None:
@@ -173,7 +179,7 @@ def job_graph(job: Job, profile: Mapping[str, Any], *, around: bool) -> JobGraph
     """A study as jobs, one a phase; ``around`` them one that prepares the data and one that writes the report."""
     study, graph = job.study, job.graph
     whole = content_hash(sorted(graph.phases))
-    title = re.sub(r"[^A-Za-z0-9_.+-]+", "-", study.name)
+    title = job_title(study.name)
     first = JobNode(whole, PREPARE, PREPARE, f"{title}/{PREPARE}", f"{PREPARE}/{title}-{whole}")
     nodes = [first] if around else []
     for phase in graph.phases.values():
@@ -184,6 +190,11 @@ def job_graph(job: Job, profile: Mapping[str, Any], *, around: bool) -> JobGraph
         key = f"{REPORT}-{whole}"
         nodes.append(JobNode(key, REPORT, REPORT, f"{title}/{REPORT}", f"{REPORT}/{title}-{whole}", others))
     return JobGraph(study.name, tuple(nodes), profile, str(job.data_root.absolute()) if job.data_root else "")
+
+
+def job_title(study: str) -> str:
+    """A study's name as jobs and folders have it."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", study)
 
 
 def _job_name(title: str, phase: Phase) -> str:

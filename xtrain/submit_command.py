@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +17,16 @@ from rich.table import Table
 from xtrain.cli import Flag, Options, StudyOptions
 from xtrain.console import new_console, run_command
 from xtrain.dispatch.batch_script import cache_folder, script_text
-from xtrain.dispatch.cluster import LOCAL, load_profile
-from xtrain.dispatch.job_graph import JOBS, REPORT, JobNode
+from xtrain.dispatch.cluster import LOCAL, Profile, load_profile
+from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobNode
 from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import MEMORY, bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import job_comment
 from xtrain.errors import EXIT_FAILED
 from xtrain.files import make_folder, write_text
-from xtrain.study import resolved
+from xtrain.runner import look_at_rows
+from xtrain.study import load, resolved
 from xtrain.submitting import (
     DONE,
     FAILED,
@@ -38,13 +39,16 @@ from xtrain.submitting import (
     clusters_folder,
     held_for_submitting,
     plan_submission,
+    plan_unseen,
     submit,
     waits_for,
 )
+from xtrain.tasks import catalog
 from xtrain.tracking import Progress
 
 STYLES = {DONE: "green", JOINED: "cyan", SUBMIT: "bold", FAILED: "red", LEFT_OUT: "red", LATER: "yellow"}
 FOLLOW_SECONDS = 5.0
+LOGIN_NODE_CORES = 4  # that a check of data may take there
 
 
 @dataclass(frozen=True)
@@ -71,22 +75,43 @@ def _submit(options: SubmitOptions) -> int:
     console = new_console()
     profile = load_profile(options.cluster, clusters_folder())
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
-    job = options.study.open()
     study = options.study
     mapping = resolved(study.study, overrides=study.overrides, variant=study.variant)
     text = tomli_w.dumps({key: value for key, value in mapping.items() if key != "variants"})
+    planned = _planner(study, profile, text, console)
     if options.dry_run:
-        plan = plan_submission(job, profile, text)
+        plan = planned()
         print_plan(plan, console, dry=True)
         _print_scripts(plan, console, options.scripts)
         return 0
-    with held_for_submitting(job.out):
-        plan = plan_submission(job, profile, text)
+    with held_for_submitting(study.out):
+        plan = planned()
         print_plan(plan, console, dry=False)
         with Progress("submit", len(plan.of(SUBMIT)), "job") as progress:
             new = submit(plan, said=lambda one: progress.advance(1))
     _print_end(plan, new, console, study)
     return _follow(plan, console) if options.follow else 0
+
+
+def _planner(study: StudyOptions, profile: Profile, text: str, console: Console) -> Callable[[], Plan]:
+    """How the submission is decided, once its data have been looked at: here, or where they are seen."""
+    if study.data is None or profile.is_local or _sees(study.data):
+        job = study.open(complete=False)
+        look_at_rows(job, console, LOGIN_NODE_CORES)
+        return lambda: plan_submission(job, profile, text)
+    data = study.data
+    known = load(study.study, overrides=study.overrides, variant=study.variant, known_tasks=tuple(catalog.load()))
+    said = (
+        f"--data {data}: not seen on this machine. The job {PREPARE} looks at it on a node; if all is as it should be, "
+        "it submits the others, else it ends with the list of problems"
+    )
+    console.print(said, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return lambda: plan_unseen(known, text, data, study.out, profile)
+
+
+def _sees(folder: Path) -> bool:
+    """Whether there is anything in ``folder``: where it is mounted on the nodes alone, it may be there and empty."""
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def print_plan(plan: Plan, console: Console, *, dry: bool) -> None:

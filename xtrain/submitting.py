@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, study_file
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
 from xtrain.dispatch.local_queue import held, held_as_queue, start_queue
 from xtrain.dispatch.slurm import JobState
@@ -18,7 +18,8 @@ from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, read_json, write_text
 from xtrain.graph import INTERMEDIATE, TARGET
-from xtrain.runner import PROJECT, Job, check_ranks, job_graph
+from xtrain.runner import PROJECT, Job, check_ranks, job_graph, job_title
+from xtrain.study import Study
 
 # What becomes of a job upon submission.
 DONE, JOINED, SUBMIT, FAILED, LEFT_OUT, LATER = "done", "joined", "submit", "failed", "left out", "later"
@@ -81,7 +82,7 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
     graph = job_graph(job, profile.to_mapping(), around=True)
     plan = Plan(graph, job.out.absolute(), profile, study, anew)
-    _check_signals(job, profile)
+    _check_signals(job.study, profile)
     alive = _alive(plan)
     _check_cancelled(plan, alive)
     without: dict[str, str] = {}  # hash -> why there will be no result
@@ -95,13 +96,32 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     return plan
 
 
-def _check_signals(job: Job, profile: Profile) -> None:
+def plan_unseen(study: Study, text: str, data_root: Path, out: Path, profile: Profile) -> Plan:
+    """The submission of a study whose data are not seen here, and so its phases not known: the job that prepares it.
+
+    Where it has found the data as they should be, that job submits all others (:mod:`xtrain.submit_remainder`).
+    """
+    _check_signals(study, profile)
+    data = str(data_root.absolute())
+    title, key = job_title(study.name), content_hash([PREPARE, text, data])
+    node = JobNode(key, PREPARE, PREPARE, f"{title}/{PREPARE}", f"{PREPARE}/{title}-{key}")
+    path = graph_file(out, study.name)  # what was submitted before is shown as well
+    others = [known for known in JobGraph.read(path).nodes if known.hash != key] if path.is_file() else []
+    plan = Plan(JobGraph(study.name, (node, *others), profile.to_mapping(), data), out.absolute(), profile, text)
+    alive = {key: found for key, found in _alive(plan).items() if key == node.hash}
+    _check_cancelled(plan, alive)
+    decision = _decide(plan, node, alive, {})
+    plan.decisions.append(Decision(node, SUBMIT) if decision.what == DONE else decision)
+    return plan
+
+
+def _check_signals(study: Study, profile: Profile) -> None:
     """Raise a :class:`UserError` if ranks would die of what asks them to save."""
-    known = {name.upper().removeprefix("SIG") for name in job.study.engine.preemption_signals}
+    known = {name.upper().removeprefix("SIG") for name in study.engine.preemption_signals}
     sent = {profile.preemption.warning.removeprefix("SIG"), "TERM"}
     deaf = " and ".join(f"SIG{name}" for name in sorted(sent - known))
     if deaf:
-        listening = ", ".join(job.study.engine.preemption_signals) or "none"
+        listening = ", ".join(study.engine.preemption_signals) or "none"
         raise UserError(
             Problem(
                 f"engine.preemption_signals = {listening}",

@@ -246,6 +246,10 @@ class Cluster:
         """On this node alone, an empty folder is seen at `path`: as if it were not shared, or the data not there."""
         self._mount(node, path, "-t", "tmpfs", "tmpfs")
 
+    def mount_folder(self, node: str, path: Path, other: Path) -> None:
+        """On this node alone, what is in `other` is seen at `path`."""
+        self._mount(node, path, "--bind", str(other))
+
     def mount_small(self, node: str, path: Path, size: str) -> None:
         """On this node alone, an empty disk of `size` ("1m") is at `path`."""
         self._mount(node, path, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
@@ -256,7 +260,7 @@ class Cluster:
         self.node_run(node, "mount", "-o", "remount,bind,ro", str(path))
 
     def unmount(self, node: str, path: Path) -> None:
-        """Undo the newest of the three above at `path`."""
+        """Undo the newest of those above at `path`."""
         self.node_run(node, "umount", "--lazy", str(path))
         self._mounts.remove((self._first_process(node), node, str(path)))
 

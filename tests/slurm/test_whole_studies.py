@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -120,22 +121,24 @@ def starts(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "start"]
 
 
+def quick_ranks(one: Submitted, folder: Path, **tables: Any) -> None:
+    """A profile whose ranks have finished at once."""
+    quick = folder / "python"
+    (folder / "quick.py").write_text(QUICK)
+    quick.write_text(
+        f'#!/bin/sh\ncase "$*" in *train.py*) exec {sys.executable} {folder / "quick.py"} "$@";; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    quick.chmod(0o755)
+    environment = {"python": str(quick), "variables": ENVIRONMENT}
+    one.write_profile(environment=environment, preemption={"check_nodes": False}, **tables)
+
+
 def test_sixty_phases(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """Submitted by a shell that ends; no more at a time than allowed; given again, nothing changes."""
     seeds = list(range(15))
     one = Submitted(cluster, tmp_path, tiny_model, toy_data, seeds=seeds, target=[{"task": "toy"}])
-    quick = tmp_path / "python"
-    (tmp_path / "quick.py").write_text(QUICK)
-    quick.write_text(
-        f'#!/bin/sh\ncase "$*" in *train.py*) exec {sys.executable} {tmp_path / "quick.py"} "$@";; esac\n'
-        f'exec {sys.executable} "$@"\n'
-    )
-    quick.chmod(0o755)
-    one.write_profile(
-        environment={"python": str(quick), "variables": ENVIRONMENT},
-        limits={"running": 3},
-        preemption={"check_nodes": False},
-    )
+    quick_ranks(one, tmp_path, limits={"running": 3})
     cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # jobs may be queued, but do not start
     done = one.submit()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -156,18 +159,34 @@ def test_sixty_phases(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_da
     one.wait_empty()
 
 
-def test_the_users_mistake_ends_a_phase_once(
-    cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path
-) -> None:
-    """A label that the task does not have: said once, by `why` too; what depends on it is cancelled, and named."""
-    data = tmp_path / "data"
-    subprocess.run(["cp", "-r", str(toy_data), str(data)], check=True)
-    bad = data / "toy" / "train-en.jsonl"
+def spoiled(data: Path, folder: Path) -> Path:
+    """A copy of ``data`` with a label that the task does not have in the training set, and a test set without rows."""
+    shutil.copytree(data, folder)
+    bad = folder / "toy" / "train-en.jsonl"
     lines = bad.read_text("utf-8").splitlines()
     lines[3] = json.dumps({**json.loads(lines[3]), "label": "class9"})
     bad.write_text("\n".join(lines) + "\n", "utf-8")
-    one = Submitted(cluster, tmp_path / "study", tiny_model, data)
+    (folder / "toy" / "test-ar.jsonl").write_bytes(b"")
+    return folder
+
+
+def test_the_users_mistake_ends_a_phase_once(
+    cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path
+) -> None:
+    """Data that are wrong are not submitted. Where they are right here and wrong on the nodes, the first job says so,
+    once, and `why` too; what depends on it is cancelled, and named."""
+    one = Submitted(cluster, tmp_path / "study", tiny_model, spoiled(toy_data, tmp_path / "wrong"))
     one.write_profile()
+    done = one.submit()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: 2 problems:" in done.stderr
+    assert "class9" in done.stderr
+    assert "test-ar.jsonl: has no rows" in done.stderr
+    assert not list(one.out.glob("jobs/*.json")), "nothing was submitted"
+    one.data = tmp_path / "right"
+    shutil.copytree(toy_data, one.data)
+    for node in cluster.nodes:
+        cluster.mount_folder(node, one.data, tmp_path / "wrong")
     done = one.submit()
     assert done.returncode == 0, done.stdout + done.stderr
     one.wait_empty()
@@ -175,12 +194,38 @@ def test_the_users_mistake_ends_a_phase_once(
     assert ended is not None
     assert ended.how == "user error"
     assert "class9" in ended.reason
+    assert "test-ar.jsonl: has no rows" in ended.reason
     assert len(list((one.folder("toy/prepare").path).glob("attempt-*"))) == 1
     why = one.command("-m", "xtrain", "why", "toy/prepare", "--out", str(one.out))
     assert "class9" in why.stdout, why.stdout + why.stderr
     assert "toy/choose-s0/toy/evaluate" in why.stdout, why.stdout
     why = one.command("-m", "xtrain", "why", "toy/choose-s0/toy", "--out", str(one.out))
     assert "prepare" in why.stdout, why.stdout
+
+
+def test_data_that_only_the_nodes_see(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+    """The first job looks at them: it ends with all that is wrong, and submits the study once they are mended."""
+    wrong, seen = spoiled(toy_data, tmp_path / "wrong"), tmp_path / "data"
+    seen.mkdir()
+    for node in cluster.nodes:
+        cluster.mount_folder(node, seen, wrong)
+    one = Submitted(cluster, tmp_path / "study", tiny_model, seen, target=[{"task": "toy"}])
+    quick_ranks(one, tmp_path)
+    done = one.submit()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not seen on this machine" in done.stdout
+    one.wait_empty()
+    assert list(one.jobs()) == ["toy/prepare"]
+    why = one.command("-m", "xtrain", "why", "toy/prepare", "--out", str(one.out))
+    for part in ("2 problems", "train-en.jsonl:4", "class9", "test-ar.jsonl: has no rows"):
+        assert part in why.stdout, why.stdout + why.stderr
+    shutil.copytree(toy_data, wrong, dirs_exist_ok=True)
+    done = one.submit()
+    assert done.returncode == 0, done.stdout + done.stderr
+    one.wait_empty()
+    assert len(one.jobs()) == 5, one.logs()
+    assert all(node.run(one.out).done for node in one.graph.nodes if node.kind == "target"), one.logs()
+    assert len({path.parent.name for path in one.out.glob("prepare/*/DONE")}) == 2, "that job, and the study's own"
 
 
 def test_what_sbatch_refuses_is_said(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:

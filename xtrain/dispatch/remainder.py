@@ -1,4 +1,4 @@
-"""What of a study was left for later, since there was no room in the queue: the report's job sees to it."""
+"""What of a study was left for later: for want of room in the queue, or since its data were not seen outside of it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ def never_submitted(out: Path, report: JobNode) -> list[JobNode]:
     return found
 
 
-def submit_remainder(report: JobSpec) -> str:
-    """Submit as many of them as there is room for, from inside the job of ``report``; why it failed, or ``""``.
+def waited_for(out: Path, node: JobNode) -> bool:
+    """Whether any job of its study waits for ``node``; none does where the others are not known yet."""
+    return any(node.hash in other.parents for graph in graphs(out) for other in graph.nodes)
+
+
+def submit_remainder(job: JobSpec) -> str:
+    """Submit as many as there is room for, from inside ``job``; why it failed, or ``""``.
 
     In a process of its own: that a study is expanded takes far more than a supervisor otherwise needs.
     """
     command = [sys.executable, "-u", "-m", "xtrain.submit_remainder"]
-    environment = {**os.environ, VARIABLE: report.text()}
+    environment = {**os.environ, VARIABLE: job.text()}
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(done.stderr, end="", file=sys.stderr, flush=True)
     return (done.stderr.strip() or f"it ended with exit code {done.returncode}") if done.returncode else ""

@@ -28,7 +28,7 @@ from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs
 from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
 from xtrain.dispatch.rank_logs import RankLogs
-from xtrain.dispatch.remainder import never_submitted, submit_remainder
+from xtrain.dispatch.remainder import never_submitted, submit_remainder, waited_for
 from xtrain.dispatch.rendezvous import probed_port
 from xtrain.dispatch.requeueing import Requeueing
 from xtrain.dispatch.submissions import JobFolder
@@ -171,6 +171,11 @@ class Supervisor:
         if code == EXIT_FENCED or _is_fenced(fence):
             return self._fenced()
         self._clean()
+        if code == 0 and self.node.kind == PREPARE and not waited_for(self.out, self.node):
+            trouble = submit_remainder(JobSpec.of(self.graph, self.node, self.profile, self.out))
+            if trouble:
+                said = f"the study is prepared, and its jobs cannot be submitted from here: {trouble}"
+                return self._conclude(fence, Verdict(attempts.FAILED, EXIT_OURS, said, again=False))
         if code == 0 and self.node.kind in (PREPARE, REPORT):
             self.run.mark_done({"seconds": round(time.time() - self.asked.began, 1), "study": content_hash(study)})
         verdict = verdict_of(
