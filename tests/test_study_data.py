@@ -69,6 +69,7 @@ def spoil_everything(root: Path) -> dict[str, str]:
     spoil(root / "toy/dev-en.jsonl", 2, label="klass")
     spoil(root / "toy/test-ar.jsonl", 5, label="klass")
     (root / "toy/test-hi.jsonl").write_bytes("caf\u00e9\n".encode("latin-1"))
+    spoil(root / "toy/test-fr.jsonl", 6, text_b="cut \ud83d here")
     (root / "mine/ar.jsonl").unlink()
     (root / "toy/test-es.jsonl").write_bytes(b"")
     return {
@@ -78,6 +79,7 @@ def spoil_everything(root: Path) -> dict[str, str]:
         "toy/test-hi.jsonl:1": "byte 0xe9 is not UTF-8",
         "mine/ar.jsonl": "no such file",
         "toy/test-es.jsonl": "has no rows",
+        "toy/test-fr.jsonl:6": "text_b: holds half of a surrogate pair",
         "numbers/test-en.jsonl:3": "'2' is not a label",
     }
 
@@ -94,7 +96,7 @@ def test_every_file_of_every_phase_is_checked_before_anything_is_trained(
         _, err = capfd.readouterr()
         for where, what in expected.items():
             assert f"{data}/{where}: {what}" in err.replace(": label: ", ": ").replace(": choices: ", ": "), err
-        assert err.startswith("error: 9 problems:"), "numbers has rows with a 2 in train and dev too"
+        assert err.startswith("error: 10 problems:"), "numbers has rows with a 2 in train and dev too"
         assert err.count("and the same at 6, 9, 12") == 3
         assert "Traceback" not in err
     assert not list((tmp_path / "out").glob("*/*/phase.toml")), "nothing was begun"

@@ -52,7 +52,7 @@ def check_data_sets(
         except UserError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     looks = {number: known for number, key in keys.items() if (known := record.known(key)) is not None}
-    progress(len(looks))
+    progress(len(looks) + len(data) - len(keys))
     new = [number for number in keys if number not in looks]
     sizes = [data[number].num_bytes(data_root) for number in new]
     if 0 < sum(sizes) < SMALL and all(sizes):
