@@ -21,7 +21,7 @@ from xtrain.study import NO_INTERMEDIATE, Recipe, Study, Target
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.labels import with_labels
 from xtrain.tasks.sampling import Sample
-from xtrain.tasks.sources import fingerprint, languages_of, looked_for
+from xtrain.tasks.sources import choose, fingerprint, languages_of, looked_for
 from xtrain.tasks.spec import EVERY, LANGUAGE
 
 HASH_VERSION = 3  # raised when the same study would now give other numbers
@@ -89,6 +89,8 @@ class Graph:
     specs: Mapping[str, TaskSpec]
     phases: dict[str, Phase] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What of the data is odd, and may be meant."""
     missing: list[Problem] = field(default_factory=list)
     """Data that are not there. The hash of a phase that reads such data is none that it will ever have."""
 
@@ -104,7 +106,7 @@ def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path | None
     phase has its own hash), ``data_root`` the folder of ``--data``. Data and languages that are not there are noted in
     ``missing``, all of them; what a study cannot ask of a task is raised as a :class:`UserError`.
     """
-    graph = Graph(study, base_folder or Path(), with_labels(specs, study.tasks, data_root))
+    graph = Graph(study, base_folder or Path(), with_labels(specs, study.tasks, data_root, lenient=True))
     builder = _Builder(graph, data_root, base_fingerprint(base_folder) if base_folder else "")
     for seed in study.seeds:
         for row in study.intermediate:
@@ -254,11 +256,25 @@ class _Builder:
         self._missing(*(self._unknown(spec, split, one, known) for one in wanted if one not in known))
         if wanted:
             return tuple(language for language in wanted if language in known)
+        if spec.languages == (EVERY,):
+            self._remark_holes(spec, split, known)
         if not known:
             what = f"there is no {split} file: looked for {listed(looked_for(spec, split, LANGUAGE, self.data_root))}"
             remedy = "put the files there, check the folder of --data, or evaluate on another split"
             self._missing(Problem(f"target {spec.name!r}: languages", what, remedy=remedy))
         return known if spec.languages == (EVERY,) else usual
+
+    def _remark_holes(self, spec: TaskSpec, split: str, known: Sequence[str]) -> None:
+        """Languages that have another set to evaluate on, and none of ``split``."""
+        others = {
+            language
+            for other in {"dev", "test"} & set(choose(spec, self.data_root).files) - {split}
+            for language in languages_of(spec, other, self.data_root)
+        }
+        holes = sorted(others - {*known, *spec.default_train_languages})
+        for language in holes if known else ():
+            path = listed(looked_for(spec, split, language, self.data_root))
+            self.graph.remarks.append(f"{spec.name} is not evaluated in {language!r}: there is no {path}")
 
     def _unknown(self, spec: TaskSpec, split: str, language: str, known: Sequence[str]) -> Problem:
         """The problem that a target is to be evaluated in a language that it has not."""

@@ -25,9 +25,20 @@ def check_data(
 ) -> list[Checked]:  # fmt: skip
     """Read and check all that ``phases`` (by default all) read; raises one :class:`UserError` with every problem.
 
-    What was found right before is not read again.
+    What was found right before is not read again, nor what shards are made of that are there.
     """
-    sets = data_sets(graph, graph.phases.values() if phases is None else phases)
+    readings = _readings(graph.phases.values() if phases is None else phases)
+    prepared = {
+        key
+        for key, of_set in _by_set(readings).items()
+        if graph.base_folder != Path()
+        and all(_wanted(graph, one).is_there(graph.base_folder, data_root, out / PREPARED) for one in of_set)
+    }
+    sets = [_data_set(graph, of_set[0]) for key, of_set in _by_set(readings).items() if key not in prepared]
+    # where labels are taken from training data that are not there, no other set can be held against them
+    sets = [one for one in sets if one.spec.labels != (EVERY,) or one.split in ("train", "dev")]
+    for remark in graph.remarks:
+        console.print(f"note: {remark}", highlight=False, markup=False, soft_wrap=True)
     with Progress("check data", len(sets), "data set", file=console.file) as progress:
         folder, room = out / PREPARED, _room()
         return check_data_sets(
@@ -37,22 +48,26 @@ def check_data(
 
 def prepare_data(graph: Graph, data_root: Path | None, out: Path, console: Console, phases: Iterable[Phase]) -> None:
     """Tokenise all that ``phases`` read, unless that is done; raises one :class:`UserError` with every problem."""
-    wanted = [
-        Wanted(_data_set(graph, reading), reading.max_length, reading.sample)
-        for reading in dict.fromkeys(reading for phase in phases for reading in phase.readings)
-    ]
+    wanted = [_wanted(graph, reading) for reading in _readings(phases)]
     with Progress("prepare data", len(wanted), "data set", file=console.file) as progress:
         prepare_all(wanted, graph.base_folder, data_root, out / PREPARED, room=_room(), progress=progress.advance)
 
 
-def data_sets(graph: Graph, phases: Iterable[Phase]) -> list[DataSet]:
+def _readings(phases: Iterable[Phase]) -> list[Reading]:
     """What ``phases`` read, each once, in their order."""
-    found: dict[tuple[str, str, str], DataSet] = {}
-    for phase in phases:
-        for reading in phase.readings:
-            found.setdefault((reading.member, reading.split, reading.language), _data_set(graph, reading))
-    # where labels are taken from training data that are not there, no other set can be held against them
-    return [one for one in found.values() if one.spec.labels != (EVERY,) or one.split in ("train", "dev")]
+    return list(dict.fromkeys(reading for phase in phases for reading in phase.readings))
+
+
+def _by_set(readings: Iterable[Reading]) -> dict[tuple[str, str, str], list[Reading]]:
+    """The readings of each data set: there are several of one of which some phase takes a part."""
+    found: dict[tuple[str, str, str], list[Reading]] = {}
+    for reading in readings:
+        found.setdefault((reading.member, reading.split, reading.language), []).append(reading)
+    return found
+
+
+def _wanted(graph: Graph, reading: Reading) -> Wanted:
+    return Wanted(_data_set(graph, reading), reading.max_length, reading.sample)
 
 
 def _data_set(graph: Graph, reading: Reading) -> DataSet:

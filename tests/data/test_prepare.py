@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from tiny import make_tiny_tokenizer, pairs, sentences
 
 from xtrain.data import Shard, collate, global_units, prepare
+from xtrain.data.prepare import Wanted, prepare_all
 from xtrain.errors import UserError
 from xtrain.tasks import TaskSpec, catalog, formats
+from xtrain.tasks.checking import DataSet
 from xtrain.tasks.encoding import PairTokenizer
 from xtrain.tasks.formats import Dropped, Encoded, FieldKind, ProblemList, Row
 from xtrain.tasks.sampling import Sample
@@ -92,6 +95,18 @@ def test_a_damaged_shard_is_made_again(data: Path, tiny_model: Path) -> None:
     again = make(data, tiny_model)
     assert again.fingerprint == first.fingerprint
     again.verify()
+
+
+def test_shards_do_not_depend_on_the_number_of_processes(data: Path, tiny_model: Path) -> None:
+    found = []
+    for workers in (1, 3):
+        wanted = [Wanted(DataSet(task(), "train", "en"), length) for length in (8, 16, 24, 32, 48)]
+        out = data / f"out-{workers}"
+        with mock.patch("xtrain.data.prepare.SMALL", 0):
+            prepare_all(wanted, tiny_model, data, out, workers=workers)
+        found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert found[0] == found[1]
+    assert len({path.parent for path in found[0]}) == 5
 
 
 def test_dropped_rows_are_counted(data: Path, tiny_model: Path) -> None:

@@ -118,9 +118,12 @@ class Wanted:
     def is_there(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> bool:
         """Whether nothing is to be done."""
         data = self.data
-        recipe = _recipe(
-            data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, self.sample
-        )  # fmt: skip
+        try:
+            recipe = _recipe(
+                data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, self.sample
+            )
+        except UserError:  # a file is missing: who reads it says so
+            return False
         return damage(_path(out_root, data.spec, data.split, data.language, recipe)) is None
 
 

@@ -62,13 +62,13 @@ class Look:
 def look(data: DataSet, data_root: Path | None) -> Look:
     """Read every row of ``data`` and check it as its format does."""
     spec, split, language = data.spec, data.split, data.language
-    problems = _Counted(PER_FILE)
+    problems = Counted()
     found, cut = _Seen(), False
     try:
         rows = sources.read(spec, split, language, data_root, problems)
         for item in formats.get(spec.format).read(rows, spec, language, problems):
             found.add(item)
-    except _Enough:
+    except Enough:
         cut = True
     except UserError as error:  # what ends the reading; a list that was raised is there already
         problems.add(*(problem for problem in error.problems if problem not in problems.found))
@@ -106,21 +106,24 @@ class _Seen:
             self.labelled += 1
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """Nobody wants to know of still more problems."""
 
 
-class _Counted(ProblemList):
+@dataclass
+class Counted(ProblemList):
     """Keeps the first problems and counts the others, so that one broken file does not hide the next."""
 
-    more = 0
+    limit: int = PER_FILE
+    more: int = 0
 
     def add(self, *problems: Problem) -> None:
+        """Note ``problems``; raises :class:`Enough` when there are MOST more than are kept."""
         room = max(0, self.limit - len(self.found))
         self.found.extend(problems[:room])
         self.more += len(problems[room:])
         if self.more >= MOST:
-            raise _Enough
+            raise Enough
 
 
 @cache
