@@ -145,3 +145,28 @@ def test_a_study_is_checked_without_its_base(data: Path, tmp_path: Path, capfd: 
     out = capfd.readouterr().out
     assert "en, ru, ar, de, es, fr, hi" in out
     assert "84" in out, "rows of the seven test sets"
+
+
+def test_labels_taken_from_data_that_are_broken_do_not_hide_other_mistakes(
+    data: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    words = "".join(f"{word}\t{tag}\n" for word, tag in zip("abcd", ["X", "Y", "X", "Y"], strict=True))
+    tags = data / "tags"
+    tags.mkdir()
+    for split in ("train-en", "dev-en", "dev-ru", "test-en", "test-ar"):
+        (tags / f"{split}.tsv").write_text(f"{words}\n{words}")
+    (tags / "train-en.tsv").write_text(f"{words}\n{words}\nbroken\n")
+    (tags / "test-ar.tsv").write_text(f"{words}\na\tZ\n")
+    files = {split: f"tags/{split}-{{lang}}.tsv" for split in ("train", "dev", "test")}
+    task = {
+        "format": "tagging", "metric": "f1", "labels": ["*"], "languages": ["*"],
+        "sources": [{"files": files, "reader": "conll", "columns": {"tokens": 0, "tags": 1}}],
+    }  # fmt: skip
+    changed = {"task": {"tags": task}, "target": [{"task": "tags"}], "intermediate": [{"name": "none"}]}
+    path = write_study(tmp_path / "s.toml", study(tiny_model, **changed))
+    job = open_study(path, data_root=data, out=tmp_path / "out", complete=False)
+    with pytest.raises(UserError) as caught:
+        look_at_data(job, Console(quiet=True))
+    places = [problem.where for problem in caught.value.problems]
+    assert places == [f"{tags}/train-en.tsv:11", f"{tags}/test-ar.tsv:6: label"], "and Z is no label for being there"
+    assert job.graph.remarks == [f"tags is not evaluated in 'ru': there is no {tags}/test-ru.tsv"]

@@ -20,7 +20,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
 from xtrain.runner import Job, job_graph, open_study
-from xtrain.submitting import Decision, Plan, plan_submission, submit, waits_for
+from xtrain.submitting import Decision, Plan, plan_submission, plan_unseen, submit, waits_for
 
 SQUEUE = """#!/bin/sh
 # As squeue does: a line a job, in the order of slurm._SQUEUE_FIELDS.
@@ -269,3 +269,24 @@ def test_a_study_that_runs_here_is_not_run_twice(queue: Queue) -> None:
     ):
         submit(plan, said=lambda one: None)
     assert not list(queue.out.glob("*/*/job/submissions.jsonl"))
+
+
+def test_a_study_whose_data_are_not_seen_is_one_job(queue: Queue) -> None:
+    queue.prepared()
+    plan = queue.plan()
+    plan.graph.write(queue.out)
+
+    def unseen() -> Plan:
+        (queue.root / "jobs").write_text("".join(f"{job} {state}\n" for job, state in queue.states.items()))
+        return plan_unseen(queue.job.study, TEXT, queue.root / "far", queue.out, profile())
+
+    found = unseen()
+    assert what(found) == {"prepare": "submit"}
+    assert len(found.graph.nodes) == 1 + len(ALL), "what was submitted before is shown as well"
+    (node,) = [decision.node for decision in found.decisions]
+    JobFolder(node.run(queue.out).create()).add(Submission("9", node.job_name, time.time(), "lab", 0))
+    queue.states["9"] = "RUNNING"
+    assert what(unseen()) == {"prepare": "joined"}
+    del queue.states["9"]
+    node.run(queue.out).mark_done({})
+    assert what(unseen()) == {"prepare": "submit"}, "it looks what is missing"
