@@ -223,7 +223,7 @@ def test_data_that_only_the_nodes_see(cluster: Cluster, tmp_path: Path, tiny_mod
     done = one.submit()
     assert done.returncode == 0, done.stdout + done.stderr
     one.wait_empty()
-    assert len(one.jobs()) == 5, one.logs()
+    assert len(one.jobs()) == 5 + 1, one.logs()
     assert all(node.run(one.out).done for node in one.graph.nodes if node.kind == "target"), one.logs()
     assert len({path.parent.name for path in one.out.glob("prepare/*/DONE")}) == 2, "that job, and the study's own"
 

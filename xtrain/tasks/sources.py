@@ -43,7 +43,9 @@ def choose(spec: TaskSpec, data_root: Path | None) -> Source:
         if _is_there(source, spec, data_root):
             return source
         split = "train" if "train" in source.files else next(iter(source.files))
-        language = spec.default_train_languages[0] if split == "train" else _languages(spec)[0]
+        language = spec.default_train_languages[0] if split == "train" else spec.languages[0]
+        if spec.languages == (EVERY,):
+            language = LANGUAGE  # the pattern is what was looked for
         missed += _resolve(source, split, language, data_root)
     on_hub = [source for source in spec.sources if source.hub]
     if missed or not on_hub:
@@ -287,10 +289,6 @@ def _root(source: Source, data_root: Path | None) -> Path:
 def _resolve(source: Source, split: str, language: str, data_root: Path | None) -> tuple[Path, ...]:
     root = _root(source, data_root)
     return tuple(root / path for path in source.paths(split, language))
-
-
-def _languages(spec: TaskSpec) -> tuple[str, ...]:
-    return ("en",) if spec.languages == (EVERY,) else spec.languages
 
 
 def _is_there(source: Source, spec: TaskSpec, data_root: Path | None) -> bool:
