@@ -17,8 +17,10 @@ from toy import PROJECT, Toy, study, write_study
 
 import xtrain.runner
 from xtrain.cli import main
+from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.local import python
 from xtrain.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER
+from xtrain.run_directory import RunDirectory
 
 CHOOSE = {"name": "choose", "tasks": ["choose"]}
 RANK = """
@@ -56,6 +58,14 @@ WAITS = """
     (run.path / "ready").touch()
     while not noted: time.sleep(0.05)
     sys.exit(EXIT_PREEMPTED)"""
+
+KILLED = """
+    from xtrain.dispatch.attempts import Attempts
+    (run.checkpoints / "step-7").mkdir(parents=True, exist_ok=True)
+    if os.environ["RANK"] == "0": Attempts(run).claim(); (run.path / "ready").touch()
+    while not noted:
+        time.sleep(0.05)
+        if os.environ["RANK"] == "1" and Attempts(run).newest() == 2: os.kill(os.getpid(), signal.SIGKILL)"""
 
 
 def command(toy: Toy, body: str, *rows: object) -> list[str]:
@@ -113,7 +123,7 @@ def test_ranks_that_die_once_the_phase_is_done_take_nothing_along(
     monkeypatch.setattr(xtrain.runner, "python", lambda script, *rest: python(str(toy.root / "rank.py"), *rest))
     code, (out, err) = main(arguments), capfd.readouterr()
     assert code == 0, err
-    assert "rank 1 was killed by SIGABRT" in out
+    assert "rank 1 was killed (signal 6): SIGABRT" in out
     assert "the phase was done, nothing is lost" in out
     assert (toy.run_directory("study", "evaluate") / "DONE").exists()
     assert (toy.out("study") / "report.html").exists()
@@ -126,6 +136,26 @@ def test_a_signal_to_the_command_saves_and_says_where(toy: Toy) -> None:
     last = said.splitlines()[-1]
     assert last == "SIGUSR1: phase choose-s0 saved at step 7; the same command goes on from there"
     assert "Traceback" not in said
+
+
+def test_who_is_killed_is_said_to_be_by_whoever_sees_it(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
+    """First the command, and its ranks with it: the next start finds that out. Then a rank, which its parent sees."""
+    arguments, out = command(toy, KILLED, CHOOSE), str(toy.out("study"))
+    code, _ = signalled(toy, arguments, "", "out-study/intermediate/*/ready", signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert main(["why", "choose-s0", "--out", out]) == 0
+    said = capfd.readouterr().out
+    assert "stopped" in said.splitlines()[0]
+    assert "killed: killed (signal 9): nothing is left of it, and nobody wrote how it ended" in said
+    (run,) = toy.out("study").glob("intermediate/*")
+    code, _ = signalled(toy, arguments, "", "out-study/intermediate/*/job/attempt-2/end.json", signal.SIGTERM)
+    assert main(["why", "choose-s0", "--out", out]) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines() if line.split()[:1] in (["1"], ["2"])]
+    assert [row[0] for row in rows] == ["1", "2"]
+    ends = [Attempts(RunDirectory(run)).read_end(number) for number in (1, 2)]
+    assert [end and (end.how, end.code, end.step) for end in ends] == [("killed", 137, 7), ("killed", 137, 7)]
+    assert ends[1] is not None
+    assert ends[1].reason.startswith("rank 1 was killed (signal 9): SIGKILL, out of memory?")
 
 
 def test_a_signal_while_data_is_prepared(toy: Toy) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,10 @@ from rich.table import Table
 
 from xtrain.data import prepare
 from xtrain.data.checking import Checked, raise_problems
+from xtrain.dispatch.attempts import FAILED, KILLED, Attempts
 from xtrain.dispatch.batch_script import PROJECT as PROJECT
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
-from xtrain.dispatch.local import RankFailure, RanksPreempted, python, run_ranks
+from xtrain.dispatch.local import Outcome, RankFailure, RanksPreempted, python, run_ranks
 from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
 from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, listed, raise_if_any
 from xtrain.files import content_hash, make_folder, read_json, write_json
@@ -230,8 +233,10 @@ def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) 
     with run.create().held():
         started = time.monotonic()
         write_phase(job, phase, console)
+        newest = Attempts(run).newest()
         command = python(str(PROJECT / "train.py"), str(run.path))
         outcome = run_ranks(command, ranks, run.logs, job.study.engine.preemption_signals)
+        _note_killed(run, newest, outcome)
     if isinstance(outcome, RankFailure) and outcome.code != EXIT_FENCED and run.done:
         run.drop_checkpoints()
         console.print(f"      {outcome}: but the phase was done, nothing is lost", highlight=False, markup=False)
@@ -253,6 +258,17 @@ def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) 
         return False
     console.print(f"      finished in {time.monotonic() - started:,.0f} s", highlight=False)
     return True
+
+
+def _note_killed(run: RunDirectory, newest: int, outcome: Outcome) -> None:
+    """Write down that a rank was killed, which nobody else has seen; ``newest`` is the attempt before this start."""
+    if not isinstance(outcome, RankFailure) or outcome.code >= 0 or run.done:
+        return
+    attempts, how = Attempts(run), KILLED if outcome.code == -signal.SIGKILL else FAILED
+    with contextlib.suppress(UserError, OSError):  # the disk is full, or away
+        number = attempts.newest()
+        number = number if number > newest else attempts.claim().number  # killed before it could begin
+        attempts.end(number, how, 128 - outcome.code, str(outcome))
 
 
 def _saved(phase: Phase, run: RunDirectory, outcome: RanksPreempted) -> str:

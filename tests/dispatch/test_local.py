@@ -109,9 +109,10 @@ CASES: dict[str, tuple[tuple[str, ...], int, int, str]] = {
         0, EXIT_OURS, "after it rank 1 ended with exit code 1",
     ),
     "killed": (
-        (f"time.sleep(0.3); {LOST}", "os.kill(os.getpid(), signal.SIGKILL)"), 1, -9, "killed by SIGKILL (out of memory",
+        (f"time.sleep(0.3); {LOST}", "os.kill(os.getpid(), signal.SIGKILL)"), 1, -9,
+        "killed (signal 9): SIGKILL, out of memory",
     ),
-    "crashed": ((SLEEP, "os.kill(os.getpid(), signal.SIGSEGV)"), 1, -11, "rank 1 was killed by SIGSEGV"),
+    "crashed": ((SLEEP, "os.kill(os.getpid(), signal.SIGSEGV)"), 1, -11, "rank 1 was killed (signal 11): SIGSEGV"),
     "collapsed": (("time.sleep(0.2); sys.exit(3)", LOST), 0, EXIT_FAILED, "rank 0 ended with exit code 3"),
     "only some saved": (("sys.exit(75)", "time.sleep(0.2); sys.exit(1)"), 1, EXIT_OURS, "rank 1 ended"),
 }  # fmt: skip

@@ -122,7 +122,7 @@ def test_all_ranks_failed(run: RunDirectory) -> None:
 def test_a_rank_was_killed(run: RunDirectory) -> None:
     found = verdict(run, 137, LOST, LOST, "step 20 loss 2.0\n", LOST)
     assert (found.how, found.node, found.again) == ("failed", "n2", True)
-    assert found.reason == "killed by signal 9; rank 2 on n2: step 20 loss 2.0"
+    assert found.reason == "killed (signal 9); rank 2 on n2: step 20 loss 2.0"
 
 
 def test_nobody_said_anything(run: RunDirectory) -> None:

@@ -40,7 +40,7 @@ def test_the_beginning_is_found_behind_many_events(run: Run) -> None:
         for step in range(71, 2000):
             record.event("save", step=step, folders=["step", "best"], bytes=123456789, seconds=1.5)
     assert run.run.events.stat().st_size > 2**17
-    assert (pace_of(run.run).step, pace_of(run.run).planned_steps) == (70, 5000)
+    assert (pace_of(run.run).step, pace_of(run.run).planned_steps) == (1999, 5000)
     assert newest_event(run.run)["step"] == 1999
 
 
@@ -53,6 +53,26 @@ def test_lines_of_an_earlier_start_do_not_count_for_the_rate(run: Run) -> None:
     assert pace.step == 100
     assert pace.steps_per_second is None
     assert pace.eta_seconds(0.0) is None
+
+
+def test_a_save_between_two_lines_of_metrics_counts(run: Run) -> None:
+    """85 steps are done where the last line of metrics is of step 80, since they come every 10."""
+    run.train(80, 240)
+    with Recorder(run.run) as record:
+        record.event("preempted", step=85, saved_step=85, signal="SIGTERM", seconds=0.1)
+    pace = pace_of(run.run)
+    assert (pace.step, pace.loss) == (85, 2 / 80)
+    with Recorder(run.run) as record:
+        record.event("resume", step=85, planned_steps=240)
+    assert pace_of(run.run).step == 85
+    with Recorder(run.run) as record:
+        record.metrics(90, {"loss": 0.1})
+        record.event("save", step=88)  # one beside training is committed later
+    assert pace_of(run.run).step == 90
+    with Recorder(run.run) as record:
+        record.event("begin", step=0, planned_steps=240)
+        record.resume_at(0)
+    assert pace_of(run.run).step == 0, "begun anew, it is at the beginning"
 
 
 def test_torn_and_broken_lines_are_passed_over(run: Run) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 from xtrain.checkpoints import WORK
 from xtrain.checkpoints.commit import free_path
 from xtrain.checkpoints.manifest import SET_ASIDE
+from xtrain.dispatch.processes import ALIVE, GONE, UNKNOWN, WENT_DOWN, fate, own_mark
 from xtrain.errors import Fenced, Problem, UserError
 from xtrain.files import Staging, make_folder, take_away, write_json, writing
 from xtrain.run_directory import RunDirectory
@@ -48,6 +49,8 @@ COLLAPSED = "collapsed"  # training failed as an experiment: not tried again
 FENCED = "fenced"  # a newer attempt had begun
 GIVEN_UP = "given up"  # too many attempts without a new step
 CANCELLED = "cancelled"  # by the user
+KILLED = "killed"  # with no word of its own: whoever came later found it so
+_SIGKILLED = 128 + 9
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,16 @@ class Attempt:
     nodes: tuple[str, ...] = ()
     claim: str = ""
     """The name of its claim, which is in that of its folder in ``checkpoints/``; empty for a phase without any."""
+    process: str = ""
+    """Of the process that claimed it, and sees to its end: :func:`xtrain.dispatch.processes.own_mark`."""
 
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """How an attempt ended; the content of ``job/attempt-N/end.json``. A killed one leaves none."""
+    """How an attempt ended; the content of ``job/attempt-N/end.json``.
+
+    A killed one leaves none: :meth:`Attempts.ending` says what can be told of it, and the next one writes that down.
+    """
 
     how: str
     """One of the words above."""
@@ -125,11 +133,14 @@ class Attempts:
             if claim:
                 make_folder(self.run.checkpoints)
                 self._checkpoint_work(claim).mkdir()
-            began = Attempt(0, time.time(), newest_step(self.run), platform.node(), job, restart, nodes, claim)
+            began = Attempt(
+                0, time.time(), newest_step(self.run), platform.node(), job, restart, nodes, claim, own_mark()
+            )
             attempt = self._take_number(began)
             for older in self.numbers():
                 if older < attempt.number:
                     self._fence(older)
+                    self._note_ending(older)
             if newest_step(self.run) != attempt.from_step:  # committed while this was claimed
                 _write(self.path(attempt.number), dataclasses.replace(attempt, from_step=newest_step(self.run)))
             fence = Fence(self, attempt.number, claim)
@@ -203,9 +214,35 @@ class Attempts:
         return None if value is None else Attempt(**{**value, "nodes": tuple(value["nodes"])})
 
     def read_end(self, number: int) -> AttemptEnd | None:
-        """How an attempt ended; None while it runs, or if it was killed."""
+        """How an attempt ended, as was written down; None while it runs, or if it was killed."""
         value = _read(self.path(number) / "end.json")
         return None if value is None else AttemptEnd(**value)
+
+    def ending(self, number: int) -> AttemptEnd | None:
+        """How an attempt ended, as was written down or can be told; None while it runs, and where it may.
+
+        All but SIGKILL is listened for and written down, and no rank outlives who started it.
+        """
+        end = self.read_end(number)
+        if end is not None:
+            return end
+        began = self.read(number)
+        found = fate(began.process, began.host) if began is not None else UNKNOWN
+        later = number < self.newest()
+        if found == ALIVE or (found == UNKNOWN and not later):
+            return None
+        host = began.host if began is not None else "its node"
+        reason = {
+            GONE: "killed (signal 9): nothing is left of it, and nobody wrote how it ended",
+            WENT_DOWN: f"{host} went down, or was started anew",
+        }.get(found, f"killed (signal 9), or {host} was lost: it wrote no end before attempt {number + 1} began")
+        return AttemptEnd(KILLED, _SIGKILLED, reason, time.time(), newest_step(self.run))
+
+    def _note_ending(self, number: int) -> None:
+        """Write down what can be told of an older attempt that did not say how it ended."""
+        end = self.ending(number)
+        if end is not None and self.read_end(number) is None:
+            write_json(self.path(number) / "end.json", dataclasses.asdict(end))
 
     def end(self, number: int, how: str, code: int, reason: str, node: str = "") -> AttemptEnd:
         """Write down how an attempt ended."""

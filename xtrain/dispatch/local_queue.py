@@ -26,7 +26,8 @@ from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JOBS, REPORT, JobGraph, JobNode, lock_file
 from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.local import RanksPreempted, run_ranks
-from xtrain.dispatch.submissions import JobFolder, Submission, process_stat
+from xtrain.dispatch.processes import process_stat
+from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.supervisor import Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
 from xtrain.files import lock, make_folder, writing

@@ -62,11 +62,12 @@ class RankEnd:
 
     @property
     def words(self) -> str:
-        """``ended with exit code 1``, ``was killed by SIGKILL (...)``."""
+        """``ended with exit code 1``, ``was killed (signal 9): SIGKILL, ...``."""
         if self.code >= 0:
             return f"ended with exit code {self.code}"
-        name = signal.Signals(-self.code).name if -self.code in set(signal.Signals) else f"signal {-self.code}"
-        return f"was killed by {name}" + (f" ({HINTS[name]})" if name in HINTS else "")
+        name = signal.Signals(-self.code).name if -self.code in set(signal.Signals) else ""
+        words = ", ".join(filter(None, [name, HINTS.get(name)]))
+        return f"was killed (signal {-self.code})" + (f": {words}" if words else "")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _failure(first: RankEnd, ends: Sequence[RankEnd], logs: Mapping[int, RankLog
     reason = f"rank {first.rank} {first.words}"
     if others:
         reason += "; after it " + ", ".join(
-            f"rank {end.rank} " + ("lost the connection" if _lost(end, logs) else end.words.partition(" (")[0])
+            f"rank {end.rank} " + ("lost the connection" if _lost(end, logs) else end.words.partition(": ")[0])
             for end in sorted(others, key=lambda end: end.rank)[:8]
         )
     return RankFailure(first.rank, first.code, *_place(first.rank, logs), reason, signal_name)

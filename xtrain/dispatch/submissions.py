@@ -56,17 +56,6 @@ class Ended:
     job: str = ""
 
 
-def process_stat(process: int) -> list[str] | None:
-    """The fields of a process from the third of proc(5) on: its state, ..., the tick that it began in at ``[19]``.
-
-    None where there is no such process, or no Linux.
-    """
-    try:
-        return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
 @dataclass(frozen=True)
 class JobFolder:
     """``job/`` of a run directory, but for the attempts in it."""

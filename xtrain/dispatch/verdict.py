@@ -77,7 +77,7 @@ def _ending(code: int) -> str:
     if code == _OUT_OF_MEMORY:
         return "out of memory"
     if code > 128:
-        return f"killed by signal {code - 128}"
+        return f"killed (signal {code - 128})"
     return f"exit code {code}" if code else "no result was left"
 
 
@@ -106,7 +106,7 @@ def idle_attempts(run: RunDirectory, folder: JobFolder, kind: str, job: str) -> 
     count, excused, why = 0, 0, ""
     numbers = [number for number in known.numbers() if number >= first]
     for number in reversed(numbers):
-        attempt, end = known.read(number), known.read_end(number)
+        attempt, end = known.read(number), known.ending(number)
         if attempt is not None and attempt.from_step != step:
             break
         if end is not None and end.how in _not_charged(kind):

@@ -43,7 +43,7 @@ class PhaseObserver:
         self.wandb: WandbRun | None = None
         self._progress: Progress | None = None
         self._done = 0
-        self._shown: tuple[str, int, str] = ("", 0, "")
+        self._shown: tuple[str, int, str] | None = None
 
     def __enter__(self) -> PhaseObserver:
         return self
@@ -90,10 +90,13 @@ class PhaseObserver:
         """Begin a bar (on a terminal) or lines (in a log) of ``total`` units of which ``done`` are done."""
         if self._first:
             self.end_progress()
-            self._shown = (description, total, unit)
             self._progress = Progress(description, total, unit, done=done)
             self._progress.__enter__()
             self._done = done
+
+    def expect_progress(self, description: str, total: int, unit: str) -> None:
+        """The same once it is known how much is done: upon ``begin`` or ``resume``."""
+        self._shown = (description, total, unit)
 
     def end_progress(self) -> None:
         """End the bar."""
@@ -118,6 +121,8 @@ class PhaseObserver:
                 self.say(f"      {SPOKEN[kind].format(**fields)}")
             if kind in ("begin", "resume"):
                 dropped = self._resumed(int(fields["step"]))
+                if self._shown is not None:
+                    self.start_progress(*self._shown, done=int(fields["step"]))
                 if kind == "begin" and dropped:
                     self.say("      warning: no checkpoint is left to go on from: training begins again")
 
@@ -135,10 +140,7 @@ class PhaseObserver:
 
         Returns how many lines of metrics that were.
         """
-        dropped = self.record.resume_at(step)
-        if self._progress is not None:
-            self.start_progress(*self._shown, done=step)
-        return dropped
+        return self.record.resume_at(step)
 
     def advanced(self, step: int, values: Mapping[str, float]) -> None:
         """``step`` units of the progress bar are done."""

@@ -47,7 +47,7 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
     while True:
         try:
             trainer = _trainer(rank, attempts.seed)
-            observer.start_progress(f"train {phase.name}", trainer.plan.num_steps, "step")
+            observer.expect_progress(f"train {phase.name}", trainer.plan.num_steps, "step")
             outcome = trainer.run()
             break
         except Collapsed as collapsed:

@@ -6,8 +6,8 @@ import calendar
 import json
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,25 @@ def stamp(value: Any) -> float | None:
 
 
 def pace_of(run: RunDirectory, *, rate: bool = True) -> Pace:
-    """What the newest lines of ``metrics.jsonl`` and the newest beginning in ``events.jsonl`` say.
+    """What the newest lines of ``metrics.jsonl`` and of ``events.jsonl`` say: whichever is further.
 
-    Without ``rate`` steps a second are left out, for which many lines are read.
+    A save may be ahead of the lines of metrics, which come every ``log_every`` steps. Without ``rate`` steps a second
+    are left out, for which many lines are read.
     """
     start = _newest_beginning(run)
+    pace, furthest = _logged(run, start, rate=rate), start
+    for line in newest_first(end_of(run.events, EVENTS_BYTES)) if start else ():
+        if line == start:
+            break
+        if isinstance(line.get("step"), int) and line["step"] > furthest["step"]:
+            furthest = line
+    if not start or (pace.step is not None and pace.step >= furthest["step"]):
+        return pace
+    return replace(pace, step=int(furthest["step"]), time=stamp(furthest.get("time")))
+
+
+def _logged(run: RunDirectory, start: Mapping[str, Any], *, rate: bool) -> Pace:
+    """What the newest lines of metrics say since ``start``, the newest beginning."""
     since, planned = str(start.get("time", "")), start.get("planned_steps")
     lines: list[dict[str, Any]] = []
     for line in newest_first(end_of(run.metrics, METRICS_BYTES)):
@@ -112,7 +126,7 @@ def pace_of(run: RunDirectory, *, rate: bool = True) -> Pace:
         if not rate:
             break
     if not lines:
-        return Pace(int(start["step"]) if "step" in start else None, planned)
+        return Pace(None, planned)
     newest = lines[0]
     return Pace(
         int(newest["step"]),

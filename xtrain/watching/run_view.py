@@ -12,7 +12,8 @@ from typing import Any
 
 from xtrain.dispatch.attempts import Attempt, AttemptEnd, Attempts
 from xtrain.dispatch.job_graph import JobNode
-from xtrain.dispatch.submissions import Ended, JobFolder, Submission, process_stat
+from xtrain.dispatch.processes import is_process
+from xtrain.dispatch.submissions import Ended, JobFolder, Submission
 from xtrain.run_directory import RunDirectory
 
 _MANY = 48  # run directories; more are read by several threads, which helps on network file systems
@@ -54,8 +55,8 @@ class RunView:
         return Attempts(self.run).read(self.attempt) if self.attempt else None
 
     def newest_end(self) -> AttemptEnd | None:
-        """How the newest attempt ended; None while it runs, or if it was killed."""
-        return Attempts(self.run).read_end(self.attempt) if self.attempt else None
+        """How the newest attempt ended; None while it runs, and where it may."""
+        return Attempts(self.run).ending(self.attempt) if self.attempt else None
 
 
 def view(node: JobNode, out: Path) -> RunView:
@@ -100,11 +101,7 @@ def local_process(job: str) -> int | None:
     match = _LOCAL.fullmatch(job)
     if match is None:
         return None
-    stat = process_stat(int(match[1]))
-    if stat is None:
-        return None
-    state, started = stat[0], stat[19]
-    return int(match[1]) if state not in "ZX" and match[2] in (None, started) else None
+    return int(match[1]) if is_process(int(match[1]), match[2]) else None
 
 
 def held_here(locks: Iterable[Path]) -> set[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xtrain.dispatch import attempts
 from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode, lock_file
+from xtrain.dispatch.processes import ALIVE, fate
 from xtrain.dispatch.slurm import Answer, JobState
 from xtrain.watching.reasons import explain
 from xtrain.watching.record_end import Pace, event_words, log_progress, newest_event, pace_of, stamp
@@ -180,16 +181,28 @@ class _Watcher:
             newest = one.submissions[-1].job
             last = self.answer.states.get(newest)
             how = f"{_ended_words(last)} and" if last is not None else "is not in the queue and"
-            return LOST, f"job {newest} {how} wrote no end: submit again", last
+            end = one.newest_end()
+            told = f"its attempt {one.attempt}: {end.reason}" if end is not None else "wrote no end"
+            return LOST, f"job {newest} {how} {told}: submit again", last
         if self.queue in self.locked:
             missing = self._held(one)
             return (HELD, missing, None) if missing else (WAITING, "waits for its turn on this machine", None)
-        if one.begun:
-            return STOPPED, "the same command goes on", None
+        if one.begun or one.attempt:
+            return self._stopped(one)
         report = self.seen.get(self.graph.nodes[-1].hash)
         if report is not None and report.node.kind == REPORT and self._in_queue(report) is not None:
             return TO_DO, f"no room in the queue; {report.node.job_name} submits it later", None
         return TO_DO, "", None
+
+    @staticmethod
+    def _stopped(one: RunView) -> tuple[str, str, JobState | None]:
+        """Of a phase that was not submitted: how its newest start ended, in its own words."""
+        end, attempt = one.newest_end(), one.newest_attempt()
+        if end is None and attempt is not None and fate(attempt.process, attempt.host) == ALIVE:
+            return RUNNING, "", None  # by a launcher of the user's own
+        known = f"{end.how}: {end.reason.strip()}" if end is not None and end.how != attempts.DONE else ""
+        after = "" if end is not None and end.how == attempts.USER else "the same command goes on"
+        return STOPPED, "; ".join(filter(None, [known, after])), None
 
     @staticmethod
     def _cause(broken: PhaseState) -> str:

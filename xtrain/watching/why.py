@@ -67,8 +67,8 @@ def attempt_rows(run: RunDirectory, *, alive: bool) -> list[AttemptRow]:
     numbers = attempts.numbers()
     rows = []
     for number in numbers:
-        began, end = attempts.read(number), attempts.read_end(number)
-        how = end.how if end else "runs" if alive and number == numbers[-1] else "killed"
+        began, end = attempts.read(number), attempts.ending(number)
+        how = end.how if end else "runs" if alive and number == numbers[-1] else ways.KILLED
         rows.append(
             AttemptRow(
                 number,
@@ -219,4 +219,7 @@ def remedy(found: Found, state: PhaseState, observed: Observed, how: str) -> str
     }
     if state.state in (words.FAILED, words.LOST, words.CANCELLED):
         return by_how.get(how, again)
-    return "the same command goes on from there" if state.state == words.STOPPED else ""
+    if state.state != words.STOPPED:
+        return ""
+    goes_on = "the same command goes on from there"
+    return f"correct what the message says; then {goes_on}" if how == ways.USER else goes_on

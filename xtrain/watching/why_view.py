@@ -63,7 +63,7 @@ def _how(found: Found, state: PhaseState) -> str:
     if ended is not None:
         return ended.how
     newest = Attempts(run)
-    end = newest.read_end(newest.newest())
+    end = newest.ending(newest.newest())
     return end.how if end is not None else ""
 
 
