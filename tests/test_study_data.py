@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from xtrain.data import checking
 from xtrain.data.shards import MANIFEST
 from xtrain.errors import UserError
 from xtrain.runner import Job, look_at_data, open_study
-from xtrain.tasks.checking import PER_FILE
+from xtrain.tasks.checking import PER_FILE, DataSet, Look
 
 SEVEN = ["en", "ru", "ar", "de", "es", "fr", "hi"]
 
@@ -170,3 +172,23 @@ def test_labels_taken_from_data_that_are_broken_do_not_hide_other_mistakes(
     places = [problem.where for problem in caught.value.problems]
     assert places == [f"{tags}/train-en.tsv:11", f"{tags}/test-ar.tsv:6: label"], "and Z is no label for being there"
     assert job.graph.remarks == [f"tags is not evaluated in 'ru': there is no {tags}/test-ru.tsv"]
+
+
+def test_a_process_that_dies_while_it_reads_is_named_with_its_data(
+    opened: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    look = checking.look
+
+    def dies(one: DataSet, root: Path | None) -> Look:
+        if str(one) == "toy test fr":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return look(one, root)
+
+    monkeypatch.setattr(checking, "SMALL", 0)
+    monkeypatch.setattr(checking, "available_cores", lambda: 3)
+    monkeypatch.setattr(checking, "look", dies)
+    with pytest.raises(UserError, match="toy test fr: the process that read it ended with SIGKILL"):
+        look_at_data(opened(), Console(quiet=True))
+    monkeypatch.setattr(checking, "look", look)
+    look_at_data(opened(), Console(quiet=True))
+    assert len(list((tmp_path / "out/prepared").glob(f"*/*/{MANIFEST}"))) == 16, "by three processes"

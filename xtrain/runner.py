@@ -139,7 +139,9 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
     with stopping_on(names):
         phases = list(job.graph.phases.values())
-        look_at_data(job, console)
+        to_do = look_at_rows(job, console)
+        _write_graph(job)
+        prepare_data(job.graph, job.data_root, job.out, console, to_do)
         for number, phase in enumerate(phases, 1):
             head = f"[{number}/{len(phases)}] {phase.kind:<12} {phase.name}"
             reason = _not_to_run(phase, phase.run_directory(job.out), failed)
@@ -156,10 +158,8 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
 
 
 def look_at_data(job: Job, console: Console) -> None:
-    """Check and prepare what the phases read that have no result yet; the graph is written in between."""
-    phases = look_at_rows(job, console)
-    _write_graph(job)
-    prepare_data(job.graph, job.data_root, job.out, console, phases)
+    """Check and prepare what the phases read that have no result yet."""
+    prepare_data(job.graph, job.data_root, job.out, console, look_at_rows(job, console))
 
 
 def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list[Phase]:

@@ -102,7 +102,7 @@ def test_shards_do_not_depend_on_the_number_of_processes(data: Path, tiny_model:
     for workers in (1, 3):
         wanted = [Wanted(DataSet(task(), "train", "en"), length) for length in (8, 16, 24, 32, 48)]
         out = data / f"out-{workers}"
-        with mock.patch("xtrain.data.prepare.SMALL", 0):
+        with mock.patch("xtrain.data.checking.SMALL", 0):
             prepare_all(wanted, tiny_model, data, out, workers=workers)
         found.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
     assert found[0] == found[1]

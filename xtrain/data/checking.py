@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.data.pool import Died, over
+from xtrain.dispatch.local import available_cores
 from xtrain.errors import Problem, UserError
 from xtrain.files import make_folder, write_json
 from xtrain.tasks.checking import DataSet, Look, look
@@ -17,6 +18,7 @@ from xtrain.tasks.checking import DataSet, Look, look
 RECORD = "checked.json"
 AT_ONCE = 50  # problems that are listed; the others are counted by file
 SMALL = 2**21  # bytes of data that are read sooner than processes are started
+FROM_HUB = 8  # processes that ask the hub for files at a time
 
 
 @dataclass(frozen=True)
@@ -54,25 +56,31 @@ def check_data_sets(
     looks = {number: known for number, key in keys.items() if (known := record.known(key)) is not None}
     progress(len(looks) + len(data) - len(keys))
     new = [number for number in keys if number not in looks]
-    sizes = [data[number].num_bytes(data_root) for number in new]
-    if 0 < sum(sizes) < SMALL and all(sizes):
-        workers = 1
+    sets = [data[number] for number in new]
+    sizes = [one.num_bytes(data_root) for one in sets]
+    workers = num_workers(sizes, workers)
     try:
-        for place, found in over(
-            [data[number] for number in new], lambda one: look(one, data_root), workers=workers, sizes=sizes, room=room
-        ):
+        for place, found in over(sets, lambda one: look(one, data_root), workers=workers, sizes=sizes, room=room):
             number = new[place]
             looks[number] = found
             if not found.problems:
                 record.add(keys[number], data[number], found)
             progress(1)
     except Died as died:
-        raise UserError(worker_died(data[new[died.index]], died.how, "read")) from None
+        raise UserError(worker_died(sets[died.index], died.how, "read")) from None
     finally:
         record.write()
     broken = [(data[number], found) for number, found in sorted(looks.items()) if found.problems]
     raise_problems(problems, broken)
     return [Checked(one, looks[number].rows, looks[number].examples) for number, one in enumerate(data)]
+
+
+def num_workers(sizes: Sequence[int], workers: int | None) -> int:
+    """How many processes work on data sets of ``sizes`` in bytes (0: on the hub) where ``workers`` may."""
+    most = workers or available_cores()
+    if not all(sizes):
+        return min(most, FROM_HUB)
+    return 1 if sum(sizes) < SMALL else most
 
 
 def worker_died(data: DataSet, how: str, verb: str) -> Problem:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xtrain.data.checking import SMALL, raise_problems, worker_died
+from xtrain.data.checking import num_workers, raise_problems, worker_died
 from xtrain.data.drawing import Drawn, draw
 from xtrain.data.pool import Died, over
 from xtrain.data.shards import LAYOUT, Shard, damage, write_shard
@@ -148,8 +148,7 @@ def prepare_all(
         return
     _tokenizer(encoder_folder, tokenizer_hash(encoder_folder))  # loaded once: forked processes share it
     sizes = [one.data.num_bytes(data_root) for one in new]
-    if 0 < sum(sizes) < SMALL and all(sizes):
-        workers = 1
+    workers = num_workers(sizes, workers)
     problems: dict[int, tuple[Problem, ...]] = {}
 
     def make(one: Wanted) -> tuple[Problem, ...]:

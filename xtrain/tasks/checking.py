@@ -72,6 +72,9 @@ def look(data: DataSet, data_root: Path | None) -> Look:
         cut = True
     except UserError as error:  # what ends the reading; a list that was raised is there already
         problems.add(*(problem for problem in error.problems if problem not in problems.found))
+    except Exception as error:
+        error.add_note(f"while {data} was read")
+        raise
     examples = found.labelled or (found.withheld if split == "test" else 0)
     if not examples and not problems.found:
         problems.add(nothing_left(spec, split, language, found.rows, found.dropped))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.errors import Problem, UserError, listed
+from xtrain.languages import proposed
 
 PARQUET_BRANCH = "refs/convert/parquet"
 """Where the hub keeps a converted copy of every data set: CONFIGURATION/SPLIT/0000.parquet."""
@@ -222,5 +223,5 @@ def _refuse_scripts(place: Place, where: str) -> None:
 
 def _unknown(kind: str, word: str, known: Sequence[str], where: str) -> Problem:
     key = "config" if kind == "configuration" else "splits"
-    remedy = f"{nearest(word, known)} name the right one in {key} of the task's source".strip()
+    remedy = f"{proposed(word, known)} name the right one in {key} of the task's source".strip()
     return Problem(where, f"there is no {kind} {word!r}", listed(known) or "there are none", remedy)
