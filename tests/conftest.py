@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from long import ALL_FAULTS, LeaveOut
 from op import compiled
+from runs import Nursery
 from tiny import make_tiny_model
 from toy import Toy, make_data
 
@@ -73,10 +74,18 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("toy") / "data")
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """A process that starts ranks and commands; one for each of pytest's workers."""
+    opened = Nursery.open()
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def toy(tmp_path: Path, tiny_model: Path, toy_data: Path) -> Toy:
+def toy(tmp_path: Path, tiny_model: Path, toy_data: Path, nursery: Nursery) -> Toy:
     """A toy study with a folder of the test's own for studies and output."""
-    return Toy(tmp_path, tiny_model, toy_data)
+    return Toy(tmp_path, tiny_model, toy_data, nursery)
 
 
 @pytest.fixture

@@ -101,10 +101,19 @@ class Nursery:
         self.pids = self._asked(job)
         return self.pids
 
-    def start_command(self, *arguments: str, log: Path) -> int:
-        """Start ``python -m xtrain ARGUMENTS``; its process id. Its ranks are its children, in their order."""
-        self._began, self._logs = time.monotonic(), log.parent
-        self.pids = self._asked({"command": arguments, "log": str(log), "environment": {}})
+    def start_command(
+        self, *arguments: str, out: Path, errors: Path | None = None, folder: Path = Path(),
+        keep_checkpoints: bool = False, fault: Mapping[str, Any] | None = None, environment: Mapping[str, str] = {},
+    ) -> int:  # fmt: skip
+        """Start ``python -m xtrain ARGUMENTS``; its process id. Its ranks are its children, in their order.
+
+        What it prints is appended to ``out`` and ``errors``, the same file if there is but one.
+        """
+        self._began, self._logs = time.monotonic(), out.parent
+        job = {"command": arguments, "out": str(out), "errors": str(errors or out), "folder": str(folder.absolute()),
+               "keep_checkpoints": keep_checkpoints, "fault": dict(fault or {}),
+               "environment": dict(environment)}  # fmt: skip
+        self.pids = self._asked(job)
         return self.pids[0]
 
     def wait(self) -> Ended:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import Nursery
 from safetensors.torch import load_file, save_file
 from toy import PROJECT, SETTINGS, TASKS, Toy, run_python, study, write_study
 
@@ -20,8 +21,8 @@ from xtrain.cli import main
 class InThisProcess(Toy):
     """The same commands in this process, which has imported all: what the user gets wrong is mostly found here."""
 
-    def __init__(self, *folders: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(*folders)
+    def __init__(self, *parts: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(*parts)
         self.capfd, self.monkeypatch = capfd, monkeypatch
 
     def xtrain(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -44,8 +45,9 @@ def toy(
     toy_data: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    nursery: Nursery,
 ) -> Toy:
-    return InThisProcess(tmp_path, tiny_model, toy_data, capfd=capfd, monkeypatch=monkeypatch)
+    return InThisProcess(tmp_path, tiny_model, toy_data, nursery, capfd=capfd, monkeypatch=monkeypatch)
 
 
 SHORT: dict[str, Any] = {
@@ -75,8 +77,10 @@ def with_file(toy: Toy, name: str, content: bytes) -> None:
 
 def test_unknown_key_and_several_mistakes(tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """As a process of its own."""
-    toy = Toy(tmp_path, tiny_model, toy_data)
-    result = toy.run("s", **SHORT, sedes=[1], engine={"precison": "bf16", "log_every": 0})
+    path = write_study(
+        tmp_path / "s.toml", study(tiny_model, **SHORT, sedes=[1], engine={"precison": "b", "log_every": 0})
+    )
+    result = run_python(["-m", "xtrain", "run", str(path), "--data", str(toy_data), "--out", "out"], tmp_path)
     refused(
         result,
         "s.toml: sedes: unknown key",

@@ -9,14 +9,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Any, Protocol
 
 import tomli_w
 from tiny import pairs, sentences
-
-from xtrain.dispatch.local import python, run_ranks
-from xtrain.files import make_folder
 
 PROJECT = Path(__file__).resolve().parent.parent
 LANGUAGES = {"en": "latin", "ru": "cyrillic", "ar": "arabic"}
@@ -101,35 +97,36 @@ def write_study(path: Path, mapping: Mapping[str, Any]) -> Path:
     return path
 
 
-KILLED_TRAIN = """
-import os, runpy, signal
-from xtrain.training.loop import Trainer
-whole = Trainer._global_step
-def step(self, number, *rest):
-    if number == {step}:
-        os.kill(os.getppid(), signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, number, *rest)
-Trainer._global_step = step
-runpy.run_path({train!r}, run_name="__main__")
-"""
-KILLED_RUN = """
-import sys, xtrain.runner
-xtrain.runner.python = lambda script, *rest: [sys.executable, {launcher!r}, *rest]
-from xtrain.cli import main
-sys.exit(main({command!r}))
-"""
+class Commands(Protocol):
+    """Who runs ``python -m xtrain`` and ranks for a toy: runs.Nursery, whose processes have imported everything."""
+
+    def start_command(self, *arguments: str, out: Path, errors: Path, folder: Path, fault: Mapping[str, Any],
+                      environment: Mapping[str, str]) -> int: ...  # fmt: skip
+
+    def wait(self) -> Any: ...
+
+    def run(self, run: Path, ranks: int) -> Any: ...
 
 
 class Toy:
     """A folder with a model, data and a study, and the command line to run them."""
 
-    def __init__(self, root: Path, base: Path, data: Path) -> None:
-        self.root, self.base, self.data = root, base, data
+    def __init__(self, root: Path, base: Path, data: Path, commands: Commands) -> None:
+        self.root, self.base, self.data, self._commands = root, base, data, commands
 
-    def xtrain(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def xtrain(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, fault: Mapping[str, Any] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """``python -m xtrain ...`` in this folder; never uses the network or a real W&B key."""
-        return run_python(["-m", "xtrain", *arguments], self.root, environment)
+        out, errors = self.root / "stdout.txt", self.root / "stderr.txt"
+        for old in (out, errors):
+            old.unlink(missing_ok=True)
+        self._commands.start_command(
+            *arguments, out=out, errors=errors, folder=self.root, fault=fault or {},
+            environment={**SETTINGS, **(environment or {})},
+        )  # fmt: skip
+        (code,) = self._commands.wait().codes
+        return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), errors.read_text("utf-8"))
 
     def run(
         self, name: str, *arguments: str, environment: Mapping[str, str] | None = None, **changes: Any
@@ -148,9 +145,8 @@ class Toy:
 
     def train(self, run: Path, ranks: int) -> Path:
         """Run the phase of a run directory as the command does, and no other; returns ``run``."""
-        with mock.patch.dict(os.environ, SETTINGS):
-            outcome = run_ranks(python(str(PROJECT / "train.py"), str(run)), ranks, make_folder(run / "logs"))
-        assert outcome is None, outcome
+        ended = self._commands.run(run, ranks)
+        assert ended.codes == [0] * ranks, ended
         return run
 
     def run_killed(
@@ -161,11 +157,9 @@ class Toy:
         Returns the run directory of the target phase that was cut off.
         """
         path = write_study(self.root / f"{name}.toml", study(self.base, **changes))
-        launcher = self.root / "killed_train.py"
-        launcher.write_text(KILLED_TRAIN.format(step=step, train=str(PROJECT / "train.py")))
         command = ["run", str(path), "--data", str(self.data), "--out", str(self.out(name)), *arguments]
-        entry = KILLED_RUN.format(launcher=str(launcher), command=command)
-        result = run_python(["-c", entry], self.root, environment)
+        fault = {"kind": "kill command at step", "step": step}
+        result = self.xtrain(*command, environment=environment, fault=fault)
         assert result.returncode == -signal.SIGKILL, result.stderr
         return self.run_directory(name, "target")
 

@@ -13,8 +13,11 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
+import faults
+
+import xtrain.runner  # noqa: F401 - so that no command has to
 from xtrain.cli import main
 from xtrain.dispatch import local
 from xtrain.dispatch.with_parent import PR_SET_PDEATHSIG
@@ -24,17 +27,23 @@ from xtrain.run_directory import RunDirectory
 FORKED = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT")  # whose handlers a program that is executed has not
 
 
-def be_the_command(arguments: Sequence[str], log: str) -> NoReturn:
-    """Run the command in this forked process, and end it. Checkpoints stay when a phase is done."""
+def be_the_command(job: Mapping[str, Any]) -> NoReturn:
+    """Run the command in this forked process, and end it; its ranks get the job's fault."""
     code = 99
     try:
-        with open(log, "ab") as file:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for target, name in ((1, job["out"]), (2, job["errors"])):
+            with open(name, "ab") as file:
+                os.dup2(file.fileno(), target)
+        os.chdir(job["folder"])
+        os.environ.update(job["environment"])
         local.subprocess = ForksRanks  # type: ignore[assignment]
-        RunDirectory.drop_checkpoints = lambda self: None  # type: ignore[method-assign]
-        code = main(list(arguments))
+        if job["keep_checkpoints"]:
+            RunDirectory.drop_checkpoints = lambda self: None  # type: ignore[method-assign]
+        Rank.fault = job["fault"]
+        code = main(list(job["command"]))
+    except SystemExit as error:  # of the parser of its arguments
+        code = int(error.code or 0)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -44,6 +53,8 @@ def be_the_command(arguments: Sequence[str], log: str) -> NoReturn:
 
 class Rank:
     """What the launcher uses of subprocess.Popen, for a rank that is forked."""
+
+    fault: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], stdout: Any, stderr: Any, start_new_session: bool,
@@ -102,6 +113,8 @@ def _be_a_rank(
                     os.close(int(name))
         os.environ.clear()
         os.environ.update(environment)
+        if Rank.fault:
+            faults.build_in(rank=int(environment["RANK"]), **Rank.fault)
         if os.getppid() == parent:
             entry.main([run])
     except BaseException:

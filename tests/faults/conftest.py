@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from runs import Nursery, make_run, settings
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    """A process that starts ranks; one for each of pytest's workers."""
-    opened = Nursery.open()
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.checkpoints import CheckpointFolder, Manifest, commit, folder
+from xtrain.dispatch.attempts import Attempts
 from xtrain.model.tensor_files import TensorFileWriter
 from xtrain.phase import evaluating
 from xtrain.run_directory import RunDirectory
@@ -135,6 +136,21 @@ def at_step(rank: int, step: int, action: Callable[[], None]) -> None:
 def kill_at_step(rank: int, step: int, who: str) -> None:
     """SIGKILL at the beginning of a step."""
     at_step(rank, step, lambda: kill(who, rank))
+
+
+def kill_command_at_step(rank: int, step: int) -> None:
+    """SIGKILL to the launcher, and to the first rank that begins the step."""
+
+    def strike() -> None:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    at_step(rank, step, strike)
+
+
+def claim_at_step(rank: int, step: int, run: str) -> None:
+    """Another attempt at the run is claimed when rank 0 begins the step."""
+    at_step(rank, step, lambda: rank or Attempts(RunDirectory(Path(run))).claim())
 
 
 def kill_in_copy(rank: int, step: int, who: str) -> None:
@@ -319,6 +335,8 @@ BUILDERS: dict[str, Callable[..., None]] = {
     "stop in evaluation": stop_in_evaluation,
     "kill in save": kill_in_save,
     "kill at step": kill_at_step,
+    "kill command at step": kill_command_at_step,
+    "claim at step": claim_at_step,
     "refuse copy": refuse_copy,
     "watch what is opened": watch_what_is_opened,
     "kill in evaluation": kill_in_evaluation,

@@ -4,7 +4,7 @@ Reads one JSON object a line from its input: ``{"run", "ranks", "fault", "logs",
 with two lines: ``{"pids": [...]}`` as soon as the ranks run, ``{"codes": [...]}`` when all have ended (negative: the
 signal). A rank is what ``python train.py RUN`` is, with a fault built in where the job names one (see faults.py). The
 ranks of a job are a process group of their own. There is no launcher that would end the others when one has died.
-For ``{"command", "log"}`` there is: then it forks one process, which is ``python -m xtrain COMMAND`` (see command.py).
+For ``{"command", ...}`` there is: then it forks one process, which is ``python -m xtrain COMMAND`` (see command.py).
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import command
-import deepspeed  # imported here so that the forked ranks need not, as all that is marked "noqa: F401"
-import deepspeed.runtime.zero.muon.muon_optimizer  # it compiles functions: two seconds
 import disk_faults  # noqa: F401 - it adds to the faults
 import faults
 import rank_faults  # noqa: F401 - it adds to the faults
 import torch
-import transformers.models.xlm_roberta.modeling_xlm_roberta  # noqa: F401
 
 from xtrain.dispatch.rank_process import leave
 from xtrain.dispatch.rendezvous import LocalRanks
 from xtrain.phase import entry
+from xtrain.training.engine import import_deepspeed
 
 LEFT_SECONDS = 60.0  # a rank that is still there so long after the first has failed is killed, and shows as such
-JOB_SECONDS = 200.0  # and so does a job that takes longer
+JOB_SECONDS = 280.0  # and so does a job that takes longer
 
 
 def main() -> None:
     """Serve jobs until the input ends."""
     torch.set_num_threads(1)
+    deepspeed = import_deepspeed()
     _ = deepspeed.ops.__compatible_ops__  # asks the compiler what it can build
     gc.freeze()  # a rank that collects garbage would copy every page of what was imported
     for line in sys.stdin:
@@ -47,7 +46,7 @@ def main() -> None:
         if "command" in job:
             pids.append(os.fork())
             if not pids[0]:
-                command.be_the_command(job["command"], job["log"])
+                command.be_the_command(job)
         else:
             start_ranks(job, pids)
         print(json.dumps({"pids": pids}), flush=True)

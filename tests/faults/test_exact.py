@@ -167,7 +167,7 @@ class Tortured:
         """The command that runs it into the folder of this name, or goes on with it; its process id."""
         path = write_study(self.root / "study.toml", self.mapping)
         words = ["run", str(path), "--data", str(self.data), "--out", str(self.root / name), "--ranks", "2"]
-        return self.nursery.start_command(*words, log=self.root / f"{name}.log")
+        return self.nursery.start_command(*words, out=self.root / f"{name}.log", keep_checkpoints=True)
 
     def run(self, name: str) -> Path:
         """The run directory of what trains."""

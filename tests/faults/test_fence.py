@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from runs import (
     wait_until,
     write_runs,
 )
-from toy import PROJECT, read_jsonl
+from toy import read_jsonl
 
 from xtrain.dispatch.attempts import DONE, FENCED, VARIABLE, Attempts
 from xtrain.errors import EXIT_FENCED
@@ -233,36 +231,14 @@ def test_a_start_for_an_attempt_that_is_not_the_newest(
     assert attempts.read_end(2) is None
 
 
-def test_the_command_says_who_goes_on(tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+def test_the_command_says_who_goes_on(nursery: Nursery, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """A job takes over the phase that `xtrain run` is at: that ends as a mistake of the user's, in one message."""
     run = make_run(tmp_path / "run", tiny_model, toy_data, settings(2))
-    launcher = tmp_path / "train.py"
-    launcher.write_text(
-        "import runpy, sys\n"
-        "from xtrain.dispatch.attempts import Attempts\n"
-        "from xtrain.run_directory import RunDirectory\n"
-        "from xtrain.training.loop import Trainer\n"
-        "whole = Trainer._global_step\n"
-        "def step(self, number, *rest):\n"
-        "    if number == 4 and self.guard.agreement.rank == 0:\n"
-        "        Attempts(RunDirectory(self.saver.folder.path.parent)).claim()\n"
-        "    return whole(self, number, *rest)\n"
-        "Trainer._global_step = step\n"
-        f"runpy.run_path({str(PROJECT / 'train.py')!r}, run_name='__main__')\n"
-    )
     root = tmp_path / "run"
     command = ["run", str(root / "study.toml"), "--data", str(toy_data), "--out", str(root / "out"), "--ranks", "2"]
-    entry = (
-        "import sys, xtrain.runner\n"
-        f"xtrain.runner.python = lambda script, *rest: [sys.executable, {str(launcher)!r}, *rest]\n"
-        "from xtrain.cli import main\n"
-        f"sys.exit(main({command!r}))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", entry], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert "another command or job has begun this phase anew" in ended.stderr
+    said = tmp_path / "said"
+    nursery.start_command(*command, out=said, fault={"kind": "claim at step", "step": 4, "run": str(run)})
+    assert nursery.wait().codes == [2], said.read_text()
+    assert "another command or job has begun this phase anew" in said.read_text()
     assert not (run / "DONE").exists()
     assert not events(run, "failed")

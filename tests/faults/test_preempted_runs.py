@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from runs import (
     wait_until,
     write_runs,
 )
-from toy import PROJECT, read_jsonl, study, write_study
+from toy import read_jsonl, study, write_study
 
 from xtrain.checkpoints import CheckpointFolder
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED
@@ -244,33 +242,18 @@ def test_the_command(
 ) -> None:
     """SIGTERM to ``python -m xtrain run`` with two ranks: it says where it goes on, and the same command does."""
     path = write_study(tmp_path / "study.toml", study(tiny_model, **settings(2)))
-    command = [
-        sys.executable,
-        "-m",
-        "xtrain",
-        "run",
-        str(path),
-        "--data",
-        str(toy_data),
-        "--out",
-        "out",
-        "--ranks",
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1",
-                   "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}  # fmt: skip
-    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
-        wait_until(lambda: any(map(reached, trained(tmp_path))))
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=120)
+    command = ["run", str(path), "--data", str(toy_data), "--out", str(tmp_path / "out"), "--ranks", "2"]
+    said = tmp_path / "said"
+    pid = nursery.start_command(*command, out=tmp_path / "printed", errors=said)
+    wait_until(lambda: any(map(reached, trained(tmp_path))))
+    os.kill(pid, signal.SIGTERM)
+    assert nursery.wait().codes == [EXIT_PREEMPTED], said.read_text()
     (run,) = trained(tmp_path)
-    assert process.returncode == EXIT_PREEMPTED, said
     event = events(run)[-1]
     where = f"phase none/toy-s0 saved at step {event['saved_step']}; the same command goes on from there"
-    assert said.splitlines()[-1] == f"SIGTERM: {where}"
-    again = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=240, **options)
-    assert again.returncode == 0, again.stderr
+    assert said.read_text().splitlines()[-1] == f"SIGTERM: {where}"
+    nursery.start_command(*command, out=tmp_path / "printed", errors=said)
+    assert nursery.wait().codes == [0], said.read_text()
     is_as_undisturbed(run, undisturbed(2), [event["step"]])
     assert (tmp_path / "out/report.html").exists()
     note_case("SIGTERM to python -m xtrain run", run, 0, None, signal_to_commit=event["seconds"])

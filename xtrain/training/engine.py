@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -10,7 +11,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,14 +135,31 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
         return device
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     warnings.filterwarnings("ignore", message=".*is deprecated", module="torch.distributed")  # DeepSpeed's affair
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # The shared-memory all-reduce spins for ever when a peer dies, and saves nothing that matters over Gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(backend, verbose=False)  # noqa: TID251 - it takes the group that there is
+    deepspeed.init_distributed(backend, verbose=False)
     return device
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, with its optimizer Muon, which it needs at its first step whatever the optimizer is.
+
+    As that is imported, it asks torch to compile its functions, which brings all of Inductor: a third of a rank's
+    start, for an optimizer that no phase uses.
+    """
+    import deepspeed
+    from deepspeed.runtime import compiler
+
+    whole = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = whole
+    return cast(ModuleType, deepspeed)
 
 
 @dataclass(frozen=True)
