@@ -31,6 +31,7 @@ from xtrain.tasks import catalog
         ("nb", ["no"], "did you mean 'no' (Norwegian)?"),
         ("toy-a", ["toy-b"], "did you mean 'toy-b'?"),
         ("xx", ["de", "fr"], ""),
+        ("hau", ["hat", "haw"], ""),
     ],
 )
 def test_the_code_in_use_is_proposed(code: str, known: list[str], expected: str) -> None:

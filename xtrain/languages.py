@@ -278,12 +278,15 @@ def meant(code: str, known: Iterable[str]) -> str:
 
 
 def proposed(code: str, known: Iterable[str]) -> str:
-    """``"did you mean 'he' (Hebrew)?"``: the known code of the same language, else the one that looks alike."""
+    """``"did you mean 'he' (Hebrew)?"``: the known code of the same language; an empty string where there is none.
+
+    What is no language's code may be misspelt: then the one that looks alike.
+    """
     known = list(known)
     found = meant(code, known)
     if found:
         return f"did you mean {found!r} ({name_of(found)})?"
-    return nearest(code, known)
+    return "" if name_of(code) else nearest(code, known)
 
 
 def _primary(code: str) -> str:
