@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -155,15 +156,20 @@ class _Record:
         return found if isinstance(found, dict) else {}
 
     def known(self, key: str) -> Look | None:
-        entry = self._known.get(key)
-        return Look(entry["rows"], entry["examples"], entry["dropped"]) if entry else None
+        try:
+            entry = self._known[key]
+            return Look(entry["rows"], entry["examples"], entry["dropped"])
+        except (KeyError, TypeError):
+            return None
 
     def add(self, key: str, data: DataSet, found: Look) -> None:
         entry = {"rows": found.rows, "examples": found.examples, "dropped": dict(found.dropped)}
         self._new[key] = {"data": str(data), **entry}
 
     def write(self) -> None:
-        """Another command may have written it meanwhile: what it found stays."""
-        if self._new:
-            make_folder(self._path.parent)
-            write_json(self._path, {**self._read(), **self._new})
+        """Another command may have written it meanwhile: what it found stays. Where nothing can be written, the next
+        look is no quicker."""
+        with contextlib.suppress(UserError):
+            if self._new:
+                make_folder(self._path.parent)
+                write_json(self._path, {**self._read(), **self._new})

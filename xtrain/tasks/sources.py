@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,9 +57,7 @@ def choose(spec: TaskSpec, data_root: Path | None) -> Source:
 def no_folder(data_root: Path) -> Problem:
     """The problem that the folder of --data is none."""
     what = "no such folder" if not data_root.exists() else "is not a folder"
-    parent = data_root.parent
-    there = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-    hint = nearest(data_root.name, there)
+    hint = nearest(data_root.name, (path.name for path in _folders_in(data_root.parent)))
     allowed = "the folder that holds xnli/, pawsx/, ..."
     return Problem(f"--data {data_root}", what, allowed, f"{hint} name the folder that holds the data sets".strip())
 
@@ -67,11 +66,27 @@ def nearby(spec: TaskSpec, data_root: Path | None) -> Path | None:
     """A folder above or below ``data_root`` that has the task's files where ``data_root`` should have them."""
     if data_root is None or not data_root.is_dir():
         return None
-    below = sorted(path for path in data_root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for folder in (*below[:_NEARBY], *list(data_root.absolute().parents)[:2]):
+    for folder in (*_folders_in(data_root)[:_NEARBY], *list(data_root.absolute().parents)[:2]):
         if any(_is_there(source, spec, folder) for source in _below_data(spec)):
             return folder
     return None
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in ``folder``, as far as it lets itself be read, without hidden ones."""
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+        return [path for path in found if os.access(path, os.R_OK | os.X_OK)]
+    except OSError:
+        return []
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; one that may not be looked at is taken for one, so that who reads it says why not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def _below_data(spec: TaskSpec) -> list[Source]:
@@ -145,7 +160,7 @@ def existing_files(spec: TaskSpec, split: str, language: str, data_root: Path | 
     if source.hub:
         return ()
     paths = _resolve(source, split, language, data_root)
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not _is_file(path)]
     # a leaderboard withholds the gold of its test sets: where that has a file of its own, it is the last
     if split == "test" and len(paths) > 1 and missing == [paths[-1]] and formats.get(spec.format).gold_file:
         return paths[:-1]
@@ -298,7 +313,7 @@ def _is_there(source: Source, spec: TaskSpec, data_root: Path | None) -> bool:
         if spec.languages == (EVERY,):
             if _languages_there(source, split, data_root):
                 return True
-        elif any(path.is_file() for lang in spec.languages for path in _resolve(source, split, lang, data_root)):
+        elif any(_is_file(path) for lang in spec.languages for path in _resolve(source, split, lang, data_root)):
             return True
     return False
 
