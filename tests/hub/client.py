@@ -12,6 +12,7 @@ from typing import Any
 
 from xtrain.errors import UserError
 from xtrain.tasks import Source, catalog, hub, sources
+from xtrain.tasks.formats import ProblemList
 from xtrain.tasks.hub_repository import locate
 
 if "model" in sys.argv:  # what takes long, while another process works
@@ -40,7 +41,7 @@ def records(source: dict[str, Any], split: str, language: str) -> list[dict[str,
     read = _source(source)
     return [
         {name: record.get(ref) for name, ref in read.columns.items() if not isinstance(ref, tuple)}
-        for record in hub.read_hub(read, split, language)
+        for record in hub.read_hub(read, split, language, ProblemList())
     ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +185,16 @@ def test_a_loading_script_and_nothing_that_can_be_read(tmp_path: Path) -> None:
 
 def test_a_file_that_is_broken(tmp_path: Path) -> None:
     write(tmp_path / "set" / "train.jsonl", '{"premise": "x", "label":\n')
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"train train\.jsonl:1: not JSON"):
         rows_of(task(tmp_path / "set"), None)
+    write(tmp_path / "other" / "train.parquet", "no parquet at all")
+    with pytest.raises(UserError, match="cannot be read"):
+        rows_of(task(tmp_path / "other"), None)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
+    for name in ("train.parquet", "train.csv"):
+        write(tmp_path / name / name, pointer)
+        with pytest.raises(UserError, match=r"a pointer of Git LFS[^$]*git lfs pull"):
+            rows_of(task(tmp_path / name), None)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +245,93 @@ def test_what_a_card_says_about_reading(tmp_path: Path) -> None:
 def test_a_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret-words")
     assert hub_repository.scrubbed("a secret-words\n b hf_abcdefgh123 c") == "a hf_*** b hf_*** c"
+
+
+TEXTS = ["null", "NA", "NaN", "nan", "None", "N/A", "n/a", "NULL", "<NA>", "#N/A", "-nan", "inf", "", " ", "007", "1.0",
+         "1e5", "0x1F", "True", "false", "2020-01-01", "2020-01-01T00:00:00Z", "12:30", "1,234", "-", "-1", "+5", " x ",
+         'say "so"', "it's", "two\nlines", "a\u2028b", "\u00e9", "e\u0301", "\U0001f600", "x" * 500]  # fmt: skip
+
+
+def text_rows(tmp_path: Path, name: str, **keys: Any) -> tuple[list[Any], list[Any]]:
+    """The rows that `files` and a folder like the hub's give of the same file."""
+    columns = {"text_a": "x", "label": "y", "id": "nr"}
+    local = spec(sources=[source(files={"train": name}, columns=columns, **keys)])
+    beside = spec(sources=[source(hub=str(tmp_path), splits={"train": "train"}, columns=columns, **keys)])
+    return tuple([(row.id, dict(row.values)) for row in rows_of(one, tmp_path)] for one in (local, beside))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "tsv quoted", "jsonl", "parquet"])
+def test_text_is_text_from_files_and_from_the_hub(tmp_path: Path, ending: str) -> None:
+    rows = [{"x": text, "y": "ab"[n % 2], "nr": f"{n:03}"} for n, text in enumerate(TEXTS)]
+    if ending == "tsv":  # nothing is quoted there
+        rows = [row for row in rows if "\n" not in row["x"]]
+    quoted = {"quoted": True} if "quoted" in ending else {}
+    name = f"train.{ending.partition(' ')[0]}"
+    with open(tmp_path / name, "w", encoding="utf-8", newline="") as handle:
+        if ending == "tsv":
+            handle.writelines("\t".join(row) + "\n" for row in [["x", "y", "nr"], *(row.values() for row in rows)])
+        elif ending == "jsonl":
+            handle.writelines(json.dumps(row) + "\n" for row in rows)
+        elif ending != "parquet":
+            writer = csv.DictWriter(handle, ["x", "y", "nr"], delimiter="\t" if quoted else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    wanted = [(row["nr"], {"text_a": row["x"], "label": row["y"], "id": row["nr"]}) for row in rows]
+    if ending == "parquet":
+        parquet(tmp_path / name, rows)
+        columns = {"text_a": "x", "label": "y", "id": "nr"}
+        beside = spec(sources=[source(hub=str(tmp_path), splits={"train": "train"}, columns=columns)])
+        assert [(row.id, row.values) for row in rows_of(beside, None)] == wanted
+        return
+    files, beside = text_rows(tmp_path, name, **quoted)
+    assert files == wanted
+    assert beside == wanted
+
+
+def test_values_of_json_are_what_they_are(tmp_path: Path) -> None:
+    """Numbers, booleans and nulls, too; a key that only some rows have is null in the others."""
+    rows = [{"x": "1", "y": 1, "nr": 7}, {"x": None, "y": True, "nr": 8.0}, {"x": "2020-01-01", "y": "b", "nr": "009"}]
+    folder = tmp_path / "set"
+    write_jsonl(folder / "train.jsonl", rows)
+    files, beside = text_rows(folder, "train.jsonl", label_map={"1": "a", "true": "b"})
+    assert files == beside
+    assert [id_ for id_, _ in files] == ["7", "8", "009"]
+    write_jsonl(folder / "train.jsonl", [{"y": "a", "nr": 1}, *rows])
+    assert rows_of(task(folder, columns={"text_a": "x", "label": "y"}), None)[0].values["text_a"] is None
+
+
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: {files}\n{more}---\n"
+
+
+@pytest.mark.parametrize("form", ["list", "lines", "columns", "field"])
+def test_the_forms_of_json(tmp_path: Path, form: str) -> None:
+    rows = [{"premise": "null", "label": "0"}, {"premise": "001", "label": "1"}]
+    field = "  field: data\n" if form == "field" else ""
+    content: Any = {"list": rows, "field": {"version": 1, "data": rows}}.get(form)
+    content = {key: [row[key] for row in rows] for key in rows[0]} if form == "columns" else content
+    text = "".join(json.dumps(row) + "\n" for row in rows) if form == "lines" else json.dumps(content, indent=1)
+    write(tmp_path / "train.json", text)
+    write(tmp_path / "README.md", CARD.format(files="train.json", more=field))
+    assert values(rows_of(task(tmp_path), None)) == [("null", "a"), ("001", "b")]
+
+
+def test_compressed_files_and_what_the_card_says(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.csv.gz").write_bytes(gzip.compress(b"old\tnames\n001\t0\nnull\t1\n"))
+    more = '  sep: "\\t"\n  names: [premise, label]\n  header: 0\n'
+    write(folder / "README.md", CARD.format(files="a.csv.gz", more=more))
+    assert values(rows_of(task(folder), None)) == [("001", "a"), ("null", "b")]
+    write(folder / "README.md", CARD.format(files="a.csv.gz", more="  comment: '#'\n"))
+    with pytest.raises(UserError, match="comment = '#'"):
+        rows_of(task(folder), None)
+
+
+def test_names_of_classes_are_their_numbers_where_the_card_says_them(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write(folder / "train.csv", "premise,label\nnull,no\n001,yes\nx,1\n")
+    names = json.dumps({"0": "no", "1": "yes"})
+    label = f'{{"name": "label", "dtype": {{"class_label": {{"names": {names}}}}}}}'
+    features = f'[{{"name": "premise", "dtype": "string"}}, {label}]'
+    write(folder / "README.md", CARD.format(files="train.csv", more=f"dataset_info:\n  features: {features}\n"))
+    assert values(rows_of(task(folder), None)) == [("null", "a"), ("001", "b"), ("x", "b")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,72 @@ def test_not_more_than_twenty_problems_are_listed(tmp_path: Path) -> None:
     error = error_of(spec(), tmp_path)
     assert len(error.problems) == 20
     assert "only the first 20" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("x.tsv", "text,label\none two,a\n", ["fields stand between commas, not tabs", 'reader = "csv"']),
+        ("x.tsv", "text;label\none, two;a\n", ["fields stand between semicolons, not tabs", 'separator = ";"']),
+        ("x.csv", "text\tlabel\none two\ta\n", ["fields stand between tabs, not commas", 'reader = "tsv"']),
+        ("x.csv", "text;label\none;a\n", ["fields stand between semicolons, not commas", 'separator = ";"']),
+        ("x.csv", "text|label\none|a\n", ["fields stand between bars, not commas", 'separator = "|"']),
+    ],
+)
+def test_other_separators_are_named_once(tmp_path: Path, name: str, text: str, said: list[str]) -> None:
+    for columns, content in (
+        ({"text_a": "text", "label": "label"}, text * 30),
+        ({"text_a": 0, "label": 1}, text.partition("\n")[2] * 30),
+    ):
+        write(tmp_path / name, content)
+        error = error_of(text_label(name, columns=columns), tmp_path)
+        assert len(error.problems) == 1
+        if columns["text_a"] == "text":
+            assert all(part in str(error) for part in said), str(error)
+    remedy = said[1].split(" = ")
+    write(tmp_path / name, text)
+    mended = {remedy[0]: remedy[1].strip('"')}
+    rows = texts(text_label(name, columns={"text_a": "text", "label": "label"}, **mended), tmp_path)
+    assert [row[2] for row in rows] == ["a"]
+
+
+def test_one_text_a_line_may_hold_any_separator(tmp_path: Path) -> None:
+    write(tmp_path / "x.tsv", "one, two; three\n|\n")
+    entry = source(files={"train": "x.tsv"}, columns={"text": 0})
+    assert [row.values["text"] for row in rows_of(spec(format="mlm", sources=[entry]), tmp_path)] == [
+        "one, two; three",
+        "|",
+    ]
+
+
+@pytest.mark.parametrize("reader", ["tsv", "lines"])
+def test_rows_by_a_column_that_has_a_place(tmp_path: Path, reader: str) -> None:
+    if reader == "lines":
+        files: Any = {"train": ["a", "b"]}
+        write(tmp_path / "a", "one\ntwo\n")
+        write(tmp_path / "b", "a\nb\n")
+    else:
+        files = {"train": "x.tsv"}
+        write(tmp_path / "x.tsv", "one\ta\ntwo\tb\n")
+    entry = source(files=files, reader=reader, columns={"text_a": 0, "label": 1}, where={"1": "b"})
+    assert [row.values["text_a"] for row in rows_of(spec(sources=[entry]), tmp_path)] == ["two"]
+    entry["where"] = {"2": "b"}
+    assert "there is no column '2'" in str(error_of(spec(sources=[entry]), tmp_path))
+
+
+def test_one_json_value_over_several_lines_is_said_once(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", json.dumps([{"text": "x", "label": "a"}] * 30, indent=1))
+    error = error_of(spec(), tmp_path)
+    assert len(error.problems) == 1
+    assert "is one JSON list over several lines" in str(error)
+    assert "jq -c '.[]' train.jsonl" in str(error)
+
+
+def test_a_separator_is_one_character_and_for_some_readers() -> None:
+    for keys, said in (
+        ({"separator": "::"}, "'::' is not allowed"),
+        ({"separator": ";"}, "is not for the reader jsonl"),
+        ({"separator": '"', "reader": "csv"}, "one character"),
+    ):
+        with pytest.raises(UserError, match=said):
+            spec(sources=[source(**keys)])

@@ -24,8 +24,9 @@ from xtrain.tasks import TaskSpec, catalog, formats
 from xtrain.tasks.encoding import PairTokenizer
 from xtrain.tasks.formats import EMPTY, IGNORED, Dropped, Encoded, ProblemList, Row
 from xtrain.tasks.labels import with_labels
+from xtrain.tasks.readers.conll import BLANKS
 from xtrain.tasks.sources import fingerprint
-from xtrain.tasks.tagging import LOOSE, STAND_IN
+from xtrain.tasks.tagging import EMPTY_WORD, LOOSE, STAND_IN
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 BLANK = "\u3000"  # white space, of which the tokenizer makes nothing
@@ -164,11 +165,11 @@ def test_wikiann_and_universal_dependencies(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("anna\tB-PER\nlives O\n", ["train.tsv:2", "there is no tab in 'lives O'"]),
-        ("anna B-PER\nlives O\n", ["train.tsv:1", "train.tsv:2", "no tab"]),
+        ("anna B-PER\nlives O\nin\n", ["train.tsv:3", "there is no blank in 'in'"]),
+        ("anna\nlives O\nin\nmany new york\n" * 9, ["train.tsv: its lines have 1 to 3 columns", 'separator = " "']),
         ("anna\nlives\n", ["train.tsv:1", "there is no column 1 for tags"]),
-        ("anna\tB-PER\n\n\tO\n", ["train.tsv:3", "no word in the first column"]),
         ("anna\tB-PER\nlives\t\n", ["train.tsv:2", "nothing behind the tab after 'lives'"]),
-        ("anna\tB-PER\nin\tO\tx\n", ["train.tsv:2", "has 3 columns, and the first line has 2"]),
+        ("anna\tB-PER\nin\tO\tx\n", ["train.tsv:2", "has 3 columns, and most lines have 2"]),
         ("in\tO\n\nanna\tb-per\n", ["train.tsv:3", "'b-per' is not a label", "the case differs: write 'B-PER'"]),
         ("in\tO\nanna\tB-PRE\n", ["train.tsv:2", "'B-PRE' is not a label", "did you mean 'B-PER'", "label_map"]),
         ("in\tO\nanna\tI-PER\n", ["train.tsv:2", "'I-PER' follows 'O'", "B-PER or I-PER before", "loose_bio"]),
@@ -183,6 +184,72 @@ def test_broken_files(tmp_path: Path, tiny_model: Path, text: str, said: list[st
     message = message_of(bio(), tmp_path, tiny_model)
     for part in said:
         assert part in message, message
+
+
+CONLL_2003 = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP B-ORG
+rejects VBZ B-VP O
+
+# NNP I-NP O
+Peter NNP B-NP B-PER
+"""
+
+
+def test_columns_between_blanks(tmp_path: Path, tiny_model: Path) -> None:
+    """CoNLL-2003 and MasakhaNER: found out, remarked once a file, and said in the source if one likes."""
+    write(tmp_path / "train.txt", CONLL_2003)
+    columns = {"tokens": 0, "tags": 3}
+    files = {"train": "train.txt"}
+    for said in ({}, {"separator": " "}):
+        entry = source(files=files, reader="conll", columns=columns, **said)
+        mine = task(labels=["O", "B-PER", "B-ORG"], sources=[entry])
+        rows = rows_of(mine, tmp_path)
+        assert [row.values["tokens"] for row in rows] == [["EU", "rejects"], ["#", "Peter"]]
+        assert [row.values["tags"] for row in rows] == [["B-ORG", "O"], ["O", "B-PER"]]
+        assert rows[1].where.endswith("train.txt:6")
+        shard = prepare(mine, "train", "en", tiny_model, 32, tmp_path, tmp_path / "shards")
+        assert shard.manifest["remarks"] == ({} if said else {BLANKS: 1})
+    write(tmp_path / "train.txt", "anna  B-PER\r\nvon\u00a0x \t O\r\n\r\nlives O\r\n")
+    mine = task(sources=[source(files=files, reader="conll", columns={"tokens": 0, "tags": 1})])
+    assert [row.values["tokens"] for row in rows_of(mine, tmp_path)] == [["anna", "von\u00a0x"], ["lives"]]
+    commas = source(files=files, reader="conll", columns={"tokens": 0, "tags": 1}, separator=",")
+    write(tmp_path / "train.txt", "anna,B-PER\nlives here,O\n")
+    assert [row.values["tokens"] for row in rows_of(task(sources=[commas]), tmp_path)] == [["anna", "lives here"]]
+
+
+def test_comments_above_sentences(tmp_path: Path) -> None:
+    entry = source(files={"train": "x"}, reader="conll", columns={"tokens": 0, "tags": 3})
+    write(tmp_path / "x", "# id 7 domain=en\nanna _ _ B-PER\nlives _ _ O\n\n# id 8 domain=en\nbonn _ _ B-LOC\n")
+    assert [row.values["tokens"] for row in rows_of(task(sources=[entry]), tmp_path)] == [["anna", "lives"], ["bonn"]]
+    entry = source(files={"train": "x"}, reader="conll", columns={"tokens": 0, "tags": 1})
+    write(tmp_path / "x", "# text = anna lives\nanna\tB-PER\n#\tO\n#here\tO\n")
+    assert [row.values["tokens"] for row in rows_of(task(sources=[entry]), tmp_path)] == [["anna", "#", "#here"]]
+
+
+def test_an_empty_word_is_no_mistake_of_the_line(tmp_path: Path, tiny_model: Path) -> None:
+    files = dict.fromkeys(("train", "dev", "test"), "x.tsv")
+    write(tmp_path / "x.tsv", "anna\tB-PER\n\tO\n\nbonn\tB-LOC\n")
+    mine = task(sources=[source(files=files, reader="conll", columns={"tokens": 0, "tags": 1})])
+    found = [prepare(mine, split, "en", tiny_model, 32, tmp_path, tmp_path / "shards").manifest for split in files]
+    assert [one["dropped"] for one in found] == [{EMPTY_WORD: 1}, {EMPTY_WORD: 1}, {}]
+    assert [one["remarks"] for one in found] == [{}, {}, {STAND_IN: 1}]
+
+
+def test_rows_by_a_column_that_has_a_place(tmp_path: Path) -> None:
+    write(tmp_path / "x.tsv", "anna\tB-PER\tde\nlives\tO\tde\n\nbonn\tB-LOC\ten\n")
+    columns = {"tokens": 0, "tags": 1}
+
+    def words_where(**where: str) -> list[list[str]]:
+        entry = source(files={"train": "x.tsv"}, reader="conll", columns=columns, where=where)
+        return [row.values["tokens"] for row in rows_of(task(sources=[entry]), tmp_path)]
+
+    assert words_where(**{"2": "de"}) == [["anna", "lives"]]
+    assert words_where(**{"2": "{lang}"}) == [["bonn"]]
+    assert words_where(**{"0": "anna"}) == [["anna", "lives"]], "a sentence that has the word"
+    assert words_where(**{"1": "B-*"}) == [["anna", "lives"], ["bonn"]]
+    with pytest.raises(UserError, match=r"no column '3'[^$]*the columns there are: 0, 1, 2"):
+        words_where(**{"3": "x"})
 
 
 def test_tags_that_break_the_scheme_are_counted_where_the_data_have_them(tmp_path: Path, tiny_model: Path) -> None:

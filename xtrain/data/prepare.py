@@ -62,10 +62,12 @@ def prepare(
 
     drawn = None if sample is None else draw(sample, read(), formats.get(spec.format), split)
     problems.raise_if_any()
+    problems.remarks.clear()  # a sample reads the set twice
     tokenizer = _tokenizer(encoder_folder, recipe["tokenizer"])
     collected = _collect(drawn, read(), tokenizer, spec, split, max_length, progress)
     problems.raise_if_any()
     collected.check(spec, split, language)
+    collected.remarks.update(problems.remarks)
     if progress is not None:
         progress(collected.rows)
     described = {"task": spec.name, "format": spec.format, "split": split, "language": language, **recipe}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -181,6 +182,12 @@ class ProblemList:
 
     limit: int = 20
     found: list[Problem] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+    """What is odd about files but no mistake: how many of them there are of each kind."""
+
+    def remark(self, what: str) -> None:
+        """Note that it is so of one file."""
+        self.remarks[what] += 1
 
     def add(self, *problems: Problem) -> None:
         """Note ``problems``; raises them all as one :class:`UserError` when there are ``limit``."""

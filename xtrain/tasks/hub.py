@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError, listed, nearest
+from xtrain.file_kinds import FIRST, foreign
 from xtrain.files import content_hash
+from xtrain.tasks.formats import ProblemList
 from xtrain.tasks.hashes import file_hash
-from xtrain.tasks.hub_layout import CARD, PARQUET_BRANCH, Choice, Place, choose_files
+from xtrain.tasks.hub_layout import CARD, PARQUET_BRANCH, Choice, Place, choose_files, ending_of
 from xtrain.tasks.hub_repository import Repository, locate, scrubbed
+from xtrain.tasks.hub_text import ENDINGS, TextFile
 from xtrain.tasks.readers import Record, column_names, nested
 from xtrain.tasks.spec import LANGUAGE, Source
 
@@ -21,27 +26,36 @@ __all__ = ["PARQUET_BRANCH", "hub_fingerprint", "known_ids", "read_hub"]
 _BATCH = 1000  # rows that are converted to Python at a time
 
 # Files come into the hub's own cache (HF_HOME/hub), at the commit that the revision stands for, and only those of
-# the wanted configuration and split; `datasets` then reads them there. Its own way of loading an id is not used:
-# without a network it takes whatever it converted last, of any commit (CachedDatasetModuleFactory).
+# the wanted configuration and split; there, text is read by our own readers and tables by `datasets`. Its own way of
+# loading an id is not used: without a network it takes what it converted last, of any commit.
 
 
-def read_hub(source: Source, split: str, language: str) -> Iterator[Record]:
-    """The rows of a split. Raises :class:`UserError` for an unknown id, revision, configuration, split or
-    column, where access is refused, and where there is no network and the local cache has not the files.
+def read_hub(source: Source, split: str, language: str, problems: ProblemList) -> Iterator[Record]:
+    """The rows of a split. What is wrong with a line of a text file goes to ``problems``. Raises :class:`UserError`
+    for an unknown id, revision, configuration, split or column, where access is refused, and where there is no
+    network and the local cache has not the files.
     """
     where, expression = _name(source, language, split), source.splits[source.base_split(split)]
     place = _place(source)
     choice = choose_files(place, _config(source, language), _parts(expression, where), where)
-    number = 0
-    for dataset in _datasets(place, choice, where):
-        if number == 0:
-            _check_columns(dataset, source, where)
-        for batch in dataset.iter(batch_size=_BATCH):
-            names = list(batch)
-            for values in zip(*batch.values(), strict=True):
-                row = dict(zip(names, values, strict=True))
+    info = choice.info(place.fetch([CARD])) if choice.carded else None
+    number, checked = 0, False
+    for part, files in _files(place, choice, where):
+        before = number
+        for name, path in files:
+            if ending_of(name) in ENDINGS:
+                text = TextFile(path, name, choice.options, _classes(info), where)
+                columns, records = text.records(source, problems)
+            else:
+                columns, records = _table(path, name, info, where, number)
+            if columns and not checked:
+                _check_columns(columns, source, where)
+                checked = True
+            for record in records:
                 number += 1
-                yield Record(f"{where} row {number}", nested(row), column_names(row))
+                yield record
+        if not problems.found:
+            _check_count(number - before, part, info, where)
 
 
 def hub_fingerprint(source: Source, split: str, language: str) -> list[Any]:
@@ -98,25 +112,21 @@ def _parts(expression: str, where: str) -> list[str]:
     return parts
 
 
-def _datasets(place: Place, choice: Choice, where: str) -> Iterator[Any]:
-    """The wanted splits, file by file: who reads but the first rows of a Wikipedia does not fetch it all."""
-    if choice.by_name:
-        folder = place.fetch(choice.files[""])
-        yield from _read(partial(_by_name, folder / choice.folder, choice, where), where)
+def _files(place: Place, choice: Choice, where: str) -> Iterator[tuple[str, Iterator[tuple[str, Path]]]]:
+    """The wanted splits, each with its files; who reads but the first rows of a Wikipedia does not fetch it all."""
+    if not choice.by_name:
+        for part in choice.parts:
+            yield part, ((name, place.fetch([name]) / name) for name in choice.files[part])
         return
-    info = choice.info(place.fetch([CARD])) if choice.carded else None
-    features = info.features if info else None
+    folder = place.fetch(choice.files[""])
+    found = _read(partial(_by_name, folder / choice.folder), where)
+    _check_splits([str(part) for part in found], choice, where)
     for part in choice.parts:
-        count = 0
-        for name in choice.files[part]:
-            path = place.fetch([name]) / name
-            for dataset in _read(partial(_by_reader, str(path), choice, features), where):
-                count += len(dataset)
-                yield dataset
-        _check_count(count, part, info, where)
+        paths = [Path(path) for path in found[part]]
+        yield part, ((os.path.relpath(path, folder), path) for path in paths)
 
 
-def _read(read: Callable[[], list[Any]], where: str) -> list[Any]:
+def _read(read: Callable[[], Any], where: str) -> Any:
     try:
         return read()
     except UserError:
@@ -127,22 +137,51 @@ def _read(read: Callable[[], list[Any]], where: str) -> list[Any]:
         raise UserError(Problem(where, what, remedy=remedy)) from error
 
 
-def _by_name(folder: Path, choice: Choice, where: str) -> list[Any]:
+def _by_name(folder: Path) -> Mapping[str, Sequence[str]]:
+    """Split -> its files, by the rules of ``datasets``."""
     import datasets
 
-    found = datasets.load_dataset(str(folder))
-    _check_splits(list(found), choice, where)
-    return [found[part] for part in choice.parts]
+    found: Mapping[str, Sequence[str]] = datasets.load_dataset_builder(str(folder)).config.data_files
+    return found
 
 
-def _by_reader(path: str, choice: Choice, features: Any) -> list[Any]:
-    """A file, converted to Arrow in the cache of ``datasets`` once. No network is used."""
+def _table(path: Path, name: str, info: Any, where: str, before: int) -> tuple[list[str], Iterator[Record]]:
+    """The columns and rows of a parquet or Arrow file, converted in the cache of ``datasets`` once."""
+    dataset = _read(partial(_by_reader, path, ending_of(name), info.features if info else None), where)
+
+    def records() -> Iterator[Record]:
+        number = before
+        for batch in dataset.iter(batch_size=_BATCH):
+            names = list(batch)
+            for values in zip(*batch.values(), strict=True):
+                row = dict(zip(names, values, strict=True))
+                number += 1
+                yield Record(f"{where} row {number}", nested(row), column_names(row))
+
+    return _feature_names(dataset.features), records()
+
+
+def _by_reader(path: Path, ending: str, features: Any) -> Any:
     import datasets
 
-    if choice.reader == "arrow":
-        return [datasets.Dataset.from_file(path)]
-    read = getattr(datasets.Dataset, f"from_{choice.reader}")
-    return [read(path, features=features, **choice.options)]
+    if ending == "arrow":
+        return datasets.Dataset.from_file(str(path))
+    with open(path, "rb") as handle:
+        first = handle.read(FIRST)
+    problem = None if first.startswith(b"PAR1") else foreign(path, first)
+    if problem is not None:
+        raise UserError(replace(problem, allowed="a parquet file"))
+    return datasets.Dataset.from_parquet(str(path), features=features)
+
+
+def _classes(info: Any) -> dict[str, Sequence[str]]:
+    """Column -> the names of its classes, as far as the card says any."""
+    found: dict[str, Sequence[str]] = {}
+    for name, feature in (info.features or {}).items() if info else ():
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        if names:
+            found[name] = list(names)
+    return found
 
 
 def _check_splits(known: list[str], choice: Choice, where: str) -> None:
@@ -160,9 +199,8 @@ def _check_count(count: int, part: str, info: Any, where: str) -> None:
         raise UserError(Problem(where, f"{part} has {count:,} rows, and the card says {wanted:,}", remedy=remedy))
 
 
-def _check_columns(dataset: Any, source: Source, where: str) -> None:
-    """Every column that the source names is a feature of ``dataset``; all that are not, in one error."""
-    known = _feature_names(dataset.features)
+def _check_columns(known: Sequence[str], source: Source, where: str) -> None:
+    """Every column that the source names is ``known``; all that are not, in one error."""
     problems = []
     for column, reference in source.columns.items():
         for part in reference if isinstance(reference, tuple) else (reference,):

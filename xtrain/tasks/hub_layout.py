@@ -24,7 +24,7 @@ READERS = {
     "arrow": "arrow",
 }
 """Ending of a file -> the reader of ``datasets`` for it."""
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")  # `datasets` unpacks these itself
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")  # `datasets` unpacks these itself
 CARD = "README.md"
 
 
@@ -47,7 +47,6 @@ class Choice:
     """The splits, in order; one may be named twice."""
     files: Mapping[str, tuple[str, ...]]
     """Split -> its files; everything under "" if ``by_name``."""
-    reader: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the card says about how the files are read, such as ``sep``."""
     by_name: bool = False
@@ -94,7 +93,7 @@ def _by_folders(place: Place, config: str, parts: Sequence[str], where: str) -> 
     if config not in found:
         raise UserError(_unknown("configuration", config, sorted(found), where))
     splits = found[config]
-    return Choice(tuple(parts), {part: _files(splits, part, where) for part in parts}, "parquet", config=config)
+    return Choice(tuple(parts), {part: _files(splits, part, where) for part in parts}, config=config)
 
 
 def _by_card(place: Place, entries: list[Mapping[str, Any]], config: str, parts: Sequence[str], where: str) -> Choice:
@@ -119,8 +118,8 @@ def _by_card(place: Place, entries: list[Mapping[str, Any]], config: str, parts:
         _check_whole(files[part], where)
     keys = ("config_name", "data_files", "data_dir", "default", "description")
     options = {key: value for key, value in entry.items() if key not in keys}
-    reader, more = _reader([name for part in parts for name in files[part]], where)
-    return Choice(tuple(parts), files, reader, {**more, **options}, config=config, carded=True)
+    _check_kinds([name for part in parts for name in files[part]], where)
+    return Choice(tuple(parts), files, options, config=config, carded=True)
 
 
 def _by_name(place: Place, folder: str, parts: Sequence[str], where: str) -> Choice:
@@ -191,23 +190,23 @@ def _files(splits: Mapping[str, Sequence[str]], part: str, where: str) -> tuple[
     return tuple(splits[part])
 
 
-def _reader(names: Sequence[str], where: str) -> tuple[str, dict[str, Any]]:
-    """The one reader for all ``names``, and what it must be told."""
-    endings = {_ending(name) for name in names}
+def _check_kinds(names: Sequence[str], where: str) -> None:
+    """There is one reader for all ``names``."""
+    endings = {ending_of(name) for name in names}
     readers = {READERS.get(ending, "") for ending in endings}
     if len(readers) != 1 or "" in readers:
         what = f"its files end in {listed(sorted(endings))}"
         raise UserError(Problem(where, what, f"files of one kind: {listed(READERS)}", "choose another revision"))
-    return readers.pop(), {"sep": "\t"} if endings == {"tsv"} else {}
 
 
-def _ending(name: str) -> str:
+def ending_of(name: str) -> str:
+    """The ending of a file's name, but for what says that it is compressed."""
     path = PurePosixPath(name)
-    return (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix.removeprefix(".").lower()
+    return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix.removeprefix(".").lower()
 
 
 def _readable(names: Sequence[str]) -> list[str]:
-    return [name for name in names if _ending(name) in READERS and not name.endswith("dataset_infos.json")]
+    return [name for name in names if ending_of(name) in READERS and not name.endswith("dataset_infos.json")]
 
 
 def _below(names: Sequence[str], prefix: str, ending: str = "") -> bool:

@@ -180,7 +180,7 @@ def read(
     problems = ProblemList() if problems is None else problems
     source = choose(spec, data_root).at(split)
     paths = existing_files(spec, split, language, data_root)
-    records = hub.read_hub(source, split, language) if source.hub else read_files(source, paths, problems)
+    records = hub.read_hub(source, split, language, problems) if source.hub else read_files(source, paths, problems)
     withheld = formats.get(spec.format).gold if split == "test" else ()
     seen: dict[str, str] = {}
     number = -1
@@ -262,11 +262,15 @@ def _wanted(record: Record, source: Source, split: str, language: str) -> bool:
     for column, pattern in source.where.items():
         value = pattern.replace("{split}", split).replace(LANGUAGE, source.code(language))
         try:
-            word = label_word(record.get(column))
-            if not (word.startswith(value[:-1]) if value.endswith("*") else word == value):
-                return False
+            found = record.value(column)
         except KeyError:
-            raise UserError(missing_column(record, column, column)) from None
+            remedy = f"{nearest(column, record.columns)} name the right one in where of the task's source".strip()
+            allowed = f"the columns there are: {listed(record.columns)}"
+            raise UserError(Problem(record.where, f"there is no column {column!r}", allowed, remedy)) from None
+        # of a sentence that stands in several lines, a column is a list: one of them is enough
+        words = [label_word(item) for item in (found if isinstance(found, (list, tuple)) else [found])]
+        if not any(word.startswith(value[:-1]) if value.endswith("*") else word == value for word in words):
+            return False
     return True
 
 

@@ -15,6 +15,7 @@ INDEX_LANGUAGE = "all"
 READER_NAMES = (
     "jsonl", "tsv", "csv", "lines", "conll", "conllu", "wikiann", "ccg", "squad", "bitext", "mewslix", "text",
 )  # fmt: skip
+SEPARATED = frozenset({"tsv", "csv", "conll", "wikiann"})  # readers that may be told what stands between columns
 EVERY = "*"  # in `languages`: every language whose file is there
 LANGUAGE = "{lang}"  # in a path or a configuration: the language
 
@@ -35,6 +36,8 @@ class Source:
     """How the files are written; by default what the name's ending says."""
     quoted: bool | None = None
     """Whether a tsv or csv file puts quotes around fields, as Python's csv module does. Default: csv only."""
+    separator: str = ""
+    """What stands between the columns of a line, where the reader's name does not say it; " ": any number of blanks."""
     hub: str = ""
     """Id of a data set on the hub, or a folder laid out like one."""
     config: str = ""
@@ -99,6 +102,7 @@ class Source:
         return {
             "readers": [self.reader_of(path) for path in self.paths(split, LANGUAGE)],
             "quoted": self.quoted,
+            **({"separator": self.separator} if self.separator else {}),
             "columns": dict(self.at(split).columns),
             "label_map": dict(self.label_map),
             "where": dict(self.where),

@@ -15,7 +15,7 @@ from xtrain.languages import proposed
 from xtrain.study import Recipe
 from xtrain.tasks import formats
 from xtrain.tasks.formats import Format
-from xtrain.tasks.spec import EVERY, INDEX_LANGUAGE, LANGUAGE, SPLITS, Source, TaskSpec
+from xtrain.tasks.spec import EVERY, INDEX_LANGUAGE, LANGUAGE, SEPARATED, SPLITS, Source, TaskSpec
 
 CATALOG = Path(__file__).parent
 """The folder of the catalogue's files."""
@@ -162,6 +162,12 @@ def _check_source(source: Source, spec: TaskSpec, format_: Format, here: str, pr
         problems.append(
             Problem(f"{here}.reader", "missing, and the file's ending does not say it", "jsonl, tsv, csv, lines")
         )
+    if source.separator and (len(source.separator) > 1 or source.separator in '"\r\n'):
+        what = f"{source.separator!r} is not allowed"
+        problems.append(Problem(f"{here}.separator", what, 'one character; " " for any number of blanks'))
+    if source.separator and not source.hub and not source.readers <= SEPARATED:
+        what = f"is not for the reader {listed(sorted(source.readers - SEPARATED))}"
+        problems.append(Problem(f"{here}.separator", what, listed(sorted(SEPARATED)), "remove it"))
     if source.files and source.splits:
         problems.append(Problem(f"{here}.splits", "is for hub", remedy="name the split in files"))
     _check_columns(source, format_, here, problems)

@@ -23,6 +23,15 @@ class Record:
     columns: Sequence[str]
     """The columns there are, for messages."""
 
+    def value(self, column: str) -> Any:
+        """As :attr:`get`, for a column that TOML can only name in words: a place is ``"0"`` there."""
+        try:
+            return self.get(column)
+        except KeyError:
+            if not column.isdecimal():
+                raise
+            return self.get(int(column))
+
 
 def nested(record: Mapping[str, Any]) -> Callable[[str | int], Any]:
     """A way to the columns of a JSON object; ``a.b`` is the key ``b`` of the object in ``a``."""
