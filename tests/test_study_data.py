@@ -139,6 +139,7 @@ def test_the_problems_of_a_file_and_of_all_are_limited_and_counted(data: Path, o
     with pytest.raises(UserError, match=r"and 2 more in a; 1 more in b") as caught:
         checking.raise_problems([*(checking.Problem(f"a:{n}", "x") for n in range(52)), checking.Problem("b:1", "x")])
     assert len(caught.value.problems) == checking.AT_ONCE
+    assert str(caught.value).startswith("the first 50 problems:\n1. a:0: x\n")
 
 
 def test_a_study_is_checked_without_its_base(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ class UserError(ValueError):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
-        head = f"{len(self.problems)} problems:"
+        head = f"{'the first ' if self.rest else ''}{len(self.problems)} problems:"
         body = (f"{n}. {str(p).replace(chr(10), chr(10) + '   ')}" for n, p in enumerate(self.problems, 1))
         return "\n".join([head, *body, *([self.rest] if self.rest else [])])
 
