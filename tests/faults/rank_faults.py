@@ -19,6 +19,8 @@ from whole import whole_weights
 from xtrain.errors import Problem, UserError
 from xtrain.model import PhaseModel
 from xtrain.phase import entry, evaluating, training
+from xtrain.training.collapse import Collapse
+from xtrain.training.health import Collapsed, Health
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.saver import Job, Saver
 from xtrain.training.watchdog import Watchdog
@@ -224,7 +226,24 @@ def hashed(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def collapse(rank: int, step: int, seed: int) -> None:
+    """The training from ``seed`` is found to have collapsed after ``step`` steps."""
+    run, check, seeds = Trainer.run, Health.check, []
+
+    def noted(self: Trainer) -> Outcome:
+        seeds[:] = [self.seed]
+        return run(self)
+
+    def checked(self: Health, done: int) -> Collapse | None:
+        if (seeds, done) == ([seed], step):
+            raise Collapsed(Collapse(step, step, {"toy": "made up"}))
+        return check(self, done)
+
+    Trainer.run, Health.check = noted, checked  # type: ignore[method-assign]
+
+
 BUILDERS |= {
+    "collapse": collapse,
     "several": several,
     "signal at": signal_at,
     "raise at step": raise_at_step,

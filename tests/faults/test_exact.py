@@ -103,6 +103,26 @@ def test_four_interruptions_after_hundreds_of_steps(
     assert used.startswith("torch" if environment else "DeepSpeed"), used
 
 
+@pytest.mark.parametrize("stage", with_long([3], [1, 2]))
+def test_a_training_that_began_anew(
+    nursery: Nursery, tmp_path: Path, tiny_model: Path, toy_data: Path, stage: int
+) -> None:
+    """After a collapse the same process begins with another seed; what is killed then goes on in a new one."""
+    runs, collapse = [], {"kind": "collapse", "step": 5, "seed": 0}
+    for name, more in (("calm", []), ("torn", [{"kind": "kill at step", "step": 8, "who": "all"}])):
+        changes = settings(stage, recipe={"on_collapse": "reseed"})
+        runs.append(make_run(tmp_path / name, tiny_model, toy_data, changes))
+        ended = nursery.run(runs[-1], fault={"kind": "several", "faults": [collapse, *more]})
+        assert ended.codes == ([-9, -9] if more else [0, 0]), ended
+    calm, torn = runs
+    ended = nursery.run(torn, fault=collapse)
+    assert ended.codes == [0, 0], ended
+    assert [event["step"] for event in events(torn, "resume")] == [6]
+    assert len(events(torn, "reseed")) == len(events(calm, "reseed")) == 1
+    assert metrics(torn) == metrics(calm)
+    assert same_weights(torn, calm)
+
+
 @dataclass(frozen=True)
 class Blow:
     """One of the signals of a torture."""

@@ -31,7 +31,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": 
 
 
 def settings(steps: int = STEPS) -> dict[str, Any]:
-    """A study of one training phase and its evaluation: fp32, so that a resumed run is the same bit for bit."""
+    """A study of one training phase and its evaluation."""
     recipe = {"max_steps": steps, "batch_size": 12, "max_length": 64, "learning_rate": 1e-3, "eval_every": 1000,
               "eval_examples": 0, "collapse_window": 1000}  # fmt: skip
     return {
