@@ -6,7 +6,7 @@ the ``phase.toml`` that ``python -m xtrain run`` or ``slurm/submit.py`` wrote.
 
 import sys
 
-from xtrain.phase import main
+from xtrain.starting import entry
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(entry("xtrain.phase"))

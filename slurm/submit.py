@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from xtrain.submit_command import main
+from xtrain.starting import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("xtrain.submit_command"))

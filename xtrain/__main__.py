@@ -2,7 +2,7 @@
 
 import sys
 
-from xtrain.cli import main
+from xtrain.starting import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry("xtrain.cli"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from xtrain.console import new_console, run_command
 from xtrain.errors import UserError
+from xtrain.starting import plain_arguments
 
 if TYPE_CHECKING:
     from xtrain.runner import Job
@@ -28,14 +29,8 @@ OutFolder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Run = Annotated[Path, tyro.conf.Positional]
 Machine = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-# Several after one --set, and --set several times: whoever is used to either would else lose all but the last.
-Overrides = Annotated[
-    tuple[tuple[str, ...], ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ..."), tyro.conf.UseAppendAction
-]
-
-
-def _flat(settings: Overrides) -> tuple[str, ...]:
-    return tuple(itertools.chain(*settings))
+# Several after one --set, and --set several times: plain_arguments makes the former the latter.
+Overrides = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="KEY=VALUE ..."), tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
@@ -53,17 +48,12 @@ class StudyOptions:
     variant: str = ""
     """A table of the study's [variants] to lay on it."""
 
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The ``KEY=VALUE`` of all ``--set``, in order."""
-        return _flat(self.settings)
-
     def open(self, *, complete: bool = True, base: bool = True) -> Job:
         """The study, read and expanded, as :func:`xtrain.runner.open_study` has it."""
         from xtrain.runner import open_study
 
         return open_study(
-            self.study, data_root=self.data, out=self.out, overrides=self.overrides, variant=self.variant,
+            self.study, data_root=self.data, out=self.out, overrides=self.settings, variant=self.variant,
             complete=complete, base=base,
         )  # fmt: skip
 
@@ -141,7 +131,7 @@ def demo(out: OutFolder = Path("out/demo"), ranks: int = 1, settings: Overrides 
     _check_positive(ranks)
     console = new_console()
     console.print(DISCLAIMER, style="italic")
-    job = open_study(PROJECT / "studies" / "starter.toml", data_root=None, out=out, overrides=_flat(settings))
+    job = open_study(PROJECT / "studies" / "starter.toml", data_root=None, out=out, overrides=settings)
     run_study(job, ranks=ranks, console=console)
 
 
@@ -352,5 +342,5 @@ def _check_positive(ranks: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    given = None if arguments is None else list(arguments)
+    given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: app.cli(args=given, prog="python -m xtrain"))

@@ -15,6 +15,7 @@ from xtrain.errors import Problem, UserError, listed, nearest, printable
 from xtrain.files import read_text
 
 T = TypeVar("T")
+UNKNOWN_KEY = "unknown key"
 
 
 def limits(
@@ -54,7 +55,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
         path = f"{key}.{name}" if key else name
         if name not in fields:
             problems.append(
-                Problem(f"{where}: {path}", "unknown key", allowed=listed(fields), remedy=nearest(name, fields))
+                Problem(f"{where}: {path}", UNKNOWN_KEY, allowed=listed(fields), remedy=nearest(name, fields))
             )
             continue
         converted = _convert(hints[name], value, where, problems, path)
@@ -68,6 +69,24 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str, problems: list[P
             problems.append(Problem(f"{where}: {path}", "missing", remedy=f"add {name} = ..."))
             complete = False
     return cls(**values) if complete else None
+
+
+def belongs(name: str, keys: Sequence[str]) -> str:
+    """``"did you mean a.b.name?"`` for the dotted ``keys`` that end in ``name``, or an empty string."""
+    found = [key for key in keys if key.rpartition(".")[2] == name]
+    return f"did you mean {' or '.join(found)}?" if found else ""
+
+
+def dotted_keys(cls: type[Any], above: str = "") -> list[str]:
+    """Every key of the frozen dataclass ``cls`` and of the tables in it, such as ``engine.precision``."""
+    found = []
+    for item in dataclasses.fields(cls):
+        kind = _hints(cls)[item.name]
+        if dataclasses.is_dataclass(kind):
+            found += dotted_keys(typing.cast(type[Any], kind), f"{above}{item.name}.")
+        else:
+            found.append(f"{above}{item.name}")
+    return found
 
 
 _hints = functools.cache(typing.get_type_hints)  # evaluating them for every entry of the catalogue takes seconds

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xtrain.config import build, limits, merged, nested, parse_override, read_toml
+from xtrain.config import UNKNOWN_KEY, belongs, build, dotted_keys, limits, merged, nested, parse_override, read_toml
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
 from xtrain.tracking.settings import TrackingSettings
 
@@ -193,7 +193,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_
     _check_recipes(mapping.get("recipe", {}), where, problems)
     if study is not None:
         _check(study, {*known_tasks, *study.task}, where, problems)
-    raise_if_any(problems)
+    raise_if_any(map(_with_its_place, problems))
     assert study is not None
     return study
 
@@ -209,8 +209,24 @@ def resolved(path: Path, *, overrides: Sequence[str] = (), variant: str = "") ->
         mapping = merged(mapping, variants[variant])
     for text in overrides:
         keys, value = parse_override(text)
+        if len(keys) > 1 and isinstance(mapping.get(keys[0]), list):
+            remedy = belongs(keys[-1], _every_key()) or "write it into the study"
+            raise UserError(Problem(f"--set {text}", f"{keys[0]} is a list of tables, not one", "a key", remedy))
         mapping = merged(mapping, nested(keys, value))
     return mapping
+
+
+def _every_key() -> list[str]:
+    recipes = [f"recipe.{kind}.{key}" for kind in ("target", "intermediate") for key in recipe_keys()]
+    return recipes + [key for key in dotted_keys(Study) if "." in key]
+
+
+def _with_its_place(problem: Problem) -> Problem:
+    """An unknown key that is the end of a known one belongs there, however near another word is."""
+    if problem.what != UNKNOWN_KEY:
+        return problem
+    name = problem.where.rpartition(": ")[2].rpartition(".")[2]
+    return dataclasses.replace(problem, remedy=belongs(name, _every_key()) or problem.remedy)
 
 
 def _check_recipes(table: Any, where: str, problems: list[Problem]) -> None:
@@ -220,7 +236,7 @@ def _check_recipes(table: Any, where: str, problems: list[Problem]) -> None:
     for kind, entries in table.items():
         if kind not in ("intermediate", "target") or not isinstance(entries, Mapping):
             remedy = nearest(kind, ("intermediate", "target")) or f"write [recipe.target] {kind} = ..."
-            problems.append(Problem(f"{where}: recipe.{kind}", "unknown key", "intermediate, target", remedy))
+            problems.append(Problem(f"{where}: recipe.{kind}", UNKNOWN_KEY, "intermediate, target", remedy))
             continue
         flat = {key: value for key, value in entries.items() if not isinstance(value, Mapping)}
         build(Recipe, flat, where, problems, f"recipe.{kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from xtrain.dispatch.submit_job import job_comment
 from xtrain.errors import EXIT_FAILED
 from xtrain.files import make_folder, write_text
 from xtrain.runner import look_at_rows
+from xtrain.starting import plain_arguments
 from xtrain.study import load, resolved
 from xtrain.submitting import (
     DONE,
@@ -68,7 +70,8 @@ class SubmitOptions:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_command(lambda: _submit(tyro.cli(SubmitOptions, args=arguments, prog="slurm/submit.py")))
+    given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _submit(tyro.cli(SubmitOptions, args=given, prog="slurm/submit.py")))
 
 
 def _submit(options: SubmitOptions) -> int:
@@ -76,7 +79,7 @@ def _submit(options: SubmitOptions) -> int:
     profile = load_profile(options.cluster, clusters_folder())
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
     study = options.study
-    mapping = resolved(study.study, overrides=study.overrides, variant=study.variant)
+    mapping = resolved(study.study, overrides=study.settings, variant=study.variant)
     text = tomli_w.dumps({key: value for key, value in mapping.items() if key != "variants"})
     planned = _planner(study, profile, text, console)
     if options.dry_run:
@@ -100,7 +103,7 @@ def _planner(study: StudyOptions, profile: Profile, text: str, console: Console)
         look_at_rows(job, console, LOGIN_NODE_CORES)
         return lambda: plan_submission(job, profile, text)
     data = study.data
-    known = load(study.study, overrides=study.overrides, variant=study.variant, known_tasks=tuple(catalog.load()))
+    known = load(study.study, overrides=study.settings, variant=study.variant, known_tasks=tuple(catalog.load()))
     said = (
         f"--data {data}: not seen on this machine. The job {PREPARE} looks at it on a node; if all is as it should be, "
         "it submits the others, else it ends with the list of problems"

@@ -20,6 +20,7 @@ from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.submit_job import PATIENCE_SECONDS, patiently
 from xtrain.files import content_hash
 from xtrain.runner import job_graph, open_study
+from xtrain.starting import prepare
 from xtrain.submit_command import print_plan
 from xtrain.submitting import SUBMIT, held_for_submitting, plan_submission, submit
 
@@ -52,4 +53,5 @@ def _submit(spec: JobSpec) -> int:
 
 
 if __name__ == "__main__":
+    prepare()
     sys.exit(main())

@@ -17,6 +17,7 @@ from xtrain.dispatch.local_queue import LocalSupervisor, local_job
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.supervisor import Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_USER, UserError
+from xtrain.starting import prepare
 
 
 def main() -> int:
@@ -58,4 +59,5 @@ def _leave(code: int) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     _leave(main())

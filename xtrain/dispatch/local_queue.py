@@ -31,6 +31,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.supervisor import Supervisor
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED, EXIT_USER, Problem, UserError
 from xtrain.files import lock, make_folder, writing
+from xtrain.starting import prepare
 
 POLL_SECONDS = 0.2
 TELL_SECONDS = 5.0  # between signals to jobs that are to stop: one that is just beginning does not hear the first
@@ -226,4 +227,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    prepare()
     sys.exit(main())

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.files import make_folder, write_json
+from xtrain.starting import prepare
 
 MARK = "xtrain_node"  # what tells our lines from those that a site's profile scripts print
 MEMORY = "bad_nodes.json"
@@ -147,7 +148,9 @@ def usable_gpus(devices: Path = DEVICES) -> tuple[int, str]:
     if tool is None:
         return len([path for path in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]), ""
     try:
-        listing = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=ANSWER_SECONDS / 2)
+        listing = subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS / 2
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return 0, f"nvidia-smi -L: {error}"
     lines = listing.stdout.splitlines()
@@ -248,4 +251,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    prepare()
     sys.exit(main())

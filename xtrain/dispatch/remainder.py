@@ -39,6 +39,8 @@ def submit_remainder(job: JobSpec) -> str:
     """
     command = [sys.executable, "-u", "-m", "xtrain.submit_remainder"]
     environment = {**os.environ, VARIABLE: job.text()}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
     print(done.stderr, end="", file=sys.stderr, flush=True)
     return (done.stderr.strip() or f"it ended with exit code {done.returncode}") if done.returncode else ""

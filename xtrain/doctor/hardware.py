@@ -83,7 +83,7 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
     for fields in ("name,driver_version,memory.total,compute_cap", "name,driver_version,memory.total"):
         command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=DRIVER_SECONDS)
         except subprocess.TimeoutExpired:
             return (), f"nvidia-smi did not answer within {DRIVER_SECONDS:.0f} s"
         except OSError as error:

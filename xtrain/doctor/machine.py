@@ -123,7 +123,9 @@ def _nvcc_trouble(wanted: str) -> str:
     if nvcc is None:
         return "nvcc not found (CUDA_HOME is not set)"
     try:
-        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=COMPILER_SECONDS)
+        done = subprocess.run(
+            [nvcc, "--version"], capture_output=True, text=True, errors="replace", timeout=COMPILER_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{nvcc} does not run: {error}"
     _, _, rest = done.stdout.partition("release ")

@@ -24,6 +24,7 @@ from xtrain.doctor.hardware import Gpu, Hardware, interfaces, this_machine
 from xtrain.doctor.meeting import Acquaintance, Meeting
 from xtrain.doctor.versions import installed, package_name, requirements
 from xtrain.errors import UserError
+from xtrain.starting import prepare
 
 SPEED_BYTES = 64 * 2**20
 
@@ -219,4 +220,5 @@ def _write_speed(folder: Path) -> float:
 
 
 if __name__ == "__main__":
+    prepare()
     sys.exit(main(sys.argv[1:]))

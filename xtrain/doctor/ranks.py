@@ -18,6 +18,7 @@ from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.doctor.framing import emit
 from xtrain.doctor.hardware import interfaces
+from xtrain.starting import prepare
 
 GLOO_BYTES = (2**16, 2**20, 2**24)
 NCCL_BYTES = (2**20, 2**24, 2**28, 2**30)
@@ -120,4 +121,5 @@ def _time(num_bytes: int, device: Any, num_ranks: int) -> Timing:
 
 
 if __name__ == "__main__":
+    prepare()
     run_rank(lambda: main(sys.argv[1:]))  # not through the others' end, which may never come

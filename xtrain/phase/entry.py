@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"usage: python train.py RUN_DIR (got: {' '.join(arguments) or 'nothing'})", file=sys.stderr)
         return EXIT_USER
     forgive_failed_prints()
-    run_rank(partial(_run, RunDirectory(Path(arguments[0]))))
+    run_rank(partial(_run, RunDirectory(Path(arguments[0]).expanduser())))
 
 
 def _run(run: RunDirectory) -> None:

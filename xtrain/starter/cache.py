@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     if own:
         return Path(own).expanduser().absolute()
     xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "xtrain"
+    return (Path(xdg).expanduser() if xdg else Path.home() / ".cache") / "xtrain"
 
 
 def made_once(folder: Path, version: int, make: Callable[[Path, Path], dict[str, Any]], say: Say = say) -> Path:

@@ -139,7 +139,7 @@ def _remember(found: Repository) -> None:
     with contextlib.suppress(OSError, UserError):
         if found.revision != found.commit:
             ref = folder / "refs" / found.revision
-            if not ref.is_file() or ref.read_text() != found.commit:
+            if not ref.is_file() or ref.read_text("utf-8") != found.commit:
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 write_text(ref, found.commit)
         names = folder / "xtrain" / f"{found.commit}.json"
@@ -154,12 +154,12 @@ def _cached(repository: str, kind: str, revision: str) -> Repository | None:
     commit = revision
     if not COMMIT.fullmatch(revision):
         try:
-            commit = (folder / "refs" / revision).read_text().strip()
+            commit = (folder / "refs" / revision).read_text("utf-8").strip()
         except OSError:
             return None
     snapshot = folder / "snapshots" / commit
     try:
-        files = tuple(json.loads((folder / "xtrain" / f"{commit}.json").read_text()))
+        files = tuple(json.loads((folder / "xtrain" / f"{commit}.json").read_text("utf-8")))
     except (OSError, ValueError):  # filled by another program: what is there must do
         files = tuple(sorted(path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()))
     return Repository(repository, kind, revision, commit, files, reached=False) if files else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -78,10 +79,10 @@ class Source:
         return "train" if split in self.hash_split else split
 
     def paths(self, split: str, language: str) -> tuple[str, ...]:
-        """The paths of ``split`` as written in ``files``, with the language put in."""
+        """The paths of ``split`` as written in ``files``, with the language and the home put in."""
         value = self.files.get(self.base_split(split), ())
         patterns = (value,) if isinstance(value, str) else value
-        return tuple(pattern.replace(LANGUAGE, self.code(language)) for pattern in patterns)
+        return tuple(os.path.expanduser(pattern.replace(LANGUAGE, self.code(language))) for pattern in patterns)
 
     def code(self, language: str) -> str:
         """What the source writes for ``language``."""

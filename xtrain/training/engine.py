@@ -53,7 +53,7 @@ def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: flo
     ``settings.ds_config`` names a file of ``folder`` (``ds_configs/``) or a path. Raises a
     :class:`UserError` for a missing file and for keys that the study owns.
     """
-    path = Path(settings.ds_config)
+    path = Path(settings.ds_config).expanduser()
     if path.suffix != ".json":
         path = folder / f"{settings.ds_config}.json"
     if not path.is_file():
