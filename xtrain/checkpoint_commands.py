@@ -15,7 +15,7 @@ from rich.prompt import Confirm
 
 from xtrain.checkpoint_tables import as_json, disk_bytes, say, show_run, size
 from xtrain.checkpoints import CheckpointFolder, Commit, Entry, damage
-from xtrain.errors import Problem, UserError, listed
+from xtrain.errors import Problem, UserError, counted, listed
 from xtrain.run_directory import RunDirectory
 
 EXIT_DAMAGED = 1  # nobody's mistake, but a script must notice: as cmp and diff have it
@@ -50,10 +50,10 @@ def run_verify(path: Path, *, machine: bool, console: Console) -> int:
     elif not results:
         say(console, f"{path} is finished: it has no checkpoints any more, its weights are in encoder/")
     elif num_damaged:
-        say(console, f"{num_damaged} of {len(results)} checkpoints are damaged; resuming will not use them")
+        say(console, f"{num_damaged} of {counted(len(results), 'checkpoint')} are damaged; resuming will not use them")
     else:
         total = size(disk_bytes([entry.path for _, entry in named]))
-        say(console, f"{len(results)} checkpoints, {total}: every byte is as it was written")
+        say(console, f"{counted(len(results), 'checkpoint')}, {total}: every byte is as it was written")
     return EXIT_DAMAGED if num_damaged else 0
 
 
@@ -75,7 +75,7 @@ def run_export(path: Path, to: Path, *, step: int | None, best: bool, console: C
 
     done = export_checkpoint(run, commit.path, to)
     what = f"{size(done.bytes)} in {done.seconds:.1f} s"
-    say(console, f"the weights after {commit.step} steps ({commit.name}) are in {to}: {what}")
+    say(console, f"the weights after {counted(commit.step, 'step')} ({commit.name}) are in {to}: {what}")
     return 0
 
 

@@ -21,7 +21,7 @@ from xtrain.dispatch.batch_script import PROJECT as PROJECT
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
 from xtrain.dispatch.local import Outcome, RankFailure, RanksPreempted, python, run_ranks
 from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
-from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, listed, raise_if_any
+from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, counted, listed, raise_if_any
 from xtrain.files import content_hash, make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.config_file import read_config
@@ -152,7 +152,7 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
         path = _report(job, failed, console)
     if failed:
         collapsed = listed(sorted(set(failed.values())))
-        raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {len(phases)} phases have no result")
+        raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {counted(len(phases), 'phase')} have no result")
     assert path is not None
     return path
 
@@ -343,7 +343,7 @@ def check_ranks(graph: Graph, ranks: int, where: str, kind: str = "") -> None:
     raise_if_any(
         Problem(
             where,
-            f"cannot divide the batch of {size} examples of phase {name}",
+            f"cannot divide the batch of {counted(size, 'example')} of phase {name}",
             allowed=", ".join(str(n) for n in range(1, size + 1) if size % n == 0),
             remedy="choose one of these, or set recipe.*.batch_size to a multiple",
         )

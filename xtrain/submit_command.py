@@ -24,7 +24,7 @@ from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import MEMORY, bad_nodes
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import job_comment
-from xtrain.errors import EXIT_FAILED
+from xtrain.errors import EXIT_FAILED, counted
 from xtrain.files import make_folder, write_text
 from xtrain.runner import look_at_rows
 from xtrain.starting import plain_arguments
@@ -120,7 +120,9 @@ def _sees(folder: Path) -> bool:
 def print_plan(plan: Plan, console: Console, *, dry: bool) -> None:
     """A line a job: what becomes of it, what it waits for, what it asks for."""
     profile = plan.profile
-    table = Table(title=f"{plan.graph.study} on {profile.name}: {len(plan.decisions)} jobs", title_justify="left")
+    table = Table(
+        title=f"{plan.graph.study} on {profile.name}: {counted(len(plan.decisions), 'job')}", title_justify="left"
+    )
     for column in ("", "job", "starts from", "lane", "asks for", "at most"):
         table.add_column(column, overflow="fold")
     for decision in plan.decisions:
@@ -149,10 +151,14 @@ def _row(plan: Plan, decision: Decision) -> list[str]:
     lane = str(place.lane + 1) if place else str(decision.lane + 1) if decision.lane >= 0 else ""
     parents = [plan.graph.by_hash[parent] for parent in node.parents]
     starts = "whatever the others give" if node.kind == REPORT else ", ".join(parent.name for parent in parents)
-    gpus = f" x {asked.gpus_per_node} GPUs" if asked.gpus_per_node else f" x {asked.ranks_per_node} tasks"
+    gpus = (
+        f" x {counted(asked.gpus_per_node, 'GPU')}"
+        if asked.gpus_per_node
+        else f" x {counted(asked.ranks_per_node, 'task')}"
+    )
     what = f"[{STYLES[decision.what]}]{decision.what}[/]" + (f" {decision.job}" if decision.job else "")
     hours = _hours(asked.hours) if decision.what in (SUBMIT, LATER) else ""
-    return [what, node.job_name, starts, lane, f"{asked.nodes} node{'s' * (asked.nodes > 1)}{gpus}", hours]
+    return [what, node.job_name, starts, lane, f"{counted(asked.nodes, 'node')}{gpus}", hours]
 
 
 def _hours(hours: float) -> str:
@@ -186,7 +192,9 @@ def _print_scripts(plan: Plan, console: Console, folder: Path | None) -> None:
         if folder is not None:
             write_text(make_folder(folder) / f"{node.job_name.replace('/', '.')}.sh", _script(plan, node, {}))
     if folder is not None:
-        console.print(f"{len(plan.of(SUBMIT))} scripts in {folder}, without their dependencies", highlight=False)
+        console.print(
+            f"{counted(len(plan.of(SUBMIT)), 'script')} in {folder}, without their dependencies", highlight=False
+        )
 
 
 def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
@@ -202,17 +210,19 @@ def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
 def _print_end(plan: Plan, new: Sequence[Submission], console: Console, study: StudyOptions) -> None:
     if plan.profile.is_local and plan.of(SUBMIT):
         log = plan.out / JOBS / f"{plan.graph.study}.log"
-        console.print(f"{len(plan.of(SUBMIT))} jobs run in the background on this machine; {log}", highlight=False)
+        jobs = "1 job runs" if len(plan.of(SUBMIT)) == 1 else f"{len(plan.of(SUBMIT))} jobs run"
+        console.print(f"{jobs} in the background on this machine; {log}", highlight=False)
     elif new:
         first, last = new[0].job, new[-1].job
-        console.print(f"submitted {len(new)} jobs: {first} to {last}", style="bold", highlight=False)
+        console.print(f"submitted {counted(len(new), 'job')}: {first} to {last}", style="bold", highlight=False)
     else:
         console.print("nothing to submit", style="bold")
     late = plan.of(LATER)
     if late:
         report = plan.graph.nodes[-1]
         how = "give this command again" if late[-1].node is report else f"{report.job_name} submits them"
-        console.print(f"{len(late)} jobs are left for later: {how} when there is room", highlight=False)
+        jobs = "1 job is" if len(late) == 1 else f"{len(late)} jobs are"
+        console.print(f"{jobs} left for later: {how} when there is room", highlight=False)
     console.print(f"watch:  python -m xtrain status {study.out}", highlight=False)
     console.print(f"ask:    python -m xtrain why PHASE --out {study.out}", highlight=False)
 

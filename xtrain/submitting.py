@@ -15,7 +15,7 @@ from xtrain.dispatch.local_queue import held, held_as_queue, start_queue
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit_job
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Problem, UserError, counted
 from xtrain.files import content_hash, read_json, write_text
 from xtrain.graph import INTERMEDIATE, TARGET
 from xtrain.runner import PROJECT, Job, check_ranks, job_graph, job_title
@@ -77,7 +77,7 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     """
     for kind in (INTERMEDIATE, TARGET):
         ranks = profile.resources(kind).num_ranks
-        check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {ranks} ranks", kind)
+        check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {counted(ranks, 'rank')}", kind)
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
     graph = job_graph(job, profile.to_mapping(), around=True)
@@ -236,7 +236,7 @@ def _limit_queue(plan: Plan) -> None:
     late = {d.node.hash for d in phases[len(kept) :]}
     if room < 1 or not (kept or [d for d in plan.of(JOINED) if d.node.kind != REPORT]):
         late |= {d.node.hash for d in wanted if d.node.kind == REPORT}
-    why = f"limits.queued of {plan.profile.name}: {plan.profile.limits.queued} jobs in the queue at once"
+    why = f"limits.queued of {plan.profile.name}: {counted(plan.profile.limits.queued, 'job')} in the queue at once"
     plan.decisions = [Decision(d.node, LATER, why) if d.node.hash in late else d for d in plan.decisions]
 
 

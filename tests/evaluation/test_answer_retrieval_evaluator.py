@@ -200,5 +200,5 @@ def test_candidates_of_one_id_and_shards_without_queries(tmp_path: Path, tiny_mo
     with pytest.raises(UserError, match=r"'c1' belongs to two candidates"):
         evaluate(model, spec, shards)
     write(tmp_path / "mine/en.jsonl", rows[:1])
-    with pytest.raises(UserError, match=r"no query among the 1 examples of mine in en"):
+    with pytest.raises(UserError, match=r"no query among 1 example of mine in en"):
         evaluate(model, spec, {"en": prepare(spec, "test", "en", tiny_model, 64, tmp_path, tmp_path)})

@@ -32,7 +32,7 @@ def test_too_many_in_a_row_end_the_phase_with_the_remedy() -> None:
     text = str(error.value)
     assert "step 5, a batch of mnli" in text
     assert "engine.max_skipped_steps = 3" in text
-    assert "4 steps were skipped in all" in text
+    assert "4 steps skipped in all" in text
     assert "recipe.*.learning_rate (now 0.001)" in text
     assert "engine.log_example_ids" in text
     assert "bf16" not in text  # it is that already

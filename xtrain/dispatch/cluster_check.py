@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtrain.dispatch.cluster import LOCAL, SINGLE, TRAINING, Profile, Resources
-from xtrain.errors import Problem, listed, nearest
+from xtrain.errors import Problem, counted, listed, nearest
 
 _OPTION = re.compile(r"[a-z][a-z-]+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -102,7 +102,12 @@ class _Job:
                     self._add(key, f"{number} is not allowed for {self.kind}", "1", remedy)
         elif gpus and tasks != gpus:
             remedy = "leave tasks_per_node out, or change gpus_per_node"
-            self._add("tasks_per_node", f"{tasks} tasks on {gpus} GPUs of a node", f"{gpus}: one task a GPU", remedy)
+            self._add(
+                "tasks_per_node",
+                f"{counted(tasks, 'task')} on {counted(gpus, 'GPU')}",
+                f"{gpus}: one task a GPU",
+                remedy,
+            )
 
     def _check_time(self) -> None:
         limit, lead = self.asked.time_limit_seconds, self.profile.preemption.lead_seconds

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from xtrain.errors import counted
 from xtrain.files import make_folder, write_json
 from xtrain.starting import prepare
 
@@ -139,7 +140,7 @@ def _gpus(expected: Expected) -> Iterator[str]:
         return
     found, why = usable_gpus()
     if found < expected.gpus:
-        yield f"{found} GPUs are usable, and {expected.gpus} are needed{f': {why}' if why else ''}"
+        yield f"{counted(found, 'GPU')} to be used, and {expected.gpus} needed{f': {why}' if why else ''}"
 
 
 def usable_gpus(devices: Path = DEVICES) -> tuple[int, str]:

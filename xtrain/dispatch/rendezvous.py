@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Problem, UserError, counted
 
 _FIRST_PORT, _NUM_PORTS = 15000, 15000  # where the ports of SLURM jobs begin, and how many there are
 _OPEN_MPI_LOCAL = "OMPI_COMM_WORLD_LOCAL_RANK"
@@ -187,9 +187,10 @@ def device_index(local_rank: int, num_visible: int, visible: str | None = None) 
     raise UserError(
         Problem(
             "environment: CUDA_VISIBLE_DEVICES",
-            f"{is_set}: {num_visible} GPUs, none of them for local rank {local_rank} on {socket.gethostname()}",
+            f"{is_set}: {counted(num_visible, 'GPU')}, none of them for local rank {local_rank}"
+            f" on {socket.gethostname()}",
             "as many GPUs as ranks on the node, all visible to each of them; or one for each rank, its own",
-            f"start at most {num_visible} ranks on the node, or ask for a GPU for each",
+            f"start at most {counted(num_visible, 'rank')} on the node, or ask for a GPU for each",
         )
     )
 

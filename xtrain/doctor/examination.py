@@ -20,7 +20,7 @@ from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes, with_open_
 from xtrain.doctor.report import as_json, show_section, show_verdict
 from xtrain.doctor.scheduler import ask_site, check_site, longest_minutes, num_usable
 from xtrain.doctor.submission import SBATCH, check_submission
-from xtrain.errors import EXIT_USER, Problem, UserError, raise_if_any
+from xtrain.errors import EXIT_USER, Problem, UserError, counted, raise_if_any
 
 PROFILES = Path(__file__).resolve().parents[2] / "slurm" / "clusters"
 DEFAULT_NODES = 2
@@ -92,7 +92,7 @@ class Examination:
         work = NodeJob(profile, self.out.absolute(), None if self.data is None else self.data.absolute())
         try:
             with contextlib.ExitStack() as stack:
-                with _waiting(say, f"waiting for {nodes} nodes (at most {self.wait_seconds:.0f} s)"):
+                with _waiting(say, f"waiting for {counted(nodes, 'node')} (at most {self.wait_seconds:.0f} s)"):
                     lent = stack.enter_context(allocated(profile, KIND, self.wait_seconds, minutes))
                 with _waiting(say, f"asking {', '.join(lent.nodes)}"):
                     reports, silent = ask_nodes(work, lent)

@@ -14,6 +14,7 @@ from xtrain.doctor.findings import Finding, Section, gib, note, ok, problem, war
 from xtrain.doctor.folders import check_folder, disk_wanted, look_at, node_local_caches
 from xtrain.doctor.hardware import BUILD_TOOLS, Hardware, this_machine
 from xtrain.doctor.versions import check_versions
+from xtrain.errors import counted
 from xtrain.study import Engine
 from xtrain.tracking.settings import TrackingSettings, chosen
 
@@ -40,7 +41,8 @@ def check_devices(hardware: Hardware) -> list[Finding]:
     """GPUs as PyTorch sees them, against what the driver says; and the processor."""
     import torch
 
-    cpu = f"{hardware.processor}, {hardware.cores} cores, bf16 {'in hardware' if hardware.cpu_bf16 else 'emulated'}"
+    bf16 = "in hardware" if hardware.cpu_bf16 else "emulated"
+    cpu = f"{hardware.processor}, {counted(hardware.cores, 'core')}, bf16 {bf16}"
     findings = []
     if hardware.driver_trouble:
         to_do = "have the driver mended, or choose another machine; nvidia-smi has to work"

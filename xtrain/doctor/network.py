@@ -129,7 +129,9 @@ def bandwidth_table(timings: Sequence[Timing]) -> Table:
         (gib(t.num_bytes), f"{1e3 * t.seconds:.3g} ms", f"{t.algorithm_gbs:.3g}", f"{t.bus_gbs:.3g}") for t in timings
     ]
     return Table(
-        f"all-reduce over {timings[0].ranks} ranks", ("size", "time", "algorithmic GB/s", "bus GB/s"), tuple(rows)
+        f"all-reduce over {timings[0].ranks} ranks",
+        ("size", "time", "algorithmic GB/s", "bus GB/s"),
+        tuple(rows),
     )
 
 

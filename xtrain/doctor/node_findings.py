@@ -176,7 +176,10 @@ def check_reach(reports: Reports) -> Iterator[Finding]:
     if not failed:
         trips = [seen.round_trip for report in reports.values() for seen in report.met.values() if not seen.trouble]
         if trips:
-            yield ok("nodes reach each other", f"{len(reports)} nodes, round trip at most {1e3 * max(trips):.1f} ms")
+            yield ok(
+                "nodes reach each other",
+                f"{len(reports)} nodes, round trip at most {1e3 * max(trips):.1f} ms",
+            )
         return
     to_do = (
         "look at the firewall between the nodes (ports from 15000 to 30000), their names (getent hosts NODE on each) "

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from xtrain.doctor.findings import LEVELS, NOTE, OK, PROBLEM, WARNING, Section, Table, count, worst
+from xtrain.errors import counted
 
 _STYLES = {OK: "green", NOTE: "cyan", WARNING: "yellow", PROBLEM: "bold red"}
 _WIDTH = max(map(len, LEVELS))
@@ -76,7 +77,7 @@ def show_verdict(sections: Sequence[Section], console: Console) -> None:
         f"{count(findings, level)} {_plural(level, count(findings, level))}" for level in (PROBLEM, WARNING, NOTE)
     ]
     level = worst(findings)
-    text = f"{len(findings)} checks: {', '.join(counts)}"
+    text = f"{counted(len(findings), 'check')}: {', '.join(counts)}"
     console.print(text, style=_STYLES[level] if console.is_terminal else None, highlight=False)
 
 

@@ -11,7 +11,7 @@ from xtrain.dispatch.slurm import duration_seconds
 from xtrain.doctor.commands import ask
 from xtrain.doctor.findings import Finding, note, ok, problem, seconds, warning
 from xtrain.doctor.nodes import KIND
-from xtrain.errors import listed, nearest
+from xtrain.errors import counted, listed, nearest
 
 SAVE_SECONDS = 30  # XLM-R Large's 6.7 GB at a little over 200 MB/s, as a measure for settings
 LONG_SILENCE_SECONDS = 600
@@ -179,10 +179,10 @@ def _unsuited(node: SiteNode, asked: Resources) -> str:
     gpus = node.gpus.get(asked.gpu_type, 0) if asked.gpu_type else sum(node.gpus.values())
     if gpus < asked.gpus_per_node:
         kind = f"{asked.gpu_type} " if asked.gpu_type else ""
-        return f"{node.name} has {gpus} {kind}GPUs, not {asked.gpus_per_node}"
+        return f"{node.name} has {counted(gpus, f'{kind}GPU')}, not {asked.gpus_per_node}"
     cpus = asked.ranks_per_node * (asked.cpus_per_task or 1)
     if node.cpus < cpus:
-        return f"{node.name} has {node.cpus} CPUs, not {cpus}"
+        return f"{node.name} has {counted(node.cpus, 'CPU')}, not {cpus}"
     if asked.memory_gib and node.memory_mib < asked.memory_gib * 1024:
         return f"{node.name} has {node.memory_mib / 1024:.0f} GiB of memory, not {asked.memory_gib:g}"
     if re.fullmatch(r"[\w.-]+", asked.constraint) and asked.constraint not in node.features:

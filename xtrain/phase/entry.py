@@ -34,6 +34,7 @@ from xtrain.errors import (
     Fenced,
     Problem,
     UserError,
+    counted,
 )
 from xtrain.graph import EVALUATE
 from xtrain.model import keep_freed_memory
@@ -139,8 +140,8 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
     if phase.kind != EVALUATE and phase.recipe.batch_size % ranks.world_size:
         raise UserError(
             Problem(
-                f"{ranks.world_size} ranks",
-                f"cannot divide the batch of {phase.recipe.batch_size} examples",
+                counted(ranks.world_size, "rank"),
+                f"cannot divide the batch of {counted(phase.recipe.batch_size, 'example')}",
                 remedy="start a number of ranks that divides it, or set recipe.*.batch_size to a multiple",
             )
         )

@@ -18,7 +18,7 @@ from xtrain.training.preemption import Preempted
 
 # Events that whoever watches should not have to look up. What is not here is in events.jsonl alone.
 SPOKEN = {
-    "resume": "goes on from step {step} ({checkpoint}, written by {written_by} ranks)",
+    "resume": "goes on from step {step} ({checkpoint}, ranks that wrote it: {written_by})",
     "rounds_otherwise": "note: other than before: {changed}; so the run ends as without a restart up to rounding only",
     "checkpoint_broken": "warning: {checkpoint} is damaged and was set aside as {moved_to}: {reason}",
     "passed_over": "warning: {checkpoint} is passed over: the best weights that it needs ({missing}) are lost",

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xtrain.data.account import UNKNOWN_WARNING, Account, by_data_set, unknown_warnings
+from xtrain.errors import counted
 from xtrain.report.languages import ascii_only, language_name
 from xtrain.report.tables import empty_table, is_plain
 
@@ -115,11 +116,11 @@ def _summary_table(summaries: Sequence[Summary]) -> Table:
 def _examples(accounts: Sequence[Account]) -> str:
     total = sum(one.examples for one in accounts)
     if not any(one.drawn for one in accounts):
-        return f"{total:,} examples"
+        return counted(total, "example")
     drawn = sum(one.drawn["examples"] if one.drawn else one.examples for one in accounts)
     of = sum(one.drawn["of"] if one.drawn else one.examples for one in accounts)
     beside = f", beside {total - drawn:,} that always count" if total > drawn else ""
-    return f"a sample of {drawn:,} of {of:,} examples{beside}"
+    return f"a sample of {drawn:,} of {counted(of, 'example')}{beside}"
 
 
 def _reasons(counts: Mapping[str, Mapping[str, int]]) -> str:

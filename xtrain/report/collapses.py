@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import listed
+from xtrain.errors import counted, listed
 from xtrain.files import read_json
 from xtrain.graph import EVALUATE, Graph, Phase
 
@@ -83,7 +83,7 @@ class Troubles:
             if key not in self.attempts:
                 yield f"{phases[key].name} failed: {reason}"
         for key, number in self.skipped.items():
-            yield f"{phases[key].name}: {number} steps were skipped since their gradient was not finite"
+            yield f"{phases[key].name}: {counted(number, 'step')} skipped: the gradient was not finite"
         yield from self._seeds()
 
     def _done(self, key: str) -> bool:
@@ -102,7 +102,7 @@ class Troubles:
             left = len(planned[name]) - len(seeds)
             which = f"seed {listed(sorted(seeds))} failed"
             if left:
-                yield f"{name}: over {left} of {len(planned[name])} seeds ({which})"
+                yield f"{name}: over {left} of {counted(len(planned[name]), 'seed')} ({which})"
             else:
                 yield f"{name}: no result ({which})"
 

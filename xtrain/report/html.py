@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xtrain import __version__
 from xtrain.data.account import UNKNOWN_WARNING, Account, by_data_set
+from xtrain.errors import counted
 from xtrain.files import write_text
 from xtrain.report.accounts import Summary, facts
 from xtrain.report.figures import Curve, data_uri, difference_map, loss_curves, score_map
@@ -133,8 +134,10 @@ def _section(task: TaskGrid, protocol: Mapping[str, Any]) -> _Section:
     differences = difference_map(task)
     if differences is not None:
         title = f"Difference to the row {task.base_row}"
-        figures.append((title, f"Heat map of the differences, {len(task.languages)} languages.", data_uri(differences)))
-    alt = f"Heat map of {task.metric}, {len(task.languages)} languages. {means}"
+        figures.append(
+            (title, f"Heat map of the differences, {counted(len(task.languages), 'language')}.", data_uri(differences))
+        )
+    alt = f"Heat map of {task.metric}, {counted(len(task.languages), 'language')}. {means}"
     figures.append((f"{task.metric.capitalize()} by language", alt, data_uri(score_map(task))))
     definitions: Mapping[str, str] = of_task.get("metrics", {})
     # what the tokenizer makes of each language stands in the section on data
@@ -176,11 +179,13 @@ def _curve_figures(phases: Sequence[PhaseSummary]) -> list[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     """A protocol value in words; counts by language are summed up."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, Mapping) and value and all(isinstance(number, int) for number in value.values()):
         low, high = min(value.values()), max(value.values())
         each = _count(low) if low == high else f"{_count(low)} to {_count(high)}"
         listed = f" ({', '.join(f'{key} {_count(n)}' for key, n in value.items())})" if len(value) <= 8 else ""
-        return f"{_count(sum(value.values()))} in {len(value)} languages{listed or f', {each} each'}"
+        return f"{_count(sum(value.values()))} in {counted(len(value), 'language')}{listed or f', {each} each'}"
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, (list, tuple)):

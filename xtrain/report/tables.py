@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from xtrain.errors import counted
 from xtrain.report.languages import ascii_only, language_name
 from xtrain.report.statistics import Cell, Grid, TaskGrid
 
@@ -89,10 +90,10 @@ def notes(task: TaskGrid) -> Iterator[str]:
     missing = len(task.languages) - len(task.mean_languages)
     if missing:
         shared = len(task.mean_languages)
-        yield f"the mean is over the {shared} languages that every run has; {missing} are not in it"
+        yield f"the mean is over {counted(shared, 'language')} that every run has; {missing} not in it"
     counts = {row: cell.num_seeds for row, cell in task.means.items()}
     if task.num_seeds > 1:
-        yield f"medians of {task.num_seeds} seeds, with the lowest and the highest"
+        yield f"medians of {counted(task.num_seeds, 'seed')}, with the lowest and the highest"
         short = [f"{row} {count}" for row, count in counts.items() if count < task.num_seeds]
         if short:
             yield f"fewer seeds: {', '.join(short)}"
@@ -109,7 +110,7 @@ def format_difference(points: float) -> str:
 
 
 def _title(task: TaskGrid) -> str:
-    return f"{task.task}: {task.metric}, {len(task.languages)} languages"
+    return f"{task.task}: {task.metric}, {counted(len(task.languages), 'language')}"
 
 
 def is_plain(console: Console) -> bool:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Problem, UserError, counted
 from xtrain.files import content_hash
 from xtrain.tasks import formats, sources
 from xtrain.tasks.formats import Dropped, ProblemList
@@ -86,7 +86,7 @@ def nothing_left(spec: TaskSpec, split: str, language: str, rows: int, dropped: 
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) or "none were read"
     return Problem(
         f"task.{spec.name}",
-        f"no example is left of {split} in {language}: of {rows:,} rows, {reasons}",
+        f"no example is left of {split} in {language}: of {counted(rows, 'row')}, {reasons}",
         remedy="check where, hash_split, label_map and columns of the task's source",
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xtrain.errors import Problem, UserError, listed
+from xtrain.errors import Problem, UserError, counted, listed
 from xtrain.languages import proposed
 
 PARQUET_BRANCH = "refs/convert/parquet"
@@ -172,7 +172,7 @@ def _check_whole(names: Sequence[str], where: str) -> None:
             found[key] = found.get(key, 0) + 1
     for (name, total), count in found.items():
         if count < int(total):
-            what = f"{name} has {int(total)} files, and {count} of them are there"
+            what = f"{name} has {counted(int(total), 'file')}, and {count} of them are there"
             raise UserError(Problem(where, what, remedy="fetch the rest where there is a network"))
 
 

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from xtrain.errors import Fenced, Problem, UserError
+from xtrain.errors import Fenced, Problem, UserError, counted
 from xtrain.files import Staging, make_folder, through, write_bytes, writing
 from xtrain.run_directory import RunDirectory
 
@@ -160,7 +160,7 @@ class _Lines:
                     raise
                 if time.monotonic() - self._said > SAY_EVERY_SECONDS:
                     self._said = time.monotonic()
-                    self._on_trouble(f"{len(self._waiting)} lines wait to be written: {error}")
+                    self._on_trouble(f"{counted(len(self._waiting), 'line')} not written yet: {error}")
 
     def _flush(self) -> None:
         """Write what waits, line by line."""

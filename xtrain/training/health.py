@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xtrain.data import PackedBatch
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Problem, UserError, counted
 from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
@@ -73,8 +73,8 @@ class SkippedSteps:
         bf16 = 'set engine.precision = "bf16", or ' if self.precision == "fp16" else ""
         return Problem(
             f"step {step}, a batch of {task}",
-            f"the gradient was not finite in {self.in_a_row} steps in a row (engine.max_skipped_steps = "
-            f"{self.most_in_a_row}; {self.total} steps were skipped in all)",
+            f"the gradient was not finite in {counted(self.in_a_row, 'step')} in a row (engine.max_skipped_steps = "
+            f"{self.most_in_a_row}; {counted(self.total, 'step')} skipped in all)",
             remedy=f"{bf16}lower recipe.*.learning_rate (now {self.learning_rate:g}); if it is not that, set "
             "engine.log_example_ids = true and look at the examples of these steps in batches.jsonl",
         )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 
 from xtrain.dispatch.job_graph import JobGraph, JobNode
-from xtrain.errors import EXIT_OURS, Problem, UserError, listed
+from xtrain.errors import EXIT_OURS, Problem, UserError, counted, listed
 from xtrain.watching import logs
 from xtrain.watching.cancel import Cancelled, cancel_jobs, concerned, to_cancel, to_come
 from xtrain.watching.run_view import views
@@ -106,7 +106,7 @@ def _report(graph: JobGraph, cancelled: Cancelled, console: Console) -> int:
 
 
 def _list(title: str, jobs: dict[str, str], console: Console) -> None:
-    say(console, f"{title}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}")
+    say(console, f"{title}: {counted(len(jobs), 'job')}")
     width = max(map(len, jobs))
     for number, (job, name) in enumerate(jobs.items()):
         if number == _MOST_NAMES:

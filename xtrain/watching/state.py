@@ -12,6 +12,7 @@ from xtrain.dispatch import attempts
 from xtrain.dispatch.job_graph import REPORT, JobGraph, JobNode, lock_file
 from xtrain.dispatch.processes import ALIVE, fate
 from xtrain.dispatch.slurm import Answer, JobState
+from xtrain.errors import counted
 from xtrain.watching.reasons import explain
 from xtrain.watching.record_end import Pace, event_words, log_progress, newest_event, pace_of, stamp
 from xtrain.watching.run_view import RunView, held_here, local_process, view, views
@@ -156,7 +157,7 @@ class _Watcher:
         if one.node.kind == REPORT:
             missing = [parent for parent in missing if parent.state in IN_QUEUE]
             if len(missing) > 1:
-                return f"waits for the end of {len(missing)} jobs"
+                return f"waits for the end of {counted(len(missing), 'job')}"
         if missing:
             return "waits for " + ", ".join(parent.node.job_name for parent in missing[:3])
         ended = one.submissions[-1].ended if one.submissions else ()

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xtrain.dispatch.job_graph import PREPARE, JobGraph, JobNode
-from xtrain.errors import listed
+from xtrain.errors import counted, listed
 from xtrain.tracking.progress import duration
 from xtrain.watching import state as words
 from xtrain.watching.state import PhaseState, totals
@@ -180,7 +180,7 @@ def _totals(one: Observed) -> str:
     speed = f"; {rate:,.0f} tokens/s" if rate else ""
     last = max((state.eta_seconds or 0 for state in one.states), default=0)
     ready = f"; those that run end within {duration(last)}" if last else ""
-    return f"{len(one.states)} jobs: {', '.join(parts)}{speed}{ready}"
+    return f"{counted(len(one.states), 'job')}: {', '.join(parts)}{speed}{ready}"
 
 
 def _bad(one: Observed, console: Console) -> None:

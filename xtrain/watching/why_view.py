@@ -9,6 +9,7 @@ from rich.text import Text
 
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.submissions import JobFolder
+from xtrain.errors import counted
 from xtrain.tracking.progress import duration
 from xtrain.watching import state as words
 from xtrain.watching.state import PhaseState
@@ -123,7 +124,7 @@ def _attempts(rows: list[AttemptRow], console: Console) -> None:
         )
     console.print()
     if len(rows) > 10:
-        console.print(f"  the last 10 of {len(rows)} attempts:", highlight=False)
+        console.print(f"  the last 10 of {counted(len(rows), 'attempt')}:", highlight=False)
     console.print(Padding(table, (0, 0, 0, 2)))
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xtrain.errors import counted
 from xtrain.evaluation.benchmark.layout import BenchmarkTask
 from xtrain.evaluation.benchmark.scoring import ScoredFolder
 
@@ -48,7 +49,7 @@ def _print_task(task: BenchmarkTask, values: Mapping[str, object], console: Cons
     columns: list[tuple[str, Mapping[str, float]]] = [("mean", average), *sorted(languages.items())]
     room = max(1, (console.width - NAME) // CELL)
     for number, begin in enumerate(range(0, len(columns), room)):
-        title = f"{task.name}: {len(languages)} of {len(task.languages)} languages" if not number else None
+        title = f"{task.name}: {len(languages)} of {counted(len(task.languages), 'language')}" if not number else None
         console.print(_block(task.metrics, columns[begin : begin + room], title))
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from xtrain.config import read_toml
-from xtrain.errors import EXIT_USER, Problem, UserError, listed, nearest, raise_if_any
+from xtrain.errors import EXIT_USER, Problem, UserError, counted, listed, nearest, raise_if_any
 from xtrain.evaluation.benchmark import layout
 from xtrain.evaluation.benchmark.checking import check_submission
 from xtrain.evaluation.benchmark.layout import Benchmark, BenchmarkTask, Kind
@@ -242,9 +242,9 @@ def run_submission(
         _say(console, f"missing: {entry.task}: {' '.join(entry.languages)}")
     against = "the labels" if labels is not None else "the benchmark's known row counts"
     if checked.ready:
-        _say(console, f"ready: {folder}, {checked.files} files, checked against {against}")
+        _say(console, f"ready: {folder}, {counted(checked.files, 'file')}, checked against {against}")
         return 0
-    _say(console, f"written, but not ready: {folder}, {checked.files} files")
+    _say(console, f"written, but not ready: {folder}, {counted(checked.files, 'file')}")
     raise_if_any(checked.problems)
     return EXIT_USER
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from xtrain.data import Shard
-from xtrain.errors import Problem, UserError
+from xtrain.errors import Problem, UserError, counted
 from xtrain.evaluation.benchmark.ranking import CUT, map_at_k
 from xtrain.evaluation.evaluators.base import Evaluation, Evaluator, LanguageResult, Setting, Shards
 from xtrain.evaluation.predict import predict_part
@@ -171,7 +171,7 @@ class _Search:
 
 def _check_queries(kinds: npt.NDArray[np.int32], shard: Shard) -> None:
     if not (kinds == QUERY).any():
-        what = f"no query among the {len(kinds):,} examples of {shard.task} in {shard.language}"
+        what = f"no query among {counted(len(kinds), 'example')} of {shard.task} in {shard.language}"
         raise UserError(Problem(str(shard.path), what, remedy="leave the language out, or add queries to its file"))
 
 
