@@ -146,6 +146,16 @@ def test_another_architecture(toy: Toy) -> None:
     refused(toy.run("s", **SHORT), "config.json", "'gpt2'", "xlm-roberta")
 
 
+def test_a_base_with_nan_is_not_blamed_on_training(toy: Toy) -> None:
+    toy.base = Path(shutil.copytree(toy.base, toy.root / "nan"))
+    weights = load_file(toy.base / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"][3:5] = float("nan")
+    save_file(weights, toy.base / "model.safetensors", {"format": "pt"})
+    refused(
+        toy.run("s", **SHORT), "model.safetensors: encoder.layer.1.output.dense.bias: 2 of 32 values are not finite"
+    )
+
+
 def test_more_tokens_than_positions(toy: Toy) -> None:
     result = toy.run("s", "--set", "recipe.target.max_length=513", **SHORT)
     refused(result, "recipe of none/toy-s0: max_length: 513 is more than the base model", "at most 512")

@@ -110,7 +110,7 @@ def test_every_terminal_is_good_enough(foreign: Path) -> None:
     plan = ["-m", "xtrain", "plan", "größe.toml", "--data", "data", "--out", "out-ж"]
     asked = [
         ("C", [*plan, "--write"], 0, b"gr??e"),
-        ("C", ["-m", "xtrain", "status", "out-ж"], 0, b"gr??e"),
+        ("C", ["-m", "xtrain", "checkpoint", "ls", "out-ж"], 0, b"out-?"),
         ("C", [str(PROJECT / "slurm/submit.py"), *plan[3:], "--cluster", "local", "--dry-run"], 0, b"gr??e"),
         ("ascii", plan, 0, b"out-?"),
         ("ascii", [*plan, "--set", "größe=1"], 2, b""),

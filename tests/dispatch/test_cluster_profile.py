@@ -142,7 +142,7 @@ def test_all_mistakes_at_once() -> None:
 def test_what_is_wrong_in_job_is_said_once_and_where_it_stands() -> None:
     found = problems(**job(tasks_per_node=4))
     assert len(found) == 1
-    assert found[0].startswith("profile: job.tasks_per_node: 4 tasks on 8 GPUs of a node")
+    assert found[0].startswith("profile: job.tasks_per_node: 4 tasks on 8 GPUs")
     found = problems(**job(evaluate={"tasks_per_node": 9}))
     assert len(found) == 1
     assert found[0].startswith("profile: job.evaluate.tasks_per_node: 9 tasks on 8 GPUs")

@@ -151,7 +151,7 @@ def test_gpus_by_their_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_too_few_gpus(run: Path) -> None:
     (found,) = problems(Expected(run, gpus=99))
-    assert found.endswith("GPUs are usable, and 99 are needed")
+    assert found.endswith("GPUs are usable, and 99 needed")
 
 
 def test_a_node_that_does_not_answer(run: Path) -> None:

@@ -84,7 +84,7 @@ def test_failed_and_reseeded_trainings_are_counted_and_the_rest_is_compared(job:
         assert f"{failing} collapsed 3 times (seed 100 at step 300, seed 101 at step 320, seed 102 at step 280)" in text
         assert f"{reseeded} collapsed once (seed 100 at step 250), then went well" in text
         assert "choose / toy: over 2 of 3 seeds (seed 1 failed)" in text
-        assert "toy-s0: 4 steps were skipped" in text
+        assert "toy-s0: 4 steps skipped" in text
         assert "not evaluated yet" not in text
         assert "medians of 3 seeds" in text.replace("Medians", "medians")
         assert "ewer seeds: choose 2" in text

@@ -102,7 +102,7 @@ def test_missing_languages_are_shown_and_left_out_of_the_mean() -> None:
     text = printed(assemble([result("none", {"en": 80.0}), result("mnli", {"en": 81.0, "sw": 60.0})]))
     swahili = next(line for line in text.splitlines() if "Swahili" in line)
     assert [cell.strip() for cell in swahili.split("|")[1:]] == ["-", "60.0", "-"]
-    assert "mean is over the 1 languages that every run has; 1 are not in it" in text
+    assert "mean is over 1 language that every run has; 1 not in it" in text
 
 
 def test_a_log_gets_plain_ascii_and_a_terminal_gets_colours() -> None:

@@ -140,7 +140,8 @@ def _gpus(expected: Expected) -> Iterator[str]:
         return
     found, why = usable_gpus()
     if found < expected.gpus:
-        yield f"{counted(found, 'GPU')} to be used, and {expected.gpus} needed{f': {why}' if why else ''}"
+        usable = f"{counted(found, 'GPU')} {'is' if found == 1 else 'are'} usable, and {expected.gpus} needed"
+        yield usable + (f": {why}" if why else "")
 
 
 def usable_gpus(devices: Path = DEVICES) -> tuple[int, str]:

@@ -141,7 +141,7 @@ def _check_languages(spec: TaskSpec, here: str, problems: list[Problem]) -> None
             problems.append(
                 Problem(
                     f"{here}.sources[{n}]",
-                    f"there are {len(languages)} of them, and {LANGUAGE} is not in {patterns!r}",
+                    f"there are {len(languages)} languages, and {LANGUAGE} is not in {patterns!r}",
                     remedy=f"put {LANGUAGE} where the language stands",
                 )
             )
