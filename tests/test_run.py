@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -15,7 +16,8 @@ from toy import PROJECT, Toy, losses, read_jsonl, run_python
 
 
 def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
-    first = toy.run("all")
+    limited = {"evaluation": {"limit": 12}}
+    first = toy.run("all", **limited)
     assert first.returncode == 0, first.stderr
     out = toy.out("all")
     for part in ("train choose-s0", "evaluate choose/toy-s0", "mean of 3", "report.html", "loss"):
@@ -23,6 +25,7 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     scores = json.loads(next(out.glob("evaluate/choose-toy-*/scores.json")).read_text())
     assert set(scores["tasks"]["toy"]["languages"]) == {"en", "ru", "ar"}
     assert scores["protocol"]["tasks"]["toy"]["split"] == "test"
+    data_is_accounted_for(out, scores["protocol"]["tasks"]["toy"], first.stdout)
     encoder = next(out.glob("target/choose-toy-*/encoder"))
     from transformers import AutoModel
 
@@ -31,13 +34,30 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     assert model.config.vocab_size == 400
     assert "choose" in (out / "report.html").read_text("utf-8")
     predictions_add_up(next(out.glob("evaluate/none-toy-*")))
-    second = toy.run("all")
+    second = toy.run("all", **limited)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("done before, kept") == 7
     assert "train " not in second.stdout
     plan = toy.xtrain("plan", str(toy.root / "all.toml"), "--data", str(toy.data), "--out", str(out))
     assert plan.returncode == 0, plan.stderr
     assert plan.stdout.count("done") == 7
+
+
+def data_is_accounted_for(out: Path, protocol: dict[str, Any], printed: str) -> None:
+    """A sample of 12 of 30 parallel rows, and what became of every data set: printed, kept and reported."""
+    assert "data: toy test: 3 languages, a sample of 36 of 90 examples" in printed
+    assert protocol["sample"]["examples"] == {"en": 12, "ru": 12, "ar": 12}
+    assert protocol["sample"]["of"] == {"en": 30, "ru": 30, "ar": 30}
+    folder = next(out.glob("evaluate/choose-toy-*/predictions/toy"))
+    assert len({tuple(row["id"] for row in read_jsonl(path)) for path in folder.glob("*.jsonl")}) == 1
+    assert protocol["tokens"]["ru"]["subwords_per_word"] > 1
+    assert protocol["tokens"]["ru"]["unknown_percent"] == 0
+    accounts = [one for path in out.glob("*/choose-toy-*/data.json") for one in json.loads(path.read_text())]
+    assert {(one["split"], one["language"]) for one in accounts} == {
+        ("train", "en"), ("dev", "en"), ("test", "en"), ("test", "ru"), ("test", "ar"),
+    }  # fmt: skip
+    page = (out / "report.html").read_text("utf-8")
+    assert page.count('<details class="data"') == 5  # of choose and toy the splits, and mine
 
 
 def predictions_add_up(run: Path) -> None:

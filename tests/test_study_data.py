@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -142,12 +143,25 @@ def test_the_problems_of_a_file_and_of_all_are_limited_and_counted(data: Path, o
     assert str(caught.value).startswith("the first 50 problems:\n1. a:0: x\n")
 
 
-def test_a_study_is_checked_without_its_base(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_study_is_checked_without_its_base_and_the_tokenizer_asked_where_it_is_to_be_had(
+    data: Path, tmp_path: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = write_study(tmp_path / "s.toml", study(Path("nobody/nothing"), **changes()))
     assert main(["plan", str(path), "--check-data", "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     out = capfd.readouterr().out
     assert "en, ru, ar, de, es, fr, hi" in out
     assert "84" in out, "rows of the seven test sets"
+    assert "what a tokenizer makes of them is not known" in out
+    spec = study(tiny_model, **changes(), evaluation={"limit": 5})
+    spec["recipe"]["target"]["train_examples"] = 9
+    assert (
+        main(["plan", str(write_study(path, spec)), "--check-data", "--data", str(data), "--out", str(tmp_path)]) == 0
+    )
+    out = capfd.readouterr().out
+    assert "data: toy test: 7 languages, a sample of 35 of 84 examples" in out
+    assert re.search(r"toy test *\| en English *\| *5 \| *0\.0 \| *0\.00 \| *\d\.\d\d \| *0\.\d{3}\n", out), out
+    assert len(re.findall(r"(?m)^[a-z ]*\| [a-z]{2} ", out)) == 16, "a line for each data set and language"
+    assert not (tmp_path / "evaluate").exists()
 
 
 def test_labels_taken_from_data_that_are_broken_do_not_hide_other_mistakes(

@@ -82,7 +82,8 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
     Args:
         study: The study and where its data and output are.
         write: Prepare the data and write the run directories, for train.py under a launcher of your own.
-        check_data: Read and check every file that the study reads, and no more: needs no model.
+        check_data: Read and check every file that the study reads, say what the base's tokenizer makes of each
+            language, and no more: needs no weights.
     """
     from xtrain.runner import check_only, look_at_data, write_phase
 

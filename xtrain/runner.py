@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from xtrain.data import prepare
+from xtrain.data import Shard, prepare
+from xtrain.data.account import Account
 from xtrain.data.checking import Checked, raise_problems
 from xtrain.dispatch.attempts import FAILED, KILLED, Attempts
 from xtrain.dispatch.batch_script import PROJECT as PROJECT
@@ -25,8 +27,9 @@ from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, counted,
 from xtrain.files import content_hash, make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.config_file import read_config
-from xtrain.model.loading import resolve
+from xtrain.model.loading import resolve, tokenizer_folder
 from xtrain.phase import PhaseFile, ShardEntry
+from xtrain.report.accounts import language_table, print_accounts
 from xtrain.report.study_report import report_study
 from xtrain.run_directory import RunDirectory
 from xtrain.study import Study, load
@@ -92,8 +95,26 @@ def open_study(
 
 
 def check_only(job: Job, console: Console) -> None:
-    """Read and check all data of the study; says how much there is, or raises one :class:`UserError`."""
+    """Read and check all data of the study, and say what the tokenizer makes of it; raises one :class:`UserError`.
+
+    Where the tokenizer is not to be had, how much data there is.
+    """
     checked = check_data(job.graph, job.data_root, job.out, console)
+    try:
+        tokenizer = tokenizer_folder(job.study.base, job.study.revision)
+    except UserError as error:
+        _print_checked(job, checked, console)
+        why = f"what a tokenizer makes of them is not known: {error}"
+        console.print(why, highlight=False, markup=False, soft_wrap=True)
+        return
+    phases = job.graph.phases.values()
+    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, tokenizer)
+    console.print(f"data of {job.study.name}: as it should be", highlight=False, markup=False, style="bold")
+    console.print(language_table(accounts, console))
+    print_accounts(accounts, console)
+
+
+def _print_checked(job: Job, checked: Sequence[Checked], console: Console) -> None:
     table = Table("task", "split", "languages", "rows", "examples", title=f"data of {job.study.name}: as it should be")
     groups: dict[tuple[str, str], list[Checked]] = {}
     for one in checked:
@@ -159,7 +180,9 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
 
 def look_at_data(job: Job, console: Console) -> None:
     """Check and prepare what the phases read that have no result yet."""
-    prepare_data(job.graph, job.data_root, job.out, console, look_at_rows(job, console))
+    phases = look_at_rows(job, console)
+    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, job.graph.base_folder)
+    print_accounts(accounts, console)
 
 
 def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list[Phase]:
@@ -294,6 +317,8 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
     run = phase.run_directory(job.out).create()
     names = {*phase.tasks, *(reading.member for reading in phase.readings)}
     names |= {phase.trained_task} if phase.trained_task else set()
+    shards = list(_prepared(job, phase))
+    write_json(run.data_file, [Account.of(shard.manifest).as_json() for _, shard in shards])
     PhaseFile(
         kind=phase.kind,
         name=phase.name,
@@ -311,7 +336,7 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
         engine=study.engine,
         evaluation=study.evaluation,
         tracking=study.tracking,
-        shards=tuple(_prepared(job, phase)),
+        shards=tuple(entry for entry, _ in shards),
         task={name: graph.specs[name] for name in sorted(names)},
     ).write(run)
     if phase.kind != EVALUATE:
@@ -322,7 +347,7 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
     return run
 
 
-def _prepared(job: Job, phase: Phase) -> Iterator[ShardEntry]:
+def _prepared(job: Job, phase: Phase) -> Iterator[tuple[ShardEntry, Shard]]:
     """The shards that the phase reads; one that is not there any more is made again."""
     for reading in phase.readings:
         shard = prepare(
@@ -330,7 +355,7 @@ def _prepared(job: Job, phase: Phase) -> Iterator[ShardEntry]:
             reading.max_length, job.data_root, job.out / PREPARED, reading.sample,
         )  # fmt: skip
         path = str(shard.path.relative_to(job.out))
-        yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path)
+        yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path), shard
 
 
 def check_ranks(graph: Graph, ranks: int, where: str, kind: str = "") -> None:

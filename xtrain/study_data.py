@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from xtrain.data.account import Account
 from xtrain.data.checking import Checked, check_data_sets
 from xtrain.data.prepare import Wanted, prepare_all
 from xtrain.graph import Graph, Phase, Reading
@@ -46,11 +47,17 @@ def check_data(
         )
 
 
-def prepare_data(graph: Graph, data_root: Path | None, out: Path, console: Console, phases: Iterable[Phase]) -> None:
-    """Tokenise all that ``phases`` read, unless that is done; raises one :class:`UserError` with every problem."""
+def prepare_data(
+    graph: Graph, data_root: Path | None, out: Path, console: Console, phases: Iterable[Phase], tokenizer: Path
+) -> list[Account]:
+    """Tokenise all that ``phases`` read, unless that is done; raises one :class:`UserError` with every problem.
+
+    ``tokenizer`` is the base's folder, or one that has its tokenizer. Returns what became of each data set.
+    """
     wanted = [_wanted(graph, reading) for reading in _readings(phases)]
     with Progress("prepare data", len(wanted), "data set", file=console.file) as progress:
-        prepare_all(wanted, graph.base_folder, data_root, out / PREPARED, room=_room(), progress=progress.advance)
+        folder, room = out / PREPARED, _room()
+        return prepare_all(wanted, tokenizer, data_root, folder, room=room, progress=progress.advance)
 
 
 def _readings(phases: Iterable[Phase]) -> list[Reading]:

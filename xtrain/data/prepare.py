@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from xtrain.data.account import Account
 from xtrain.data.checking import num_workers, raise_problems, worker_died
 from xtrain.data.drawing import Drawn, draw
 from xtrain.data.pool import Died, over
@@ -117,16 +118,18 @@ class Wanted:
             return error.problems
         return ()
 
+    def path(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> Path:
+        """Where it is, or will be."""
+        data = self.data
+        recipe = _recipe(data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, self.sample)
+        return _path(out_root, data.spec, data.split, data.language, recipe)
+
     def is_there(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> bool:
         """Whether nothing is to be done."""
-        data = self.data
         try:
-            recipe = _recipe(
-                data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, self.sample
-            )
+            return damage(self.path(encoder_folder, data_root, out_root)) is None
         except UserError:  # a file is missing: who reads it says so
             return False
-        return damage(_path(out_root, data.spec, data.split, data.language, recipe)) is None
 
 
 def prepare_all(
@@ -138,16 +141,29 @@ def prepare_all(
     workers: int | None = None,
     room: int = 0,
     progress: Progress = lambda number: None,
-) -> None:
-    """Every shard of ``wanted``, made on ``workers`` cores (all by default) unless it is there.
+) -> list[Account]:
+    """Every shard of ``wanted``, made on ``workers`` cores (all by default) unless it is there; returns their accounts.
 
     A shard's bytes depend on none of this. ``room`` is as in :func:`xtrain.data.pool.over`; ``progress`` is told of
     shards that are there. Raises one :class:`UserError` with the problems of all.
     """
     new = [one for one in wanted if not one.is_there(encoder_folder, data_root, out_root)]
     progress(len(wanted) - len(new))
-    if not new:
-        return
+    if new:
+        _make(new, encoder_folder, data_root, out_root, workers, room, progress)
+    paths = [one.path(encoder_folder, data_root, out_root) for one in wanted]
+    return [Account.of(Shard.open(path).manifest) for path in paths]
+
+
+def _make(
+    new: Sequence[Wanted],
+    encoder_folder: Path,
+    data_root: Path | None,
+    out_root: Path,
+    workers: int | None,
+    room: int,
+    progress: Progress,
+) -> None:
     _tokenizer(encoder_folder, tokenizer_hash(encoder_folder))  # loaded once: forked processes share it
     sizes = [one.data.num_bytes(data_root) for one in new]
     workers = num_workers(sizes, workers)

@@ -111,6 +111,14 @@ def resolve(base: str, revision: str = "main") -> Path:
     return folder
 
 
+def tokenizer_folder(base: str, revision: str = "main") -> Path:
+    """A folder with the tokenizer of ``base`` and its configuration: of a hub repository no weights are fetched."""
+    if base == "starter" or base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).is_dir():
+        return resolve(base, revision)
+    repository = locate(base, "model", revision, KNOWN_BASES)
+    return repository.fetch([name for name in repository.files if name in ("config.json", *TOKENIZER_FILES)])
+
+
 def check_base(folder: Path) -> None:
     """Raise a :class:`UserError` unless an encoder can be filled from ``folder``, and all of its tokens embedded.
 

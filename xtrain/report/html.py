@@ -141,7 +141,7 @@ def _section(task: TaskGrid, protocol: Mapping[str, Any]) -> _Section:
     figures.append((f"{task.metric.capitalize()} by language", alt, data_uri(score_map(task))))
     definitions: Mapping[str, str] = of_task.get("metrics", {})
     # what the tokenizer makes of each language stands in the section on data
-    shown = {key: value for key, value in of_task.items() if key not in ("metrics", "tokens")}
+    shown = {key: value for key, value in of_task.items() if key not in ("metrics", "tokens") and value is not None}
     return _Section(
         task,
         figures,
