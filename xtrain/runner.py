@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,24 @@ def check_only(job: Job, console: Console) -> None:
         console.print(why, highlight=False, markup=False, soft_wrap=True)
         return
     phases = job.graph.phases.values()
-    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, tokenizer)
+    with _writable_folder(job.out) as out:
+        accounts = prepare_data(job.graph, job.data_root, out, console, phases, tokenizer)
     console.print(f"data of {job.study.name}: as it should be", highlight=False, markup=False, style="bold")
     console.print(language_table(accounts, console))
     print_accounts(accounts, console)
+
+
+@contextlib.contextmanager
+def _writable_folder(out: Path) -> Iterator[Path]:
+    """``out``, so that a run finds what was tokenised; where it may not be written, a folder for the time being."""
+    try:
+        make_folder(out)
+        RunDirectory(out).writable()
+    except UserError:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    yield out
 
 
 def _print_checked(job: Job, checked: Sequence[Checked], console: Console) -> None:
@@ -162,7 +176,7 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
         phases = list(job.graph.phases.values())
         to_do = look_at_rows(job, console)
         _write_graph(job)
-        prepare_data(job.graph, job.data_root, job.out, console, to_do)
+        _prepare(job, to_do, console)
         for number, phase in enumerate(phases, 1):
             head = f"[{number}/{len(phases)}] {phase.kind:<12} {phase.name}"
             reason = _not_to_run(phase, phase.run_directory(job.out), failed)
@@ -180,9 +194,7 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
 
 def look_at_data(job: Job, console: Console) -> None:
     """Check and prepare what the phases read that have no result yet."""
-    phases = look_at_rows(job, console)
-    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, job.graph.base_folder)
-    print_accounts(accounts, console)
+    _prepare(job, look_at_rows(job, console), console)
 
 
 def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list[Phase]:
@@ -191,6 +203,12 @@ def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list
     phases = [p for p in job.graph.phases.values() if not _not_to_run(p, p.run_directory(job.out), failed)]
     check_data(job.graph, job.data_root, job.out, console, phases, workers)
     return phases
+
+
+def _prepare(job: Job, phases: Sequence[Phase], console: Console) -> None:
+    """Tokenise what ``phases`` read, and say what became of it."""
+    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, job.graph.base_folder)
+    print_accounts(accounts, console)
 
 
 def _write_graph(job: Job) -> None:
