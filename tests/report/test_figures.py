@@ -7,6 +7,7 @@ import pytest
 from made_up import random_results, result
 from matplotlib.colors import to_rgb
 
+from xtrain.languages import names
 from xtrain.report.figures import (
     Curve,
     _ink_on,
@@ -18,7 +19,6 @@ from xtrain.report.figures import (
     smoothed,
     svg,
 )
-from xtrain.report.languages import LANGUAGE_NAMES
 from xtrain.report.statistics import assemble
 
 
@@ -28,7 +28,7 @@ def labels(figure) -> list[str]:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("count", [1, 15, 40, 90])
 def test_every_language_has_a_column_and_every_row_a_line(count: int) -> None:
-    languages = sorted(LANGUAGE_NAMES)[:count]
+    languages = sorted(names())[:count]
     task = assemble(random_results(["none", "a", "b"], languages)).tasks[0]
     figure = score_map(task)
     assert sorted(labels(figure)) == sorted([*languages, "mean"])
