@@ -131,7 +131,7 @@ class Life:
     def steps_lost(self) -> int:
         """Steps that were done when it was disturbed, and had to be done again by the next start."""
         later = self.resumed_at()
-        return max(0, self.reached_at - later[0]) if later else 0
+        return max(0, self.reached_at - later[-1]) if later else 0
 
     def _wait(self, there: Callable[[], bool], seconds: float, what: str) -> None:
         end = time.monotonic() + seconds

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,10 +46,6 @@ class Knobs:
     """How long a preempted job may go on."""
     partitions: Mapping[str, str] = field(default_factory=dict)
     """More partitions than main, high and limits: their names, and what slurm.conf says of each."""
-    own_tmp: bool = False
-    """Each node has a /tmp of its own."""
-    shared: Sequence[Path] = ()
-    """With own_tmp: the folders below /tmp that the nodes share all the same."""
     extra: str = ""
     """More lines of slurm.conf."""
 
@@ -79,7 +75,7 @@ def write_files(folder: Path, knobs: Knobs) -> None:
         (folder / name).mkdir()
     network = f"10.{random.randrange(64, 128)}.{random.randrange(256)}"
     addresses = {"ctl": f"{network}.254"} | {name: f"{network}.{n}" for n, name in enumerate(knobs.names, 1)}
-    plan = {"addresses": addresses, "own_tmp": knobs.own_tmp, "shared": [str(path) for path in knobs.shared]}
+    plan = {"addresses": addresses}
     (folder / "etc/plan.json").write_text(json.dumps(plan))
     hosts = [f"{address} {name}" for name, address in addresses.items()]
     (folder / "etc/hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")

@@ -102,18 +102,6 @@ def own_sys(stage: Path) -> None:
     run("umount", "--lazy", str(stage))
 
 
-def own_tmp(folder: Path, name: str, shared: list[str]) -> None:
-    """Give this node a /tmp of its own, in which the cluster's folder and the `shared` ones are those of all."""
-    stage = folder / "tmp" / name
-    stage.mkdir(parents=True, exist_ok=True)
-    run("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(stage))
-    for kept in [str(folder), *shared]:
-        inside = stage / Path(kept).relative_to("/tmp")
-        inside.mkdir(parents=True, exist_ok=True)
-        run("mount", "--rbind", kept, str(inside))
-    run("mount", "--rbind", str(stage), "/tmp")
-
-
 def node(folder: Path, name: str) -> None:
     """A node: set up what is its own, wait for the network cable, start slurmd."""
     plan = json.loads((folder / "etc/plan.json").read_text())
@@ -123,8 +111,6 @@ def node(folder: Path, name: str) -> None:
     own_sys(folder / "spool" / name)
     # On a node the commands of SLURM are the real ones; outside they first enter the controller's network.
     run("mount", "--bind", str(folder / "bin-node"), str(folder / "bin"))
-    if plan["own_tmp"]:
-        own_tmp(folder, name, plan["shared"])
     run("ip", "link", "set", "lo", "up")
     until = time.monotonic() + 20
     while "eth0" not in [interface for _, interface in socket.if_nameindex()]:

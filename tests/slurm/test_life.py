@@ -53,17 +53,17 @@ def test_the_warning_signal_saves_and_requeues(cluster: Cluster, life: MakeLife,
     check(one, undisturbed, "scancel --signal=USR2", attempts=2, lost=0, seconds=seconds)
 
 
-def test_a_signal_to_another_rank_than_the_first(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
-    one = life(cluster).wait_step(8)
+def test_a_signal_to_another_rank_than_the_first_and_a_requeue_by_hand(
+    cluster: Cluster, life: MakeLife, undisturbed: Path
+) -> None:
+    one = life(cluster, pace="0.25,0.25,0.02").wait_step(8)
     nodes = Attempts(one.run).read(1).nodes
     one.disturb(lambda: cluster.node_run(nodes[1], "pkill", "-USR2", "-f", "train.py"))
-    check(one, undisturbed, "SIGUSR2 to rank 1 alone", attempts=2, lost=0, seconds=one.recover(2))
-
-
-def test_requeued_by_hand(cluster: Cluster, life: MakeLife, undisturbed: Path) -> None:
-    one = life(cluster).wait_step(8)
+    seconds = one.recover(2)
+    assert one.steps_lost() == 0, one.story()
+    note_case("SIGUSR2 to rank 1 alone", one.path, 0, seconds)
     one.disturb(lambda: cluster.run("scontrol", "requeue", one.job))
-    check(one, undisturbed, "scontrol requeue", attempts=2, lost=0, seconds=one.recover(2))
+    check(one, undisturbed, "scontrol requeue", attempts=3, lost=0, seconds=one.recover(3))
 
 
 @pytest.mark.parametrize("told", [pytest.param(True, marks=pytest.mark.long, id="told first"),

@@ -92,7 +92,7 @@ def scores_of(out: Path) -> Mapping[str, Any]:
 def test_a_study_gives_what_a_local_run_gives(
     cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path
 ) -> None:
-    """All phases as dependent jobs, two nodes of two ranks in training; the local run has four ranks."""
+    """All phases as dependent jobs, on two nodes in training; the local run has two ranks as well."""
     changes = {
         "intermediate": [{"name": "choose", "tasks": ["choose"]}],
         "target": [{"task": "toy"}],
@@ -100,12 +100,11 @@ def test_a_study_gives_what_a_local_run_gives(
         "engine": {"precision": "fp32", "tokens_per_micro_batch": 512},
     }
     one = Submitted(cluster, tmp_path / "slurm", tiny_model, toy_data, **changes)
-    two_by_two = {"nodes": 2, "tasks_per_node": 2}
-    one.write_profile(job={"intermediate": two_by_two, "target": two_by_two, "evaluate": {"tasks_per_node": 2}})
+    one.write_profile(job={"intermediate": {"nodes": 2}, "target": {"nodes": 2}})
     done = one.submit()
     assert done.returncode == 0, done.stdout + done.stderr
     local = ["-m", "xtrain", "run", str(one.study), "--data", str(toy_data), "--out", str(tmp_path / "local")]
-    alone = one.command(*local, "--ranks", "4")
+    alone = one.command(*local, "--ranks", "2")
     assert alone.returncode == 0, alone.stdout + alone.stderr
     one.wait_empty()
     assert (one.out / "report.html").is_file(), one.logs()
@@ -134,23 +133,23 @@ def quick_ranks(one: Submitted, folder: Path, **tables: Any) -> None:
     one.write_profile(environment=environment, preemption={"check_nodes": False}, **tables)
 
 
-def test_sixty_phases(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+def test_many_phases(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """Submitted by a shell that ends; no more at a time than allowed; given again, nothing changes."""
-    seeds = list(range(15))
+    seeds = list(range(6))
     one = Submitted(cluster, tmp_path, tiny_model, toy_data, seeds=seeds, target=[{"task": "toy"}])
     quick_ranks(one, tmp_path, limits={"running": 3})
     cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")  # jobs may be queued, but do not start
     done = one.submit()
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = one.jobs()
-    assert len(jobs) == 15 * (2 + 3) + 2
+    assert len(jobs) == 6 * (2 + 3) + 2
     again = one.submit()
     assert "nothing to submit" in again.stdout
     assert one.jobs() == jobs
     assert len(cluster.run("squeue", "-h").stdout.split("\n")) - 1 == len(jobs)
     cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
     most = 0
-    while len(cluster.run("squeue", "-h").stdout.splitlines()) > len(jobs) - 25:
+    while len(cluster.run("squeue", "-h").stdout.splitlines()) > len(jobs) - 12:
         running = cluster.run("squeue", "-h", "-t", "running,completing", "-o", "%j").stdout.split()
         most = max(most, len(running))
     assert 2 <= most <= 3
