@@ -12,9 +12,11 @@ import pytest
 from tiny import pairs
 from toy import PROJECT, SETTINGS, TASKS, study, write_jsonl, write_study
 
+from xtrain.dispatch.cluster import load_profile
 from xtrain.errors import UserError, counted
 from xtrain.starting import plain_arguments
 from xtrain.study import load
+from xtrain.tasks.spec import Source
 
 NARROW = {
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -145,6 +147,19 @@ def test_no_home_and_no_entry_in_passwd(tmp_path: Path) -> None:
     assert f"note: HOME is not set, and the user has no entry in passwd: {tmp_path}/xtrain-home-{os.getuid()}" in said
     assert b" checks: " in found.stdout
     assert (tmp_path / f"xtrain-home-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_home_in_a_study_and_in_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = Source(files={"train": "~/d/{lang}.jsonl", "test": ("~/a", "b~c")})
+    assert source.paths("train", "en") == (f"{tmp_path}/d/en.jsonl",)
+    assert source.paths("test", "en") == (f"{tmp_path}/a", "b~c")
+    path = tmp_path / "site.toml"
+    tables = {"environment": {"python": "~/venv/bin/python"}, "container": {"image": "~/x.sif", "mounts": ["~/d:/d"]}}
+    write_study(tmp_path / "site.toml", {"scheduler": "slurm", "job": {"time_limit": 5}, **tables})
+    profile = load_profile("~/site.toml", PROJECT)
+    assert (profile.python, profile.container.image) == (f"{tmp_path}/venv/bin/python", f"{tmp_path}/x.sif")
+    assert profile.container.mounts == (f"{tmp_path}/d:/d",)
 
 
 def test_a_home_in_an_option(tmp_path: Path, foreign: Path) -> None:

@@ -255,6 +255,10 @@ def test_heads_are_weights_too(folder: Path) -> None:
     change(folder, lambda weights: weights.update({"lm_head.dense.weight": torch.full((32, 32), float("nan"))}))
     with pytest.raises(UserError, match=r"lm_head\.dense\.weight: 1,024 of 1,024 values are not finite"):
         lm_head_weights(folder)
+    good = {"dense.weight": (32, 32), "dense.bias": 32, "layer_norm.weight": 32, "layer_norm.bias": 32, "bias": 399}
+    change(folder, lambda weights: weights.update({f"lm_head.{name}": torch.ones(size) for name, size in good.items()}))
+    with pytest.raises(UserError, match=r"lm_head\.bias is \[399\], not \[400\]"):
+        lm_head_weights(folder)
     save_file({"task/bias": torch.full((3,), float("nan"))}, folder / "heads.safetensors")
     entry = {"format": "classification", "labels": ["a", "b", "c"], "parameters": ["bias"]}
     (folder / "heads.json").write_text(json.dumps({"task": entry}))

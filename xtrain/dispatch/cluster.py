@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -264,7 +265,23 @@ def load_profile(name_or_path: str, folder: Path) -> Profile:
         if key in mapping
     ]
     raise_if_any(own)
-    return Profile.from_mapping({**mapping, "name": path.stem, "file": str(path)}, str(path))
+    return Profile.from_mapping({**_with_homes(mapping), "name": path.stem, "file": str(path)}, str(path))
+
+
+def _with_homes(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """``mapping`` with ``~`` put in where a path is meant that nothing else expands; what is no text stays as it is."""
+    found = dict(mapping)
+    for table, key in (("environment", "python"), ("container", "image"), ("container", "mounts")):
+        inner = found.get(table)
+        if not isinstance(inner, Mapping) or key not in inner:
+            continue
+        value = inner[key]
+        if isinstance(value, str):
+            value = os.path.expanduser(value)
+        elif isinstance(value, list):
+            value = [os.path.expanduser(one) if isinstance(one, str) else one for one in value]
+        found[table] = {**inner, key: value}
+    return found
 
 
 def _resource_keys(job: Mapping[str, Any], kind: str) -> dict[str, Any]:

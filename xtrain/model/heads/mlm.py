@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xtrain.data.batches import PackedBatch
+from xtrain.errors import Problem, UserError
+from xtrain.model.config_file import read_config
 from xtrain.model.dropout import DropoutKeys
 from xtrain.model.heads.base import INIT_STD, Head, HeadShape
 from xtrain.model.linear_cross_entropy import linear_cross_entropy
@@ -116,6 +118,14 @@ def lm_head_weights(folder: Path) -> dict[str, Tensor] | None:
     found = read_part(folder, "lm_head.")
     if not found.keys() >= _NAMES.keys() or "decoder.weight" in found:
         return None
+    config = read_config(folder)
+    hidden = config.hidden_size
+    shapes = {"dense.weight": [hidden, hidden], "bias": [config.vocab_size]}
+    for there in _NAMES:
+        shape, wanted = list(found[there].shape), shapes.get(there, [hidden])
+        if shape != wanted:
+            remedy = "fetch the model again, or resize its head with its embeddings"
+            raise UserError(Problem(str(folder), f"lm_head.{there} is {shape}, not {wanted}", remedy=remedy))
     return {name: found[there] for there, name in _NAMES.items()}
 
 
