@@ -154,7 +154,6 @@ def test_a_home_in_a_study_and_in_a_profile(tmp_path: Path, monkeypatch: pytest.
     source = Source(files={"train": "~/d/{lang}.jsonl", "test": ("~/a", "b~c")})
     assert source.paths("train", "en") == (f"{tmp_path}/d/en.jsonl",)
     assert source.paths("test", "en") == (f"{tmp_path}/a", "b~c")
-    path = tmp_path / "site.toml"
     tables = {"environment": {"python": "~/venv/bin/python"}, "container": {"image": "~/x.sif", "mounts": ["~/d:/d"]}}
     write_study(tmp_path / "site.toml", {"scheduler": "slurm", "job": {"time_limit": 5}, **tables})
     profile = load_profile("~/site.toml", PROJECT)
