@@ -187,7 +187,7 @@ def test_preempted_says_what_was_saved() -> None:
 
 
 def test_two_ranks_agree(tmp_path: Path) -> None:
-    """Over the default group, a group of our own, and as an evaluation gathers."""
+    """Over the default group, a group of our own, and as an evaluation gathers; sums that a resume takes back."""
     run_worker(WORKER, 2, tmp_path, tmp_path)
     found = [json.loads((tmp_path / f"agreed-{rank}.json").read_text()) for rank in (0, 1)]
     assert found[0] == found[1]
@@ -197,7 +197,11 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
         "gather": [{"rank": 0, "text": "é"}, {"rank": 1, "text": "é"}],
     }
     gathered = [2, [{"from": 0}, {"from": 1}]]
-    assert found[0] == {"default": agreed, "separate": agreed, "of_an_evaluation": gathered, "same_group": True}
+    sums = {"of one rank": [[1.5], [0.0]], "of two": [[1.5], [2.0]], "of three": [[7.5], [0.0]]}
+    assert found[0] == {
+        "default": agreed, "separate": agreed, "of_an_evaluation": gathered, "same_group": True, "sums": sums,
+        "nothing": [[], []],
+    }  # fmt: skip
 
 
 def test_one_process_agrees_with_itself() -> None:

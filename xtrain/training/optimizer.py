@@ -61,7 +61,7 @@ def lead_to(adam: torch.optim.Optimizer, num_updates: int) -> None:
     last place, and so would all weights from then on. It is therefore led there step by step, with nothing to update
     (3 us each). At step 1 it begins anew, whatever it has counted in this process before.
 
-    On CUDA the op keeps nothing: its kernel is told the step. torch's AdamW has it in a tensor.
+    On a GPU the op keeps nothing: its kernel is told the step. torch's AdamW has it in a tensor.
     """
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 
@@ -71,7 +71,7 @@ def lead_to(adam: torch.optim.Optimizer, num_updates: int) -> None:
         update, op = adam.ds_opt_adam.adam_update, adam.opt_id
         for step in range(1, num_updates + 1):
             update(op, step, 0.0, beta1, beta2, 1.0, 0.0, True, nothing, nothing, nothing, nothing)
-    elif isinstance(adam, FusedAdam) and not adam._dummy_overflow_buf.is_cuda:
+    elif isinstance(adam, FusedAdam) and adam._dummy_overflow_buf.device.type == "cpu":
         update, flag, lists, mode = adam.multi_tensor_adam, adam._dummy_overflow_buf, [[nothing]] * 4, adam.adam_w_mode
         for step in range(1, num_updates + 1):
             update(1, flag, lists, 0.0, beta1, beta2, 1.0, step, mode, 1, 0.0)
