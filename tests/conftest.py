@@ -5,61 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import order
 import pytest
 from long import ALL_FAULTS, LeaveOut
-from op import compiled
 from runs import Nursery
 from tiny import make_tiny_model
 from toy import Toy, make_data
 
-SLOW = (
-    "test_run",
-    "test_engine",
-    "test_phase_online",
-    "test_hub_clients",
-    "test_bad_input",
-    "test_wandb",
-    "test_preempt",
-    "test_kills",
-    "test_damage",
-    "test_disk",
-    "test_hangs",
-    "test_exact",
-    "test_ranks",
-    "test_watchdog",
-    "test_local",
-    "test_feeding",
-    "test_ahead",
-    "test_collapse",
-    "test_exporting",
-    "test_checkpoint_command",
-    "test_fence",
-    "test_numbered",
-    "test_ops",
-    "test_life",
-    "test_whole_studies",
-    "test_requeueing",
-    "test_doctor",
-    "test_cluster",
-    "test_profiles",
-    "test_queries",
-)  # files of tests that start processes
-
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(order)
     if not ALL_FAULTS:
         config.pluginmanager.register(LeaveOut())
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first: two workers then end at about the same time."""
-    items.sort(key=lambda item: not item.path.name.startswith(SLOW))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Nearly all of them train: with DeepSpeed's op, as everybody who has a compiler does."""
-    if item.path.name.startswith(SLOW):
-        compiled()
 
 
 @pytest.fixture(scope="session")

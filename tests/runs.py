@@ -128,6 +128,7 @@ class Nursery:
 
     def close(self) -> None:
         assert self.process.stdin is not None
+        self.process.stdin.write("{}\n")  # a process that some test has forked may hold its input open
         self.process.stdin.close()
         self.process.wait(30)
 

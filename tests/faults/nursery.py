@@ -35,13 +35,15 @@ JOB_SECONDS = 280.0  # and so does a job that takes longer
 
 
 def main() -> None:
-    """Serve jobs until the input ends."""
+    """Serve jobs until the input ends, or an empty one comes."""
     torch.set_num_threads(1)
     deepspeed = import_deepspeed()
     _ = deepspeed.ops.__compatible_ops__  # asks the compiler what it can build
     gc.freeze()  # a rank that collects garbage would copy every page of what was imported
     for line in sys.stdin:
         job = json.loads(line)
+        if not job:
+            return
         pids: list[int] = []
         if "command" in job:
             pids.append(os.fork())

@@ -40,7 +40,7 @@ def command(script_arguments: list[str]) -> list[str]:
 
 
 def guard(folder: Path, parent: int) -> None:
-    """Start the controller's namespaces; end all, `folder` too, once standard input closes or `parent` has gone."""
+    """Start the controller's namespaces; end all, `folder` too, once told by standard input, or `parent` has gone."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with open(folder / "log/controller.out", "wb") as output:
         space = subprocess.Popen(
