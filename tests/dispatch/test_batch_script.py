@@ -166,6 +166,8 @@ def test_the_shells_variables_do_not_overrule_the_profile() -> None:
     shell = dict.fromkeys(
         ["SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_TIMELIMIT", "SLURM_JOB_ID", "SLURM_CONF", "HOME"], "x"
     )
+    torchrun = dict.fromkeys(["RANK", "MASTER_ADDR", "TORCHELASTIC_USE_AGENT_STORE", "GLOO_SOCKET_IFNAME"], "x")
+    assert overruling_variables(profile(), "target", torchrun) == [*torchrun][:3]
     assert overruling_variables(profile({"qos": "long"}), "target", shell) == [
         "SBATCH_QOS",
         "SBATCH_TIMELIMIT",

@@ -9,7 +9,16 @@ from unittest import mock
 
 import pytest
 
-from xtrain.dispatch.rendezvous import Ranks, device_index, first_host, from_environment, probed_port, slurm_port
+from xtrain.dispatch.rendezvous import (
+    LocalRanks,
+    Ranks,
+    device_index,
+    first_host,
+    from_environment,
+    probed_port,
+    slurm_port,
+    without_launchers,
+)
 from xtrain.errors import UserError
 
 SRUN = {
@@ -84,6 +93,26 @@ def listening(stack: ExitStack, address: str, port: int) -> None:
     taken = stack.enter_context(socket.socket(family))
     taken.bind((address, port))
     taken.listen()
+
+
+def test_ranks_of_this_machine_start_without_what_an_outer_launcher_has_set() -> None:
+    outer = {
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "x", "GROUP_RANK": "1", "ROLE_WORLD_SIZE": "8",
+        "LOCAL_SIZE": "8", "NODE_RANK": "3", "PMI_RANK": "1", "PMIX_RANK": "1", "OMPI_COMM_WORLD_RANK": "1",
+        "MV2_COMM_WORLD_LOCAL_RANK": "1", "MPI_LOCALRANKID": "1", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "n1",
+        "SLURM_NTASKS": "9", "NCCL_COMM_ID": "a:1", "RANK": "7", "MASTER_ADDR": "n9", "MASTER_PORT": "1",
+    }  # fmt: skip
+    kept = {"HOME": "/h", "SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO", "OMPI_MCA_btl": "tcp", "GLOO_SOCKET_IFNAME": "lo"}
+    assert without_launchers({**outer, **kept}) == kept
+    with LocalRanks(2) as place, LocalRanks(2) as other:
+        first, second = (place.environment(rank, {**outer, **kept}) for rank in range(2))
+        assert first["MASTER_PORT"] == second["MASTER_PORT"] != other.environment(0)["MASTER_PORT"]
+        ranks = from_environment(first)
+        assert (ranks.launcher, ranks.rank, ranks.world_size, ranks.store) == ("xtrain", 0, 2, place.socket.fileno())
+        assert (place.inherited(0), place.inherited(1)) == ((ranks.store,), ())
+        assert from_environment(second).store is None
+        with socket.create_connection(("127.0.0.1", ranks.master_port)):  # held from here on, and knocked at already
+            pass
 
 
 def test_a_port_that_another_job_holds_is_passed_over() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.dispatch.cluster import LOCAL, Profile, Resources
+from xtrain.dispatch.rendezvous import is_of_launcher
 from xtrain.errors import Problem, UserError
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the package, train.py and ds_configs/ stand
@@ -83,12 +84,13 @@ _SITE = ("account", "partition", "qos", "constraint", "reservation")
 def overruling_variables(profile: Profile, kind: str, environment: Mapping[str, str]) -> list[str]:
     """The variables of a shell to be hidden from sbatch: to it they go before what stands in the script.
 
-    ``SLURM_*`` are those of a job that we may be in. Of the user's own ``SBATCH_*``, those stay that say what the
-    profile leaves open: ``SBATCH_ACCOUNT``.
+    ``SLURM_*`` are those of a job that we may be in, ``RANK`` and its like those of a torchrun. Of the user's own
+    ``SBATCH_*``, those stay that say what the profile leaves open: ``SBATCH_ACCOUNT``.
     """
     asked = profile.resources(kind)
     open_ones = {f"SBATCH_{key.upper()}" for key in _SITE if not getattr(asked, key)}
     ours = [name for name in environment if name.startswith(("SLURM_", "SBATCH_"))]
+    ours += [name for name in environment if name not in ours and is_of_launcher(name)]  # the job's ranks are others
     if "SLURM_JOB_ID" in environment:  # the folders and devices of that job are not the new one's
         ours += [name for name in environment if name.startswith("SUBMITIT_") or name in _OF_A_JOB]
     return [name for name in ours if name != "SLURM_CONF" and name not in open_ones]

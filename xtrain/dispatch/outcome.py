@@ -128,12 +128,12 @@ def outcome_of(ends: Sequence[RankEnd], logs: Mapping[int, RankLog], passed_on: 
 def _blame(end: RankEnd, logs: Mapping[int, RankLog]) -> tuple[int, float, int, int]:
     """Smallest for the rank with the cause: who says most, then who was first.
 
-    A user's mistake, a collapse and a newer attempt are found by all ranks; else a rank lost the others because one
-    died before it. Of ranks that ended at the same moment one with an error of its own comes before one that a signal
-    killed.
+    A user's mistake, a collapse and a newer attempt are found by all ranks, of which the first says so on the terminal;
+    else a rank lost the others because one died before it. Of ranks that ended at the same moment one with an error of
+    its own comes before one that a signal killed.
     """
     kind = {EXIT_FENCED: 0, EXIT_USER: 0, EXIT_FAILED: 1}.get(end.code, 3 if _lost(end, logs) else 2)
-    return kind, end.when, int(end.code < 0), end.rank
+    return kind, end.when if kind else 0.0, int(end.code < 0), end.rank
 
 
 def _lost(end: RankEnd, logs: Mapping[int, RankLog]) -> bool:

@@ -102,7 +102,12 @@ def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
 
     We may run inside torchrun, in a step of srun, or in a shell that has inherited such variables.
     """
-    return {name: value for name, value in environment.items() if not _LAUNCHERS.fullmatch(name)}
+    return {name: value for name, value in environment.items() if not is_of_launcher(name)}
+
+
+def is_of_launcher(name: str) -> bool:
+    """Whether launchers tell a rank by this variable of its place among others."""
+    return _LAUNCHERS.fullmatch(name) is not None
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Ranks:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from xtrain.dispatch.joining import join
@@ -83,7 +82,7 @@ def _all_reduce(ranks: Ranks, name: str, place: dict[str, Any], timeout: float) 
     if cuda:
         torch.cuda.set_device(device)
     ranks.export()
-    join(ranks, "nccl" if cuda else "gloo", timedelta(seconds=timeout))
+    join(ranks, "nccl" if cuda else "gloo", patience=timeout)
     dist.all_reduce(torch.ones(1, device=device))  # NCCL connects only now
     emit(name, {"at": "joined"})
     sizes: tuple[int, ...] = NCCL_BYTES if cuda else GLOO_BYTES

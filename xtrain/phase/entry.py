@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 import xtrain
 from xtrain.dispatch.attempts import COLLAPSED, DONE, FAILED, FENCED, PREEMPTED, USER, Attempts, Fence
+from xtrain.dispatch.joining import NotMet, StoppedWaiting
 from xtrain.dispatch.rank_process import leave, run_rank
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.dispatch.signals import Signals
@@ -71,6 +72,12 @@ def _run(run: RunDirectory) -> None:
         start.leave(preempted, EXIT_PREEMPTED, PREEMPTED, str(preempted))
     except TrainingFailed as failure:
         start.leave(failure, EXIT_FAILED, COLLAPSED, f"failed: {failure}")
+    except StoppedWaiting as stopped:
+        start.leave(stopped, EXIT_PREEMPTED, PREEMPTED, str(stopped))
+    except NotMet as error:
+        # In a job, whose nodes and port we have chosen, it is not the user's: another attempt may have other nodes.
+        code, how = (EXIT_USER, USER) if start.fence is None else (EXIT_OURS, FAILED)
+        start.leave(error, code, how, "" if error.said else f"error: {error}")
     except UserError as error:
         start.leave(error, EXIT_USER, USER, f"error: {error}", tell=True)
     except KeyboardInterrupt as error:
@@ -112,7 +119,8 @@ class _Start:
             self.watchdog.stop()
         last = message.rstrip().rpartition("\n")[2] if how == FAILED else message
         self.end(how, code, last)
-        print(message, file=sys.stderr, flush=True)
+        if message:
+            print(message, file=sys.stderr, flush=True)
         leave(code)
 
     def _fenced(self, error: BaseException) -> bool:
@@ -149,7 +157,7 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
     signals = Signals(phase.engine.preemption_signals, ranks.rank)
     # Never exited: a second signal while this process takes its leave must not kill it before it says how it ended.
     signals.__enter__()
-    device = initialize_ranks(ranks, training=phase.kind != EVALUATE)
+    device = initialize_ranks(ranks, training=phase.kind != EVALUATE, stop=lambda: signals.name)
     if device.type == "cpu":
         keep_freed_memory()
     agreement = Agreement()

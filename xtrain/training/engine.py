@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -116,10 +116,12 @@ def is_offloaded(config: Mapping[str, Any]) -> bool:
     return device != "none"
 
 
-def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
+def initialize_ranks(ranks: Ranks, *, training: bool, stop: Callable[[], str] = str) -> torch.device:
     """Set up this rank's device and the process group; must come before anything else of DeepSpeed.
 
     Only inside of :func:`xtrain.dispatch.rank_process.run_rank`, which ends a rank as it must be ended.
+    ``stop`` tells the signal that is to end the wait for the others.
+
     Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
     """
     cuda = torch.cuda.is_available()
@@ -130,7 +132,7 @@ def initialize_ranks(ranks: Ranks, *, training: bool) -> torch.device:
         torch.cuda.set_device(device)
     ranks.export(device.index)
     backend = "nccl" if cuda else "gloo"
-    join(ranks, backend)
+    join(ranks, backend, stop=stop)
     if not training:
         return device
     if not cuda:
