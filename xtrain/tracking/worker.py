@@ -140,7 +140,7 @@ class _Worker:
             self._uploader = Uploader(earlier, Path(self._run.settings.sync_dir), self._report, answer_seconds)
             self._uploader.start()
         else:
-            why = f" ({described['why']})" if described["why"] else ""
+            why = f" ({why})" if why else ""
             self._report(report="say", text=f"W&B: offline{why}; to upload: wandb sync {folder}")
 
     def _log(self, step: int, row: dict[str, Any]) -> None:
