@@ -179,7 +179,7 @@ def test_no_more_in_the_queue_than_allowed(
     later = len(names) - 1 - joined - submitted
     assert found[:-1] == ["joined"] * joined + ["submit"] * submitted + ["later"] * later
     assert found[-1] == ("submit" if report else "later")
-    assert all(f"limits.queued of lab: {queued} jobs" in decision.why for decision in plan.of("later"))
+    assert all(f"limits.queued of lab: {queued} job" in decision.why for decision in plan.of("later"))
     parents = {
         parent for decision in plan.of("submit") if decision.node.kind != "report" for parent in decision.node.parents
     }
