@@ -34,13 +34,21 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     assert model.config.vocab_size == 400
     assert "choose" in (out / "report.html").read_text("utf-8")
     predictions_add_up(next(out.glob("evaluate/none-toy-*")))
-    second = toy.run("all", **limited)
+    second = toy.run("all", "--set", 'engine.keep_encoders="none"', **limited)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("done before, kept") == 7
     assert "train " not in second.stdout
+    assert not list(out.glob("target/*/encoder*")), "what is evaluated is not needed any more"
+    assert list(out.glob("intermediate/*/encoder"))
+    later = toy.run("all", "--set", "evaluation.limit=5", **limited)
+    assert later.returncode == 2
+    (lost,) = out.glob("target/choose-toy-*/DONE")
+    assert f"{lost.parent}/encoder: is not there" in later.stderr
+    assert f"rm {lost}, then the same command" in later.stderr
     plan = toy.xtrain("plan", str(toy.root / "all.toml"), "--data", str(toy.data), "--out", str(out))
     assert plan.returncode == 0, plan.stderr
     assert plan.stdout.count("done") == 7
+    assert 'engine.keep_encoders = "all"' in plan.stdout
 
 
 def data_is_accounted_for(out: Path, protocol: dict[str, Any], printed: str) -> None:

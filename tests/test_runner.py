@@ -17,6 +17,7 @@ from toy import PROJECT, Toy, study, write_study
 
 import xtrain.runner
 from xtrain.cli import main
+from xtrain.disk_space import Space
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.local import python
 from xtrain.errors import EXIT_FAILED, EXIT_PREEMPTED, EXIT_USER
@@ -163,6 +164,19 @@ def test_a_signal_while_data_is_prepared(toy: Toy) -> None:
     code, said = signalled(toy, command(toy, WAITS, CHOOSE), prepares, "ready", signal.SIGTERM)
     assert code == EXIT_PREEMPTED, said
     assert said == "SIGTERM: stopped between phases; the same command goes on from there\n"
+
+
+def test_a_disk_that_is_too_small_is_found_before_a_rank_starts(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("xtrain.phase.disk.space", lambda folder: Space(2**20 // 10, None, "the quota of this user"))
+    code, (out, err) = main(command(toy, WAITS, CHOOSE)), capfd.readouterr()
+    assert code == EXIT_USER, err
+    assert "phase choose-s0 needs at least" in err
+    assert "and the quota of this user has 102.4 KiB free" in err
+    assert "to do:   make room there" in err
+    assert "disk: " in out
+    assert not list(toy.out("study").glob("intermediate/*/logs/rank-*.log"))
 
 
 def test_a_wrong_name_of_a_signal_is_found_at_once(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,8 @@ def show_run(run: RunDirectory, console: Console) -> None:
         console.print(table)
         say(console, f"{len(entries)} folders, {size(disk_bytes([entry.path for entry in entries]))} on disk")
     if run.done:
-        say(console, f"{run.path} is finished: its weights are in {run.encoder}")
+        where = f"are in {run.encoder}" if run.encoder.is_dir() else "were deleted (engine.keep_encoders)"
+        say(console, f"{run.path} is finished: its weights {where}")
     elif run.failed:
         say(console, f"{run.path} was given up: {run.failed_marker} says why")
     elif not entries:

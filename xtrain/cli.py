@@ -85,13 +85,15 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
         check_data: Read and check every file that the study reads, say what the base's tokenizer makes of each
             language, and no more: needs no weights.
     """
+    from xtrain.disk_plan import disk_plan
     from xtrain.runner import check_only, look_at_data, write_phase
 
     console = new_console()
     if check_data:
         return check_only(study.open(complete=False, base=False), console)
     job = study.open(complete=not write)
-    table = Table("state", "kind", "phase", "starts from", "run directory", title=f"plan of {job.study.name}")
+    disk = disk_plan(job.graph, job.out, job.data_root)
+    table = Table("state", "kind", "phase", "starts from", "disk", "run directory", title=f"plan of {job.study.name}")
     if write:
         look_at_data(job, console)
     for phase in job.graph.phases.values():
@@ -100,8 +102,10 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
         if write and not directory.done:
             write_phase(job, phase, console)
         parent = job.graph.phases[phase.parent].name if phase.parent else job.study.base
-        table.add_row(state, phase.kind, phase.name, parent, str(directory.path))
+        table.add_row(state, phase.kind, phase.name, parent, disk.of(phase.hash), str(directory.path))
     console.print(table)
+    for line in disk.lines(job.study.engine.keep_encoders):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(name="report")

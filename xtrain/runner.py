@@ -18,6 +18,7 @@ from rich.table import Table
 from xtrain.data import Shard, prepare
 from xtrain.data.account import Account
 from xtrain.data.checking import Checked, raise_problems
+from xtrain.disk_plan import disk_plan
 from xtrain.dispatch.attempts import FAILED, KILLED, Attempts
 from xtrain.dispatch.batch_script import PROJECT as PROJECT
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
@@ -29,6 +30,8 @@ from xtrain.graph import EVALUATE, Graph, Phase, expand
 from xtrain.model.config_file import read_config
 from xtrain.model.loading import resolve, tokenizer_folder
 from xtrain.phase import PhaseFile, ShardEntry
+from xtrain.phase.disk import check_disk
+from xtrain.phase.keeping import drop_evaluated, lost_encoder
 from xtrain.report.accounts import language_table, print_accounts
 from xtrain.report.study_report import report_study
 from xtrain.run_directory import RunDirectory
@@ -174,9 +177,13 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
     with stopping_on(names):
         phases = list(job.graph.phases.values())
+        raise_if_any(lost_encoders(job))
         to_do = look_at_rows(job, console)
         _write_graph(job)
+        drop_evaluated(job.out, job.study.engine.keep_encoders)  # of what was done before, perhaps with another choice
         _prepare(job, to_do, console)
+        for line in disk_plan(job.graph, job.out, job.data_root).lines(job.study.engine.keep_encoders):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         for number, phase in enumerate(phases, 1):
             head = f"[{number}/{len(phases)}] {phase.kind:<12} {phase.name}"
             reason = _not_to_run(phase, phase.run_directory(job.out), failed)
@@ -190,6 +197,16 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
         raise StudyFailed(f"failed: {collapsed}; {len(failed)} of {counted(len(phases), 'phase')} have no result")
     assert path is not None
     return path
+
+
+def lost_encoders(job: Job) -> list[Problem]:
+    """What is to be said of phases without a result whose start was deleted (``engine.keep_encoders``)."""
+    found, phases = [], job.graph.phases
+    for phase in phases.values():
+        run = phase.run_directory(job.out)
+        if phase.parent and not (run.done or run.failed):
+            found.append(lost_encoder(phases[phase.parent].run_directory(job.out), phase.name))
+    return [problem for problem in found if problem is not None]
 
 
 def look_at_data(job: Job, console: Console) -> None:
@@ -274,6 +291,7 @@ def _run_phase(job: Job, phase: Phase, ranks: int, console: Console, head: str) 
     with run.create().held():
         started = time.monotonic()
         write_phase(job, phase, console)
+        check_disk(run, PhaseFile.read(run))
         newest = Attempts(run).newest()
         command = python(str(PROJECT / "train.py"), str(run.path))
         outcome = run_ranks(command, ranks, run.logs, job.study.engine.preemption_signals)

@@ -95,6 +95,9 @@ class Engine:
     """Steps between lines of metrics."""
     log_example_ids: bool = False
     """Write the example ids of every global batch to ``batches.jsonl``."""
+    keep_encoders: str = field(default="all", metadata=limits(choices=("all", "selected", "none")))
+    """Of target phases, once all that starts from them is done: both encoders, that of the selected step alone
+    (``encoder/``, without ``encoder-last/``), or neither."""
     used_vocabulary: bool = True
     """Train only the embedding rows that a batch can touch: exact, and much less work."""
 

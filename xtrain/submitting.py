@@ -15,10 +15,10 @@ from xtrain.dispatch.local_queue import held, held_as_queue, start_queue
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit_job
-from xtrain.errors import Problem, UserError, counted
+from xtrain.errors import Problem, UserError, counted, raise_if_any
 from xtrain.files import content_hash, read_json, write_text
 from xtrain.graph import INTERMEDIATE, TARGET
-from xtrain.runner import PROJECT, Job, check_ranks, job_graph, job_title
+from xtrain.runner import PROJECT, Job, check_ranks, job_graph, job_title, lost_encoders
 from xtrain.study import Study
 
 # What becomes of a job upon submission.
@@ -80,6 +80,7 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
         check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {counted(ranks, 'rank')}", kind)
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
+    raise_if_any(lost_encoders(job))
     graph = job_graph(job, profile.to_mapping(), around=True)
     plan = Plan(graph, job.out.absolute(), profile, study, anew)
     _check_signals(job.study, profile)

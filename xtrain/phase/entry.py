@@ -41,6 +41,7 @@ from xtrain.graph import EVALUATE
 from xtrain.model import keep_freed_memory
 from xtrain.phase.evaluating import evaluate_phase
 from xtrain.phase.file import PhaseFile
+from xtrain.phase.keeping import drop_evaluated, lost_encoder
 from xtrain.phase.observer import PhaseObserver
 from xtrain.phase.printing import forgive_failed_prints
 from xtrain.phase.rank import PhaseRank
@@ -141,6 +142,8 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
     attempts = Attempts(run)
     if run.done:
         return _done_before(attempts, ranks)
+    if phase.parent and (lost := lost_encoder(RunDirectory(phase.out(run) / phase.parent), phase.name)):
+        raise UserError(lost)
     start.fence = attempts.launched(os.environ)
     if start.fence is not None:
         start.fence.check()
@@ -182,6 +185,8 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
             observer.event("done", **summary)
             run.mark_done(summary)
             run.drop_checkpoints()
+            if phase.kind == EVALUATE:
+                drop_evaluated(phase.out(run), phase.engine.keep_encoders)
             with guard.allow("deleting what older attempts left", minutes=60):
                 sweeping.join()
             start.end(DONE, 0, "finished")

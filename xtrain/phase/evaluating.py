@@ -17,9 +17,11 @@ from xtrain.evaluation.evaluators import Evaluation, LanguageResult, Setting
 from xtrain.evaluation.predict import GroupRanks
 from xtrain.evaluation.retrieval import embedding_layer
 from xtrain.files import make_folder, read_json
-from xtrain.graph import EVALUATE
+from xtrain.graph import EVALUATE, TARGET
 from xtrain.model import Encoder, PhaseModel, load_encoder, load_heads
+from xtrain.phase.file import PhaseFile
 from xtrain.phase.heads import new_head
+from xtrain.phase.keeping import NONE, lost_last
 from xtrain.phase.observer import PhaseObserver
 from xtrain.phase.rank import PhaseRank
 from xtrain.run_directory import RunDirectory
@@ -37,10 +39,13 @@ def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
         run.write_json(run.environment, rank.environment)
     observer.start_wandb({"phase": phase.name, "kind": phase.kind, "study": phase.study, "base": phase.base,
                           "seed": phase.seed, **rank.environment})  # fmt: skip
-    observer.use_encoder(phase.start_folder(run), phase.parent)
+    parent = RunDirectory(phase.out(run) / phase.parent) if phase.parent else None
+    if phase.engine.keep_encoders != NONE or parent is None or PhaseFile.read(parent).kind != TARGET:
+        observer.use_encoder(phase.start_folder(run), phase.parent)  # by its files, which must stay
     evaluator = PhaseEvaluator(rank)
     result = evaluator.score(phase.start_folder(run), "selected")
-    parent = RunDirectory(phase.out(run) / phase.parent) if phase.parent else None
+    if phase.evaluation.last_checkpoint and parent is not None and lost_last(parent):
+        observer.say(f"      note: the last step's weights were deleted (engine.keep_encoders): {parent.encoder_last}")
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():
         result[LAST] = evaluator.score(parent.encoder_last, LAST)
     if ranks.is_first:

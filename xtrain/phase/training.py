@@ -14,15 +14,19 @@ from torch import Tensor, nn
 from xtrain.checkpoints import CheckpointFolder, commit_name
 from xtrain.data import JoinedShard, Shard
 from xtrain.data.masking import Masking
+from xtrain.errors import Problem, UserError, raise_if_any
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
 from xtrain.evaluation.predict import GroupRanks
 from xtrain.files import read_json
+from xtrain.graph import TARGET
 from xtrain.model import Encoder, Head, PhaseModel, load_encoder, load_heads
 from xtrain.model.heads.mlm import lm_head_weights
+from xtrain.phase.disk import check_disk
 from xtrain.phase.exporting import export_checkpoint, used_rows
 from xtrain.phase.file import PhaseFile, ShardEntry
 from xtrain.phase.heads import MASKED, new_head, shared_heads
+from xtrain.phase.keeping import NONE
 from xtrain.phase.rank import PhaseRank
 from xtrain.run_directory import RunDirectory
 from xtrain.training.attempts import Attempts, Collapsed
@@ -44,6 +48,7 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
     """
     run, phase, observer, guard = rank.run, rank.phase, rank.observer, rank.guard
     attempts = Attempts.of(run, phase.seed, phase.recipe)
+    _look_at_disk(rank)
     while True:
         try:
             trainer = _trainer(rank, attempts.seed)
@@ -57,7 +62,8 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
     if rank.ranks.is_first:
         with guard.allow("writing the encoder", minutes=60):
             _export(run, outcome)
-            observer.log_encoder(run.encoder)
+            if phase.kind != TARGET or phase.engine.keep_encoders != NONE:  # an artifact names files, and copies none
+                observer.log_encoder(run.encoder)
     return {
         "steps": outcome.step,
         "planned_steps": trainer.plan.num_steps,
@@ -71,6 +77,20 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
         "tokens_per_second": round(trainer.mean_tokens_per_second, 1),
         "training_seconds": round(trainer.training_seconds, 2),
     }
+
+
+def _look_at_disk(rank: PhaseRank) -> None:
+    """Raise the same :class:`UserError` on all ranks where the phase cannot end on this disk."""
+    found: tuple[str, tuple[Problem, ...]] = "", ()
+    if rank.ranks.is_first:
+        try:
+            found = check_disk(rank.run, rank.phase), ()
+        except UserError as error:
+            found = "", error.problems
+    warning, problems = rank.guard.agreement.first(found)
+    raise_if_any(problems)
+    if warning:
+        rank.observer.say(f"      warning: {warning}")
 
 
 def _trainer(rank: PhaseRank, seed: int) -> Trainer:
