@@ -27,6 +27,7 @@ from xtrain.tasks.span_qa import INSIDE, NOT_HERE
 from xtrain.tasks.spec import Source
 
 TEXTS = int(os.environ.get("XTRAIN_TEXTS", "60"))  # of each test and tokenizer; 20,000 in all were read once
+REPEATED = TEXTS == 60  # always the same ones, but where more are asked for
 ODD = [
     *REMOVED, *BLANK, *COMPATIBLE, *COMPOSED, "\0", "\x80", "\x85", "\x8d", "\xad", "\u034f", "\u061c", "\u1160",
     "\u115f",
@@ -82,6 +83,11 @@ def is_nothing(tokenizer: PairTokenizer, character: str) -> bool:
     return not normalised(tokenizer, character).replace("▁", " ").strip()
 
 
+def is_joined(character: str) -> bool:
+    """Whether the normaliser may look at it together with the one before."""
+    return unicodedata.category(character)[0] == "M" or character in "\u0e33\u0eb3"
+
+
 def encoded(tokenizer: PairTokenizer, context: str, answer: str, start: int, **options: object) -> Encoded:
     values = {"question": "which?", "context": context, "answers": [answer], "answer_starts": [start]}
     problems = ProblemList()
@@ -105,7 +111,7 @@ def cut_out(item: Encoded) -> list[str]:
     return found
 
 
-@settings(max_examples=TEXTS, deadline=None)
+@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
 @given(text=ANY)
 def test_pieces_stand_where_they_are_said_to(tokenizer: PairTokenizer, text: str) -> None:
     (located,) = tokenizer.located_pieces([text])
@@ -117,15 +123,20 @@ def test_pieces_stand_where_they_are_said_to(tokenizer: PairTokenizer, text: str
         assert 0 <= begin <= end <= len(text)
         piece = tokenizer._backend.id_to_token(id_).removeprefix("▁")
         if piece and not piece.startswith("<"):
+            while 0 < begin < len(text) and is_joined(text[begin]):
+                begin -= 1  # the normaliser may take a letter for it and its accents: places inside are not told apart
             meant = {normalised(tokenizer, text[begin:end]), unicodedata.normalize("NFKC", text[begin:end])}
             assert any(piece in form for form in meant), (piece, text[begin:end])
     held = {place for b, e in zip(located.begin, located.end, strict=True) for place in range(b, e)}
-    assert not [
-        n for n, one in enumerate(text) if not is_nothing(tokenizer, one) and not one.isspace() and n not in held
-    ]
+    clusters: list[list[int]] = []
+    for n, one in enumerate(text):
+        clusters[-1].append(n) if clusters and is_joined(one) else clusters.append([n])
+    for cluster in clusters:
+        meant = [n for n in cluster if not text[n].isspace() and not is_nothing(tokenizer, text[n])]
+        assert not meant or held & {*cluster} or is_nothing(tokenizer, "".join(text[n] for n in cluster)), cluster
 
 
-@settings(max_examples=TEXTS, deadline=None)
+@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
 @given(
     before=ANY, left=BESIDE, right=BESIDE, after=ANY, answer=st.lists(st.sampled_from(words()), min_size=1, max_size=3)
 )
@@ -141,7 +152,7 @@ def test_an_answer_between_blanks_is_cut_out_again(
     assert item.remarks == ()
 
 
-@settings(max_examples=TEXTS, deadline=None)
+@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
 @given(context=ANY, places=st.tuples(st.integers(0, 40), st.integers(0, 40)))
 def test_any_span_is_cut_out_again_or_counted(tokenizer: PairTokenizer, context: str, places: tuple[int, int]) -> None:
     begin, end = min(*places, len(context)), min(max(places), len(context))
@@ -157,7 +168,7 @@ def test_any_span_is_cut_out_again_or_counted(tokenizer: PairTokenizer, context:
         assert bare not in located.begin[stands] or bare + len(answer.strip()) not in located.end[stands]
 
 
-@settings(max_examples=TEXTS // 3, deadline=None)
+@settings(max_examples=TEXTS // 3, deadline=None, derandomize=REPEATED)
 @given(sentence=st.lists(ANY, min_size=1, max_size=6))
 def test_every_word_has_one_tag(tokenizer: PairTokenizer, sentence: list[str]) -> None:
     row = Row("f", "1", {"tokens": sentence, "tags": ["A"] * len(sentence)}, owed=True)
@@ -170,7 +181,7 @@ def test_every_word_has_one_tag(tokenizer: PairTokenizer, sentence: list[str]) -
     assert [ids[place] for place in labelled] == [word[0] for word in own]
 
 
-@settings(max_examples=TEXTS, deadline=None)
+@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
 @given(before=ANY, after=ANY, answer=st.sampled_from(words()))
 def test_the_sentence_of_an_answer_holds_it(before: str, after: str, answer: str) -> None:
     context = f"{before} {answer} {after}"
@@ -180,7 +191,7 @@ def test_the_sentence_of_an_answer_holds_it(before: str, after: str, answer: str
     assert answer in item.candidate
 
 
-@settings(max_examples=TEXTS // 3, deadline=None)
+@settings(max_examples=TEXTS // 3, deadline=None, derandomize=REPEATED)
 @given(before=ANY, word=ANY, after=ANY)
 def test_a_mention_is_cut_out_of_its_text(
     tmp_path_factory: pytest.TempPathFactory, before: str, word: str, after: str

@@ -302,8 +302,20 @@ def _encode(
 
 
 def _covering(context: LocatedPieces, span: tuple[int, int]) -> tuple[int, int]:
-    """The first and the last token that have a character of ``span``; (0, -1) if none has."""
+    """The first and the last token that have a character of ``span``; (0, -1) if none has.
+
+    Two tokens may share a character (a ligature). Where the outer one goes beyond the span, and the other ends with it,
+    that is the one.
+    """
     begin, end = span
     first = int(np.searchsorted(context.end, begin, side="right"))
     last = int(np.searchsorted(context.begin, end, side="left")) - 1
-    return (first, last) if begin < end and first <= last else (0, -1)
+    if begin >= end or first > last:
+        return 0, -1
+    if context.begin[first] < begin:
+        later = int(np.searchsorted(context.begin, begin))
+        first = later if later <= last and context.begin[later] == begin else first
+    if context.end[last] > end:
+        earlier = int(np.searchsorted(context.end, end, side="right")) - 1
+        last = earlier if earlier >= first and context.end[earlier] == end else last
+    return first, last

@@ -69,7 +69,7 @@ def _questions(article: Any, paragraph: Any, where: str, problems: ProblemList) 
         record = {
             **({"id": question["id"]} if "id" in question else {}),
             **({"question": question["question"]} if "question" in question else {}),
-            **({"context": context} if context is not None else {}),
+            **({"context": context} if "context" in of_all else {}),
             **({"sentence_breaks": breaks} if breaks is not None else {}),
             "title": article.get("title", ""),
             "answers": {key: [answer.get(key) for answer in answers] for key in ("text", "answer_start")},
