@@ -167,6 +167,7 @@ def test_wikiann_and_universal_dependencies(tmp_path: Path) -> None:
         ("anna\tB-PER\nlives O\n", ["train.tsv:2", "there is no tab in 'lives O'"]),
         ("anna B-PER\nlives O\nin\n", ["train.tsv:3", "there is no blank in 'in'"]),
         ("anna\nlives O\nin\nmany new york\n" * 9, ["train.tsv: its lines have 1 to 3 columns", 'separator = " "']),
+        ("anna,B-PER\nlives,O\n" * 9, ["train.tsv:1: its columns stand between ','", 'separator = ","']),
         ("anna\nlives\n", ["train.tsv:1", "there is no column 1 for tags"]),
         ("anna\tB-PER\nlives\t\n", ["train.tsv:2", "nothing behind the tab after 'lives'"]),
         ("anna\tB-PER\nin\tO\tx\n", ["train.tsv:2", "has 3 columns, and most lines have 2"]),

@@ -126,6 +126,11 @@ class _Sentences:
             if any(width > 1 for found in widths for width in found):
                 self._refuse(widths)
             self.separator, self.width = given or "\t", 1
+            for sign in () if given or self.names else ",;|":
+                if len(lines) > 1 and {line.count(sign) for line in lines} == {lines[0].count(sign) or -1}:
+                    what = f"its columns stand between {sign!r}, not tabs: {lines[0][:60]!r}"
+                    remedy = f'say separator = "{sign}" in the task\'s source'
+                    raise UserError(Problem(f"{self.path}:1", what, "word TAB tag", remedy))
         if self.separator == " " and not given:
             self.problems.remark(BLANKS)
         self.width = len(self.names) or self.width
