@@ -131,11 +131,12 @@ def test_off_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sw
 
 def test_no_key_reaches_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    phase = Phase(tmp_path / "phase", TrackingSettings(mode="offline"))
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    phase = Phase(tmp_path / "phase")
     phase.train(range(1, 4))
     assert phase.wandb.finish()
     assert compare(phase.dir) == []
-    assert phase.said == [f"W&B: offline; to upload: wandb sync {phase.dir.wandb}"]
+    assert phase.said == [f"W&B: offline (WANDB_MODE=dryrun); to upload: wandb sync {phase.dir.wandb}"]
     files = [path for path in phase.dir.path.rglob("*") if path.is_file()]
     assert len(files) > 4
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
