@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
+
+from xtrain.dispatch.rank_process import run_rank
+from xtrain.dispatch.rendezvous import from_environment
+from xtrain.training.engine import initialize_ranks
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -32,8 +35,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--languages", nargs="*", default=[])
     arguments = parser.parse_args()
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29731")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    initialize_ranks(from_environment({}), training=True)  # the peer takes the group that there is
 
     import datasets
     import numpy as np
@@ -120,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)
