@@ -52,7 +52,7 @@ class DiskPlan:
         yield (
             f"disk: {size_in_words(self.stays)} stay: encoders {size_in_words(self.encoders)} "
             f'(engine.keep_encoders = "{keep}"), shards about {size_in_words(self.shards)}, predictions about '
-            f"{size_in_words(self.predictions)}; up to {size_in_words(self.peak)} at a time, with one's checkpoints"
+            f"{size_in_words(self.predictions)}; with a phase's checkpoints {size_in_words(self.peak)} at most"
         )
         if self.left is not None:
             more = max(0, self.peak - self.there)
