@@ -101,6 +101,15 @@ class Nursery:
         self.pids = self._asked(job)
         return self.pids
 
+    def work(self, worker: str | Path, ranks: int, logs: Path, *arguments: object) -> None:
+        """Run a file whose ``main`` is in :func:`run_rank`, once a rank; all of them must end well."""
+        self._began, self._logs = time.monotonic(), logs
+        job = {"worker": str(worker), "arguments": [*map(str, arguments)], "ranks": ranks, "logs": str(logs),
+               "environment": {}}  # fmt: skip
+        self.pids = self._asked(job)
+        ended = self.wait()
+        assert ended.codes == [0] * ranks, ended
+
     def start_command(
         self, *arguments: str, out: Path, errors: Path | None = None, folder: Path = Path(),
         keep_checkpoints: bool = False, fault: Mapping[str, Any] | None = None, environment: Mapping[str, str] = {},

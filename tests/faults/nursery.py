@@ -4,6 +4,7 @@ Reads one JSON object a line from its input: ``{"run", "ranks", "fault", "logs",
 with two lines: ``{"pids": [...]}`` as soon as the ranks run, ``{"codes": [...]}`` when all have ended (negative: the
 signal). A rank is what ``python train.py RUN`` is, with a fault built in where the job names one (see faults.py). The
 ranks of a job are a process group of their own. There is no launcher that would end the others when one has died.
+With ``{"worker", "arguments"}`` in the place of ``run`` they run a test's own file.
 For ``{"command", ...}`` there is: then it forks one process, which is ``python -m xtrain COMMAND`` (see command.py).
 """
 
@@ -13,6 +14,7 @@ import gc
 import json
 import math
 import os
+import runpy
 import sys
 import time
 import traceback
@@ -94,6 +96,10 @@ def be_a_rank(job: dict[str, Any], rank: int, place: LocalRanks) -> NoReturn:
         os.environ.update({**place.environment(rank), **job["environment"]})
         if rank:
             place.socket.close()
+        if "worker" in job:
+            sys.argv = [job["worker"], *job["arguments"]]
+            sys.path.insert(0, str(Path(job["worker"]).parent))
+            runpy.run_path(job["worker"], run_name="__main__")  # in run_rank, which ends the process
         if rank == 0:
             faults.keep_time(Path(job["logs"]) / "beginning.json")
         if job["fault"]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from packs import VOCAB, make_batch, make_encoder, make_reference, padded
-from ranks import run_worker
+from runs import Nursery
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -161,27 +161,18 @@ def test_checkpoints_without_a_tied_head_have_none(folder: Path, tiny_model: Pat
 # Under DeepSpeed: this file is also what each rank runs.
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_stages_on_two_ranks_give_the_losses_of_plain_torch(results: dict[int, Any], stage: int) -> None:
-    plain, found = results[0], results[stage]
-    assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
-    for name, value in plain["weights"].items():
-        if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
-            assert found["weights"][name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
-
-
-def test_the_loss_falls(results: dict[int, Any]) -> None:
-    first, *_, last = results[0]["losses"]  # of the same batch, before training and after
+def test_zero_stages_on_two_ranks_give_the_losses_of_plain_torch(tmp_path: Path, nursery: Nursery) -> None:
+    """Both tasks in turn: the losses and the final weights; and the loss falls."""
+    nursery.work(__file__, 2, tmp_path, tmp_path)
+    plain = train_plainly()
+    for stage in (2, 3):
+        found = json.loads((tmp_path / f"zero-{stage}.json").read_text())
+        assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5), stage
+        for name, value in plain["weights"].items():
+            if not name.endswith("key.bias"):  # its gradient is 0 but for rounding, of which Adam makes whole steps
+                assert found["weights"][name] == pytest.approx(value, rel=1e-4, abs=1e-4), (stage, name)
+    first, *_, last = plain["losses"]  # of the same batch, before training and after
     assert last < 0.9 * first
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """By ZeRO stage (0: plain torch on one rank): losses of both tasks in turn, and the final weights."""
-    out = tmp_path_factory.mktemp("zero-mlm")
-    run_worker(__file__, 2, out, out)
-    found = {stage: json.loads((out / f"zero-{stage}.json").read_text()) for stage in (2, 3)}
-    return {0: train_plainly(), **found}
 
 
 RECIPE = Recipe(learning_rate=1e-2, max_grad_norm=1.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from packs import make_batch, make_encoder, make_reference
-from ranks import run_worker
+from runs import Nursery
 
 from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import from_environment
@@ -48,8 +48,8 @@ def train(stage: int) -> list[float]:
     return losses
 
 
-def test_stages_agree(tmp_path: Path) -> None:
-    run_worker(__file__, 1, tmp_path, tmp_path / "losses.json")
+def test_stages_agree(nursery: Nursery, tmp_path: Path) -> None:
+    nursery.work(__file__, 1, tmp_path, tmp_path / "losses.json")
     losses = json.loads((tmp_path / "losses.json").read_text())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_worker
+from runs import Nursery
 from toy import TASKS
 
 from xtrain.data import PackedBatch, prepare
@@ -203,12 +203,14 @@ def test_training_goes_on_undisturbed_after_a_save() -> None:
         assert (watch.check(step, lambda _: ALL_ALIKE) is not None) == (step == 40)
 
 
-def run_cases(out: Path, model: Path, data: Path, cases: Sequence[dict[str, Any]], ranks: int) -> dict[str, Any]:
+def run_cases(
+    nursery: Nursery, out: Path, model: Path, data: Path, cases: Sequence[dict[str, Any]], ranks: int
+) -> dict[str, Any]:
     specs = catalog.load({name: TASKS[name] for name in ("toy", "choose")})
     shards = {name: str(prepare(spec, "train", "en", model, 64, data, out / "prepared").path)
               for name, spec in specs.items() if name in TASKS}  # fmt: skip
     (out / "shards.json").write_text(json.dumps(shards))
-    run_worker(WORKER, ranks, out, out, model, json.dumps(cases))
+    nursery.work(WORKER, ranks, out, out, model, json.dumps(cases))
     found = [json.loads((out / f"rank-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
     for name in found[0]:
         found[0][name]["losses"] = [sum(shares) for shares in zip(*(one[name]["losses"] for one in found), strict=True)]
@@ -223,7 +225,7 @@ def case(name: str, tasks: str, learning_rate: float, **more: Any) -> dict[str, 
     return {"name": name, "tasks": tasks.split(), "learning_rate": learning_rate, **sizes, **more}
 
 
-def test_real_training_on_two_ranks(tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
+def test_real_training_on_two_ranks(nursery: Nursery, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """A learning rate far too high collapses and is caught, in ZeRO-3 too; one that is right only begins slowly."""
     cases = [
         case("collapse", "toy", 3e-2),
@@ -232,7 +234,7 @@ def test_real_training_on_two_ranks(tmp_path: Path, tiny_model: Path, toy_data: 
         case("slow", "toy", 1e-4, steps=60, window=40),
         case("chance", "choose", 1e-4, steps=60, window=40),
     ]
-    found = run_cases(tmp_path, tiny_model, toy_data, cases, ranks=2)
+    found = run_cases(nursery, tmp_path, tiny_model, toy_data, cases, ranks=2)
     for name in ("collapse", "mixture"):
         assert found[name]["found_at"] is not None, found[name]["losses"][-20:]
         assert "all inputs look alike" in found[name]["reason"]

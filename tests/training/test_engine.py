@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranks import run_worker
+from runs import Nursery
 from toy import TASKS
 
 from xtrain.data import Shard, prepare
@@ -42,7 +42,9 @@ IN_FOUR = ("fp32-2", "cut-1", "dropout", "contrast-cut-2", "both-2")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> dict[int, Any]:
+def results(
+    tmp_path_factory: pytest.TempPathFactory, nursery: Nursery, tiny_model: Path, toy_data: Path
+) -> dict[int, Any]:
     """By world size: what the worker measured in each case. Run once, whatever the number of pytest's workers."""
     out = tmp_path_factory.mktemp("engine")
     if "PYTEST_XDIST_TESTRUNUID" in os.environ:
@@ -51,11 +53,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data
     with open(out / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "world-4.json").exists():
-            run_all(out, tiny_model, toy_data)
+            run_all(nursery, out, tiny_model, toy_data)
     return {n: json.loads((out / f"world-{n}.json").read_text()) for n in (1, 2, 4)}
 
 
-def run_all(out: Path, model: Path, data: Path) -> None:
+def run_all(nursery: Nursery, out: Path, model: Path, data: Path) -> None:
     """Every case with 1 and 2 ranks, some with 4."""
     spec = catalog.load({"toy": TASKS["toy"]})["toy"]
     shard = prepare(spec, "train", "en", model, 64, data, out / "prepared")
@@ -63,7 +65,7 @@ def run_all(out: Path, model: Path, data: Path) -> None:
     (out / "shards.json").write_text(json.dumps({"toy": str(shard.path), "pairs": str(pairs.path)}))
     for world_size in (1, 2, 4):
         cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in IN_FOUR]
-        run_worker(WORKER, world_size, out, model, out, json.dumps(cases))
+        nursery.work(WORKER, world_size, out, model, out, json.dumps(cases))
 
 
 def pairs_to_compare(path: Path) -> Shard:
