@@ -41,7 +41,7 @@ CASES = [
 IN_FOUR = ("fp32-2", "cut-1", "dropout", "contrast-cut-2", "both-2")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def results(
     tmp_path_factory: pytest.TempPathFactory, nursery: Nursery, tiny_model: Path, toy_data: Path
 ) -> dict[int, Any]:
