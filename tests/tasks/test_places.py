@@ -84,8 +84,11 @@ def is_nothing(tokenizer: PairTokenizer, character: str) -> bool:
 
 
 def is_joined(character: str) -> bool:
-    """Whether the normaliser may look at it together with the one before."""
-    return unicodedata.category(character)[0] == "M" or character in "\u0e33\u0eb3"
+    """Whether the normaliser may look at it together with the one before: it takes grapheme clusters (UAX 29) whole."""
+    extends = (
+        "\u200c" <= character <= "\u200d" or "🏻" <= character <= "🏿" or "\U000e0020" <= character <= "\U000e007f"
+    )
+    return extends or unicodedata.category(character)[0] == "M" or character in "\u0e33\u0eb3"
 
 
 def encoded(tokenizer: PairTokenizer, context: str, answer: str, start: int, **options: object) -> Encoded:

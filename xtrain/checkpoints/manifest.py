@@ -22,7 +22,7 @@ Kind = Literal["full", "weights"]
 Series = Literal["step", "best"]
 """``step-N``: what training goes on from; ``best-step-N``: the weights of step N, the best on dev when it was saved."""
 
-_FORMAT = 1
+_FORMAT = 2  # of the manifest and of trainer.json: raised when an older version's cannot be gone on from
 _PREFIX: Mapping[Series, str] = {"step": "step-", "best": "best-step-"}
 _NAME = re.compile(r"(step-|best-step-)(0|[1-9][0-9]{0,17})")
 _NO_COMMIT = re.compile(rf"({_NAME.pattern})(?:-\d+)?({re.escape(UNFINISHED)}|{re.escape(SET_ASIDE)})")
