@@ -248,13 +248,13 @@ def test_output_folder_that_cannot_be_written(toy: Toy) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of so many KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     if (
         os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]).returncode
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(folder)]).returncode
     ):
         pytest.skip("no tmpfs can be mounted here")
     try:
@@ -263,10 +263,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk(toy: Toy, small_disk: Path) -> None:
+@pytest.mark.parametrize(
+    ("small_disk", "said"), [(256, "needs at least"), (16, "the disk is full")], indirect=["small_disk"]
+)
+def test_full_disk(toy: Toy, small_disk: Path, said: str) -> None:
+    """Too small for a phase, which is said before it begins; and for the data."""
     path = write_study(toy.root / "s.toml", study(toy.base, **SHORT))
     result = toy.xtrain("run", str(path), "--data", str(toy.data), "--out", str(small_disk / "out"))
-    refused(result, "the disk is full", "KiB free", "--out")
+    refused(result, said, "iB", "--out")
 
 
 def test_starter_without_network(toy: Toy) -> None:

@@ -56,6 +56,12 @@ class Queue:
     def folder(self, name: str) -> JobFolder:
         return JobFolder(self.graph.find(f"toy/{name}").run(self.out).create())
 
+    def done(self, name: str) -> None:
+        run = self.folder(name).run
+        run.encoder.mkdir(exist_ok=True)
+        (run.encoder / "config.json").touch()
+        run.mark_done({})
+
     def put(self, name: str, job: str, state: str = "PENDING", lane: int = 0) -> None:
         """A job in the queue."""
         self.folder(name).add(Submission(job, f"toy/{name}", time.time(), "lab", lane))
@@ -108,7 +114,7 @@ def test_all_of_a_new_study(queue: Queue) -> None:
 
 def test_what_is_done_and_what_is_in_the_queue(queue: Queue) -> None:
     queue.prepared()
-    queue.folder("none-s0/toy").run.mark_done({})
+    queue.done("none-s0/toy")
     queue.put("choose-s0", "5", "RUNNING", lane=3)
     queue.put("choose-s0/toy", "6")
     queue.put("none-s0/toy/evaluate", "7", "FAILED")
@@ -155,7 +161,7 @@ def test_what_ended_before_is_tried_again(queue: Queue) -> None:
 def test_the_report_is_made_again_when_there_is_something_new(queue: Queue) -> None:
     queue.prepared()
     for name in ALL[1:]:
-        queue.folder(name).run.mark_done({})
+        queue.done(name)
     assert set(what(queue.plan()).values()) == {"done"}
     queue.folder("none-s0/toy/evaluate").run.done_marker.unlink()
     assert [name for name, word in what(queue.plan()).items() if word == "submit"] == ["none-s0/toy/evaluate", "report"]

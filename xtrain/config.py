@@ -81,7 +81,7 @@ def dotted_keys(cls: type[Any], above: str = "") -> list[str]:
     """Every key of the frozen dataclass ``cls`` and of the tables in it, such as ``engine.precision``."""
     found = []
     for item in dataclasses.fields(cls):
-        kind = _hints(cls)[item.name]
+        kind = _hints(cls)[item.name]  # type: ignore[arg-type]  # a class can be hashed
         if dataclasses.is_dataclass(kind):
             found += dotted_keys(typing.cast(type[Any], kind), f"{above}{item.name}.")
         else:

@@ -84,14 +84,14 @@ def write_problem(path: Path, error: BaseException) -> Problem | None:
 def is_disk_full(error: BaseException, path: Path) -> bool:
     """Whether an error while writing below ``path`` came of a full disk or an exhausted quota.
 
-    Libraries that hide the error number (safetensors, torch.save) are seen through.
+    Libraries that hide the error number (safetensors, torch.save, numpy: "requested and ... written") are seen through.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     if "No space left on device" in str(error):
         return True
     try:
-        return "write" in str(error) and shutil.disk_usage(existing(path)).free < 2**20
+        return "writ" in str(error) and shutil.disk_usage(existing(path)).free < 2**20
     except OSError:
         return False
 

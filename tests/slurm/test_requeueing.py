@@ -35,6 +35,7 @@ AFTER = JobNode("e", "evaluate", "a", "toy/a/evaluate", "evaluate/e", ("a",))
 OTHER = JobNode("b", "target", "b", "toy/b", "target/b")
 REPORT = JobNode("r", "report", "report", "toy/report", "report/r", ("a", "e", "b"))
 PREPARE = JobNode("p", "prepare", "prepare", "toy/prepare", "prepare/p")
+PREPARED = JobNode("c", "target", "c", "toy/c", "target/c", ("p",))
 STAND_IN = """
 import json, os, sys, time
 root = {root!r}
@@ -301,7 +302,7 @@ def test_cancelled_by_the_user(cluster: Cluster, jobs: Callable[..., Jobs]) -> N
 def test_preparing_is_begun_again(make_cluster: MakeCluster, jobs: Callable[..., Jobs]) -> None:
     """Put back by hand, then preempted: it has no steps to lose, and none to be judged by."""
     cluster = make_cluster(nodes=1, accounting=False, grace_time=0)
-    one = jobs(cluster, PREPARE).how(plan=["wait"])
+    one = jobs(cluster, PREPARE, PREPARED).how(plan=["wait"])
     job = one.submit(PREPARE)
     one.wait(lambda: one.calls(PREPARE))
     cluster.run("scontrol", "requeue", job)
