@@ -60,7 +60,7 @@ def test_every_byte_of_a_manifest_counts(folder: CheckpointFolder) -> None:
         lambda text: text.replace('"stage":2', '"stage":2,"stage":2'),
         lambda text: text.replace('"stage":2', '"stage": 2'),
         lambda text: text.replace('"step":3', '"step":4'),
-        lambda text: text.replace('"format":1', '"format":2'),
+        lambda text: text.replace('"format":2', '"format":1'),
         lambda text: text.replace(TRAINER, "../" + TRAINER),
         lambda text: text.replace(TRAINER, "sub/" + TRAINER),
         lambda text: text.replace(TRAINER, ".."),
@@ -237,7 +237,7 @@ def test_the_order_of_syncs(folder: CheckpointFolder, monkeypatch: pytest.Monkey
 
 def test_a_manifest_is_json_that_says_what_it_is(folder: CheckpointFolder) -> None:
     value = json.loads((make_commit(folder, 120) / MANIFEST).read_text())
-    assert (value["format"], value["name"], value["step"], value["kind"]) == (1, "step-120", 120, "full")
+    assert (value["format"], value["name"], value["step"], value["kind"]) == (2, "step-120", 120, "full")
     assert value["files"][TRAINER] == {
         "bytes": (folder.path / "step-120" / TRAINER).stat().st_size,
         "sha256": FileEntry.of(folder.path / "step-120" / TRAINER).sha256,
