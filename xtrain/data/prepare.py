@@ -51,8 +51,9 @@ def prepare(
     included; ``sample`` draws so many examples, or takes all if there are no more. It is safe to call it from
     several processes at once. Raises one :class:`UserError` with up to 20 problems of the data.
     """
-    recipe = _recipe(spec, split, language, encoder_folder, max_length, data_root, sample)
-    path = _path(out_root, spec, split, language, recipe)
+    wanted = Wanted(DataSet(spec, split, language), max_length, sample)
+    recipe = wanted.recipe(encoder_folder, data_root)
+    path = wanted.place(recipe, out_root)
     if damage(path) is None:
         return Shard.open(path)
     problems = ProblemList()
@@ -75,30 +76,6 @@ def prepare(
     return collected.write(path, described)
 
 
-def _recipe(
-    spec: TaskSpec,
-    split: str,
-    language: str,
-    encoder_folder: Path,
-    max_length: int,
-    data_root: Path | None,
-    sample: Sample | None,
-) -> dict[str, Any]:
-    """What decides the shard's content: its place is a hash of it."""
-    return {
-        "layout": LAYOUT,
-        "version": _VERSION,
-        "tokenizer": tokenizer_hash(encoder_folder),
-        "source": sources.fingerprint(spec, split, language, data_root),
-        "max_length": max_length,
-        "sample": None if sample is None else asdict(sample),
-    }
-
-
-def _path(out_root: Path, spec: TaskSpec, split: str, language: str, recipe: dict[str, Any]) -> Path:
-    return out_root / spec.name / f"{split}-{language}-{content_hash(recipe)}"
-
-
 @dataclass(frozen=True)
 class Wanted:
     """A shard that is to be there."""
@@ -118,11 +95,26 @@ class Wanted:
             return error.problems
         return ()
 
-    def path(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> Path:
-        """Where it is, or will be."""
+    def recipe(self, encoder_folder: Path, data_root: Path | None) -> dict[str, Any]:
+        """What decides its content: its place is a hash of it."""
         data = self.data
-        recipe = _recipe(data.spec, data.split, data.language, encoder_folder, self.max_length, data_root, self.sample)
-        return _path(out_root, data.spec, data.split, data.language, recipe)
+        return {
+            "layout": LAYOUT,
+            "version": _VERSION,
+            "tokenizer": tokenizer_hash(encoder_folder),
+            "source": sources.fingerprint(data.spec, data.split, data.language, data_root),
+            "max_length": self.max_length,
+            "sample": None if self.sample is None else asdict(self.sample),
+        }
+
+    def place(self, recipe: Mapping[str, Any], out_root: Path) -> Path:
+        """Where it is, or will be, below ``out_root``."""
+        data = self.data
+        return out_root / data.spec.name / f"{data.split}-{data.language}-{content_hash(recipe)}"
+
+    def path(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> Path:
+        """The same, where its recipe is not needed otherwise."""
+        return self.place(self.recipe(encoder_folder, data_root), out_root)
 
     def is_there(self, encoder_folder: Path, data_root: Path | None, out_root: Path) -> bool:
         """Whether nothing is to be done."""
