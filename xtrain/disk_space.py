@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from xtrain.files import existing
@@ -62,7 +61,6 @@ def bytes_below(*folders: Path) -> int:
     return sum(seen.values())
 
 
-@cache
 def _quota(place: str) -> tuple[int, int | None] | None:
     """Bytes and names that this user's quota leaves below ``place``; None where there is no quota, or nobody to ask.
 

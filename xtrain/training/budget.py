@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtrain.disk_space import bytes_below
 from xtrain.errors import UserError
 from xtrain.files import existing, write_problem
 
@@ -41,7 +42,7 @@ def disk_shortage(folder: Path, needed: int, started: Sequence[Path] = ()) -> st
         return None  # a file system that does not answer: writing will show
     free = found.f_bavail * found.f_frsize
     reserve = min(_RESERVE, found.f_blocks * found.f_frsize // 100)
-    missing = max(0, needed - sum(_bytes_in(one) for one in started)) + reserve - free
+    missing = max(0, needed - bytes_below(*started)) + reserve - free
     if missing > 0:
         return (
             f"{size_in_words(needed)} do not fit: the file system of {place} has {size_in_words(free)} free; "
@@ -50,19 +51,6 @@ def disk_shortage(folder: Path, needed: int, started: Sequence[Path] = ()) -> st
     if found.f_files and found.f_favail < _FILES:  # no inodes are counted where f_files is 0
         return f"the file system of {place} has room for {found.f_favail} more files only ({_FILES} are needed)"
     return None
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes on the disk of the files in ``folder``; one with two names counts once."""
-    blocks: dict[int, int] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                blocks[status.st_ino] = status.st_blocks * 512  # POSIX: always in units of 512
-    except OSError:  # not there yet, or renamed under our eyes
-        pass
-    return sum(blocks.values())
 
 
 def describe_write_failure(error: BaseException, folder: Path) -> str:
