@@ -9,7 +9,7 @@ demo: install
 	$(BIN)/python -m xtrain demo
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 --durations=30 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 --durations=30 tests
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -26,6 +26,7 @@ import disk_faults  # noqa: F401 - it adds to the faults
 import faults
 import rank_faults  # noqa: F401 - it adds to the faults
 import torch
+import torch._dynamo  # ZeRO-3 and torch's optimizer ask for it, which is most of a rank's start
 
 from xtrain.dispatch.rank_process import leave
 from xtrain.dispatch.rendezvous import LocalRanks

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from xtrain.model.config_file import EncoderConfig
@@ -29,10 +30,17 @@ class _Embeddings(nn.Module):
         super().__init__()
         hidden, pad = config.hidden_size, config.pad_token_id
         rows, row = config.vocab_size if num_rows is None else num_rows, pad if padding_row is None else padding_row
-        self.word_embeddings = nn.Embedding(rows, hidden, padding_idx=row)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, hidden)
+        self.word_embeddings = _table(rows, hidden, row)
+        self.token_type_embeddings = _table(config.type_vocab_size, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, hidden, padding_idx=pad)
+        self.position_embeddings = _table(config.max_position_embeddings, hidden, pad)
+
+
+def _table(rows: int, hidden: int, padding_row: int | None = None) -> nn.Embedding:
+    """An embedding that draws no random weights: on the meta device, that imports torch's compiler, over a second."""
+    empty = torch.empty(rows, hidden)
+    table = nn.Embedding.from_pretrained(empty, freeze=False, padding_idx=padding_row)  # type: ignore[no-untyped-call]
+    return cast(nn.Embedding, table)
 
 
 class _Block(nn.Module):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, cast
 
 import torch
@@ -161,7 +161,19 @@ def import_deepspeed() -> ModuleType:
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     finally:
         compiler.compile = whole
+    _without_compiler(torch.optim.Optimizer)
     return cast(ModuleType, deepspeed)
+
+
+def _without_compiler(kind: type) -> None:
+    """Have the methods that torch hides from its compiler called as they are: any of them would import all of it.
+
+    That is a second of every start, for what no phase uses. Where torch does not know the attribute, nothing changes.
+    """
+    for method in vars(kind).values():
+        plain = getattr(method, "__wrapped__", None)
+        if isinstance(plain, FunctionType):
+            plain.__dynamo_disable = plain  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
