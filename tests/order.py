@@ -17,6 +17,7 @@ LONGEST = (
     "test_power_off",
     "test_every_format_runs",
     "test_preempted_by_a_higher_partition",
+    "test_what_the_shell_has_inherited",
     "test_two_jobs_on_one_node",
     "test_real_training_on_two_ranks",
     "test_a_killed_and_resumed_phase",
@@ -78,7 +79,8 @@ SLOW = (
     "test_checkpoint_command",
     "test_numbered",
     "test_bad_input",
-    "test_engine",  # all but one wait for that one
+    "test_joining",
+    "test_engine",  # all but one of these two files wait for that one
 )  # files of tests that start processes
 
 

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from once import once
 from toy import PROJECT
 
 from xtrain.dispatch import joining
@@ -45,9 +46,17 @@ def started(environment: Mapping[str, str], *launcher: str, fds: tuple[int, ...]
     return subprocess.Popen(command, env=whole, stdout=pipe, stderr=pipe, text=True, pass_fds=fds)
 
 
+Ended = Mapping[str, tuple[int, str, str]]
+"""By case: exit code, output and errors."""
+
+
 @pytest.fixture(scope="module")
-def ended() -> Iterator[Mapping[str, tuple[int, str, str]]]:
-    """By case: exit code, output and errors; all wait side by side."""
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    return {name: tuple(one) for name, one in once(tmp_path_factory, "joining", lambda _: end_all()).items()}
+
+
+def end_all() -> Ended:
+    """All wait side by side."""
     cases: dict[str, subprocess.Popen[str]] = {}
     with ExitStack() as stack:
         held, foreign = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
@@ -79,7 +88,7 @@ def ended() -> Iterator[Mapping[str, tuple[int, str, str]]]:
         for name, process in cases.items():
             out, errors = process.communicate(timeout=200)
             found[name] = (process.returncode, out, errors)
-        yield found
+        return found
 
 
 def answer_as_a_web_server(listener: socket.socket) -> None:
@@ -93,7 +102,7 @@ def answer_as_a_web_server(listener: socket.socket) -> None:
             return
 
 
-def test_what_the_shell_has_inherited_keeps_nobody_from_meeting(ended: Mapping[str, tuple[int, str, str]]) -> None:
+def test_what_the_shell_has_inherited_keeps_nobody_from_meeting(ended: Ended) -> None:
     assert ended["alone"][:2] == (0, "ready\nnone: 1 have met\n"), ended["alone"]
     for rank in (0, 1):
         assert ended[f"local {rank}"][:2] == (0, "ready\nxtrain: 2 have met\n"), ended[f"local {rank}"]
@@ -112,9 +121,7 @@ def test_what_the_shell_has_inherited_keeps_nobody_from_meeting(ended: Mapping[s
         ("no port", "MASTER_PORT", "70000 is not allowed"),
     ],
 )
-def test_one_message_names_the_variable(
-    ended: Mapping[str, tuple[int, str, str]], case: str, variable: str, words: str
-) -> None:
+def test_one_message_names_the_variable(ended: Ended, case: str, variable: str, words: str) -> None:
     code, _, errors = ended[case]
     assert code == EXIT_USER, errors
     assert errors.startswith(f"error: environment: {variable}: "), errors
@@ -124,13 +131,13 @@ def test_one_message_names_the_variable(
     assert "frame #" not in errors, "the stacks of C++"
 
 
-def test_ranks_that_share_a_terminal_say_it_once(ended: Mapping[str, tuple[int, str, str]]) -> None:
+def test_ranks_that_share_a_terminal_say_it_once(ended: Ended) -> None:
     errors = ended["torchrun"][2]
     assert errors.count("error: environment: GLOO_SOCKET_IFNAME: 'ib7'") == 1, errors
     assert "exitcode  : 2" in errors, errors
 
 
-def test_ctrl_c_ends_the_wait(ended: Mapping[str, tuple[int, str, str]]) -> None:
+def test_ctrl_c_ends_the_wait(ended: Ended) -> None:
     code, _, errors = ended["interrupted"]
     assert code == EXIT_PREEMPTED, errors
     assert "SIGINT: stopped before the ranks had met" in errors

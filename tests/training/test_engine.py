@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from once import once
 from runs import Nursery
 from toy import TASKS
 
@@ -45,27 +44,22 @@ IN_FOUR = ("fp32-2", "cut-1", "dropout", "contrast-cut-2", "both-2")
 def results(
     tmp_path_factory: pytest.TempPathFactory, nursery: Nursery, tiny_model: Path, toy_data: Path
 ) -> dict[int, Any]:
-    """By world size: what the worker measured in each case. Run once, whatever the number of pytest's workers."""
-    out = tmp_path_factory.mktemp("engine")
-    if "PYTEST_XDIST_TESTRUNUID" in os.environ:
-        out = tmp_path_factory.getbasetemp().parent / "engine"
-        out.mkdir(exist_ok=True)
-    with open(out / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (out / "world-4.json").exists():
-            run_all(nursery, out, tiny_model, toy_data)
-    return {n: json.loads((out / f"world-{n}.json").read_text()) for n in (1, 2, 4)}
+    """By world size: what the worker measured in each case."""
 
+    def run_all(out: Path) -> dict[int, Any]:
+        """Every case with 1 and 2 ranks, some with 4."""
+        spec = catalog.load({"toy": TASKS["toy"]})["toy"]
+        shard = prepare(spec, "train", "en", tiny_model, 64, toy_data, out / "prepared")
+        pairs = pairs_to_compare(out / "pairs")
+        (out / "shards.json").write_text(json.dumps({"toy": str(shard.path), "pairs": str(pairs.path)}))
+        found = {}
+        for world_size in (1, 2, 4):
+            cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in IN_FOUR]
+            nursery.work(WORKER, world_size, out, tiny_model, out, json.dumps(cases))
+            found[world_size] = json.loads((out / f"world-{world_size}.json").read_text())
+        return found
 
-def run_all(nursery: Nursery, out: Path, model: Path, data: Path) -> None:
-    """Every case with 1 and 2 ranks, some with 4."""
-    spec = catalog.load({"toy": TASKS["toy"]})["toy"]
-    shard = prepare(spec, "train", "en", model, 64, data, out / "prepared")
-    pairs = pairs_to_compare(out / "pairs")
-    (out / "shards.json").write_text(json.dumps({"toy": str(shard.path), "pairs": str(pairs.path)}))
-    for world_size in (1, 2, 4):
-        cases = CASES if world_size < 4 else [c for c in CASES if c["name"] in IN_FOUR]
-        nursery.work(WORKER, world_size, out, model, out, json.dumps(cases))
+    return {int(size): found for size, found in once(tmp_path_factory, "engine", run_all).items()}
 
 
 def pairs_to_compare(path: Path) -> Shard:
