@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: install
 	$(BIN)/python -m xtrain demo
 
+# compiled modules are kept even where an image says otherwise: hundreds of processes import this project
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 --durations=30 tests
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 --durations=30 tests
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -39,8 +39,7 @@ class _Embeddings(nn.Module):
 def _table(rows: int, hidden: int, padding_row: int | None = None) -> nn.Embedding:
     """An embedding that draws no random weights: on the meta device, that imports torch's compiler, over a second."""
     empty = torch.empty(rows, hidden)
-    table = nn.Embedding.from_pretrained(empty, freeze=False, padding_idx=padding_row)  # type: ignore[no-untyped-call]
-    return cast(nn.Embedding, table)
+    return nn.Embedding(rows, hidden, padding_idx=padding_row, _weight=empty)
 
 
 class _Block(nn.Module):
