@@ -1,8 +1,13 @@
-"""In which order pytest's workers get the tests: the quick ones, while DeepSpeed's op is compiled, then the longest."""
+"""In which order pytest's workers get the tests.
+
+One of them has all tests of SLURM, one after the other: they wait for most of their time, and share a cluster. The
+others begin with the quick ones, while DeepSpeed's op is compiled, and go on with the longest.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 from op import compiled
@@ -10,44 +15,36 @@ from op import compiled
 # As measured (pytest --durations), longest first: the last ones are short, and both workers end at the same time.
 LONGEST = (
     "test_torture",
-    "test_a_study_gives_what_a_local_run_gives",
-    "test_a_signal_to_another_rank_than_the_first_and_a_requeue_by_hand",
     "test_all_stages_give_the_same_numbers_in_fp32[1-1]",
-    "test_slurmd_killed",
-    "test_power_off",
     "test_every_format_runs",
-    "test_preempted_by_a_higher_partition",
     "test_what_the_shell_has_inherited",
-    "test_two_jobs_on_one_node",
     "test_real_training_on_two_ranks",
     "test_a_killed_and_resumed_phase",
-    "test_the_users_mistake_ends_a_phase_once",
     "test_every_launcher",
-    "test_many_phases",
-    "test_more_phases_than_may_be_queued",
     "test_three_phases_then",
     "test_a_killed_run_resumes",
     "test_ranks_see_the_same",
     "test_zero_stages_on_two_ranks",
     "test_stages_agree",
     "test_first_use_and_second_use",
-    "test_given_up",
-    "test_faults_of",
-    "test_a_node_that_nobody_reaches",
-    "test_while_the_controller_is_away",
     "test_one_rank_compiles",
     "test_the_stall_limit",
     "test_the_command",
     "test_killed_at_every_instant_of_a_save",
     "test_mixtures_and_sequences",
 )
+SLURM = (  # those that train come last
+    "test_cluster.py",
+    "test_profiles",
+    "test_queries",
+    "test_doctor",
+    "test_whole_studies",
+    "test_life",
+    "test_requeueing",
+)
 SLOW = (
     "test_run_formats",
     "test_exact",
-    "test_life",
-    "test_whole_studies",
-    "test_requeueing",
-    "test_doctor",
     "test_wandb_online",
     "test_mlm_head",
     "test_zero_heads",
@@ -63,9 +60,6 @@ SLOW = (
     "test_run.py",
     "test_phase_online",
     "test_hub_clients",
-    "test_queries",
-    "test_profiles",
-    "test_cluster.py",
     "test_ops",
     "test_wandb_offline",
     "test_feeding",
@@ -90,18 +84,29 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         threading.Thread(target=compiled, daemon=True).start()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
+    for item in items:
+        if item.path.parent.name == "slurm":
+            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Nearly all of the slow ones train: with the op, as everybody who has a compiler does."""
-    if item.path.name.startswith(SLOW):
+    """Nearly all of the slow ones train: with the op, as everybody does who has a compiler."""
+    if item.path.name.startswith((*SLURM[3:], *SLOW)):
         compiled()
 
 
-def _place(item: pytest.Item) -> int:
-    for place, name in enumerate((*LONGEST, *SLOW), start=1):
-        if (item.name if place <= len(LONGEST) else item.path.name).startswith(name):
-            return place
-    return 0
+def _place(item: pytest.Item) -> tuple[int, int]:
+    file = item.path.name
+    if item.path.parent.name == "slurm":
+        return 0, _first(SLURM, file)
+    if file.startswith(SLOW):
+        return 2, _first((*LONGEST, *SLOW), item.name, file)
+    return 1, 0
+
+
+def _first(beginnings: Sequence[str], *names: str) -> int:
+    """The place of the first that one of the names begins with."""
+    return next(n for n, beginning in enumerate(beginnings) if any(name.startswith(beginning) for name in names))

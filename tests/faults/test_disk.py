@@ -220,7 +220,7 @@ def test_trouble_until_the_end(
 
 @pytest.mark.parametrize(
     ("stage", "place", "who"),
-    with_long([(2, "exp_avg-", 1), (1, MANIFEST, 0)], [(3, "weights-", 0), (1, "exp_avg_sq-", 1)]),
+    with_long([(2, "exp_avg-", 1)], [(1, MANIFEST, 0), (3, "weights-", 0), (1, "exp_avg_sq-", 1)]),
 )
 def test_full_in_the_middle_of_a_save(
     nursery: Nursery,
@@ -243,7 +243,7 @@ def test_full_in_the_middle_of_a_save(
     note_case(f"disk that fills up in a save, rank {who}: {place.strip('-')}", run, 0, None)
 
 
-@pytest.mark.parametrize("logs", ["elsewhere", "there as well"])
+@pytest.mark.parametrize("logs", with_long(["there as well"], ["elsewhere"]))
 def test_the_whole_run_on_a_full_disk(
     tmp_path: Path,
     nursery: Nursery,

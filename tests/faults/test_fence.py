@@ -123,7 +123,7 @@ WITH_IDS = {"log_example_ids": True}
     [
         pytest.param(2, rename("step-6"), id="a commit"),
         pytest.param(1, STEP, id="a step", marks=pytest.mark.long),
-        pytest.param(3, rename("step-3", "source"), id="a deletion"),
+        pytest.param(3, rename("step-3", "source"), id="a deletion", marks=pytest.mark.long),
     ],
 )
 def test_it_wakes_while_the_newer_one_trains(
@@ -153,7 +153,7 @@ def test_it_wakes_while_the_newer_one_trains(
         pytest.param(STEP, id="a step"),
         pytest.param(rename("encoder"), id="the encoder"),
         pytest.param(rename("DONE"), id="DONE", marks=pytest.mark.long),
-        pytest.param(rename("environment.json"), id="the beginning"),
+        pytest.param(rename("environment.json"), id="the beginning", marks=pytest.mark.long),
     ],
 )
 def test_it_wakes_when_the_newer_one_is_done(
@@ -179,7 +179,7 @@ def test_it_wakes_when_the_newer_one_is_done(
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param({"kind": "stop in evaluation"}, id="a batch"),
+        pytest.param({"kind": "stop in evaluation"}, id="a batch", marks=pytest.mark.long),
         pytest.param(rename("en.jsonl"), id="predictions", marks=pytest.mark.long),
         pytest.param(rename("scores.json"), id="scores", marks=pytest.mark.long),
         pytest.param(rename("DONE"), id="DONE"),

@@ -102,7 +102,12 @@ MOMENTS: dict[str, tuple[dict[str, Any], int]] = {  # -> the fault, and the step
     "while the best weights are saved": ({"place": "write", "who": [0], "step": EVAL_EVERY}, -1),
     "twice in the same step": ({"place": "step", "step": 4, "who": [0], "names": ["SIGUSR1", "SIGTERM"]}, 5),
 }
-LONG = ["in the first step", "in the last evaluation", "while the best weights are saved"]  # others come close
+LONG = [
+    "in the first step",
+    "in the last step",
+    "in the last evaluation",
+    "while the best weights are saved",
+]  # others come close
 
 
 @pytest.mark.parametrize("moment", with_long([moment for moment in MOMENTS if moment not in LONG], LONG))
@@ -126,7 +131,7 @@ def test_again_while_it_saves_or_leaves(
     assert event["step"] == 7
 
 
-@pytest.mark.parametrize("place", ["last save", "export"])
+@pytest.mark.parametrize("place", with_long(["export"], ["last save"]))
 def test_a_run_that_is_at_its_end_ends(nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, place: str) -> None:
     """After the last step there is nothing to go on with but what the signal would interrupt."""
     run = new_run(settings(1))
