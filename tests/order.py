@@ -84,12 +84,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         threading.Thread(target=compiled, daemon=True).start()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.parent.name == "slurm":
+        item.add_marker(pytest.mark.xdist_group("slurm"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
-    for item in items:
-        if item.path.parent.name == "slurm":
-            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
