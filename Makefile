@@ -10,7 +10,7 @@ demo: install
 
 # compiled modules are kept even where an image says otherwise: hundreds of processes import this project
 test: install
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup --durations=30 tests
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --durations=30 tests
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from op import compiled
+from xdist.scheduler import LoadScopeScheduling
 
 # As measured (pytest --durations), longest first: the last ones are short, and both workers end at the same time.
 LONGEST = (
@@ -78,15 +80,21 @@ SLOW = (
 )  # files of tests that start processes
 
 
+class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives out test by test, but all of SLURM at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "slurm" if "/slurm/" in nodeid.partition("::")[0] else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile the op beside the first tests, which need none, where several workers run."""
     if getattr(session.config.option, "numprocesses", None):
         threading.Thread(target=compiled, daemon=True).start()
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.parent.name == "slurm":
-        item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
