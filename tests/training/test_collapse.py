@@ -231,8 +231,8 @@ def test_real_training_on_two_ranks(nursery: Nursery, tmp_path: Path, tiny_model
         case("collapse", "toy", 3e-2),
         case("resumed", "toy", 3e-2, cut=71),
         case("mixture", "toy choose", 3e-2, stage=3),
-        case("slow", "toy", 1e-4, steps=60, window=40),
-        case("chance", "choose", 1e-4, steps=60, window=40),
+        case("slow", "toy", 1e-4, steps=46, window=30),
+        case("chance", "choose", 1e-4, steps=46, window=30),
     ]
     found = run_cases(nursery, tmp_path, tiny_model, toy_data, cases, ranks=2)
     for name in ("collapse", "mixture"):

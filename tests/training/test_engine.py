@@ -23,7 +23,7 @@ WHOLE, CUT = 100_000, 60  # token budgets: a rank's share at once, and cut into 
 def case(
     name: str, stage: int, precision: str = "fp32", tokens: int = WHOLE, dropout: float = 0.0, tasks: str = "toy"
 ) -> dict[str, Any]:
-    sizes = {"name": name, "stage": stage, "precision": precision, "tokens": tokens, "steps": 6, "dropout": dropout}
+    sizes = {"name": name, "stage": stage, "precision": precision, "tokens": tokens, "steps": 4, "dropout": dropout}
     return {**sizes, "tasks": tasks.split()}
 
 

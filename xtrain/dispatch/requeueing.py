@@ -15,7 +15,7 @@ from xtrain.dispatch.job_graph import JobGraph, JobNode, graphs
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import PATIENCE_SECONDS, Behind, nodes_to_avoid, patiently, submit_job
-from xtrain.errors import UserError
+from xtrain.errors import UserError, listed
 from xtrain.run_directory import RunDirectory
 
 SETTLING_SECONDS = 10.0  # until a job that SLURM is putting back waits in the queue
@@ -87,7 +87,8 @@ class Requeueing:
         if not live:
             return False
         new = self._chain(Behind(ended=tuple(live)), ())
-        print(f"{len(live)} jobs of the study go on ({newest[live[0]]}...); this one waits for them in job {new.job}")
+        names = listed((newest[job] for job in live), 2)
+        print(f"still in the queue or running of the study: {names}; this job waits for that in job {new.job}")
         return True
 
     def behind(self, parent: JobFolder) -> bool:
