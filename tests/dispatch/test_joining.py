@@ -43,7 +43,10 @@ def started(environment: Mapping[str, str], *launcher: str, fds: tuple[int, ...]
     whole = {**without_launchers(os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment}
     command = [*(launcher or [sys.executable]), str(WORKER)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=whole, stdout=pipe, stderr=pipe, text=True, pass_fds=fds)
+    return subprocess.Popen(
+        command, env=whole, stdout=pipe, stderr=pipe, text=True, pass_fds=fds,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever pytest was started from
+    )  # fmt: skip
 
 
 Ended = Mapping[str, tuple[int, str, str]]
