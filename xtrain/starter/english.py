@@ -7,9 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.ipc
-
 from xtrain.errors import Problem, UserError
 from xtrain.files import write_text
 from xtrain.starter import packages
@@ -31,6 +28,8 @@ def rows(arrow: bytes, where: str) -> list[dict[str, Any]]:
     A label that is stored as a number but has a name becomes its name (-1, no label, becomes None).
     Raises :class:`UserError` where the bytes at ``where`` are no such stream.
     """
+    import pyarrow.ipc  # a fifth of a second, and every rank imports this package
+
     try:
         with pyarrow.ipc.open_stream(arrow) as stream:
             table = stream.read_all()
