@@ -14,7 +14,7 @@ import pytest
 from op import compiled
 from xdist.scheduler import LoadScopeScheduling
 
-# As measured (pytest --durations), longest first: the last ones are short, and both workers end at the same time.
+# As measured (pytest --durations), longest first: the last ones are short, and the workers end at the same time.
 LONGEST = (
     "test_torture",
     "test_all_stages_give_the_same_numbers_in_fp32[1-1]",
@@ -24,7 +24,6 @@ LONGEST = (
     "test_a_killed_and_resumed_phase",
     "test_every_launcher",
     "test_three_phases_then",
-    "test_a_killed_run_resumes",
     "test_ranks_see_the_same",
     "test_zero_stages_on_two_ranks",
     "test_stages_agree",
@@ -35,10 +34,8 @@ LONGEST = (
     "test_killed_at_every_instant_of_a_save",
     "test_mixtures_and_sequences",
 )
-SLURM = (  # those that train come last
-    "test_cluster.py",
-    "test_profiles",
-    "test_queries",
+SLURM_QUICK = ("test_cluster.py", "test_profiles", "test_queries")  # they train nothing, and come first of SLURM's
+SLURM_SLOW = (
     "test_doctor",
     "test_whole_studies",
     "test_life",
@@ -87,6 +84,7 @@ class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
         return "slurm" if "/slurm/" in nodeid.partition("::")[0] else nodeid
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
     return Scheduler(config, log)
 
@@ -103,19 +101,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Nearly all of the slow ones train: with the op, as everybody does who has a compiler."""
-    if item.path.name.startswith((*SLURM[3:], *SLOW)):
+    if item.path.name.startswith((*SLURM_SLOW, *SLOW)):
         compiled()
 
 
 def _place(item: pytest.Item) -> tuple[int, int]:
     file = item.path.name
     if item.path.parent.name == "slurm":
-        return 0, _first(SLURM, file)
+        return 0, _first((*SLURM_QUICK, *SLURM_SLOW), file)
     if file.startswith(SLOW):
         return 2, _first((*LONGEST, *SLOW), item.name, file)
     return 1, 0
 
 
 def _first(beginnings: Sequence[str], *names: str) -> int:
-    """The place of the first that one of the names begins with."""
-    return next(n for n, beginning in enumerate(beginnings) if any(name.startswith(beginning) for name in names))
+    """The place of the first that one of the names begins with; behind all where there is none."""
+    found = (n for n, beginning in enumerate(beginnings) if any(name.startswith(beginning) for name in names))
+    return next(found, len(beginnings))

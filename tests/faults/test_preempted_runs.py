@@ -102,12 +102,12 @@ MOMENTS: dict[str, tuple[dict[str, Any], int]] = {  # -> the fault, and the step
     "while the best weights are saved": ({"place": "write", "who": [0], "step": EVAL_EVERY}, -1),
     "twice in the same step": ({"place": "step", "step": 4, "who": [0], "names": ["SIGUSR1", "SIGTERM"]}, 5),
 }
-LONG = [
+LONG = [  # others come close
     "in the first step",
     "in the last step",
     "in the last evaluation",
     "while the best weights are saved",
-]  # others come close
+]
 
 
 @pytest.mark.parametrize("moment", with_long([moment for moment in MOMENTS if moment not in LONG], LONG))

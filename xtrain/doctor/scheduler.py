@@ -133,7 +133,7 @@ def check_partition(partition: Settings) -> Finding:
     name, state = partition["PartitionName"], partition.get("State", "")
     if state != "UP":
         return problem("partition", f"{name} is {state}", "choose another one in [job] of the profile (sinfo -s)")
-    return ok("partition", f"{name} is up, {counted(int(partition.get('TotalNodes') or 0), 'node')}")
+    return ok("partition", f"{name} is up, nodes: {partition.get('TotalNodes', '?')}")
 
 
 def check_nodes(site: Site, asked: Resources, nodes: int) -> Iterator[Finding]:
