@@ -79,28 +79,30 @@ def test_preempted_by_a_higher_partition(
     check(one, undisturbed, f"preempted {word} preempt_send_user_signal", attempts=2, lost=0, seconds=one.recover(2))
 
 
-@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.long, id="the first node"),
-                                   pytest.param(1, id="another node")])  # fmt: skip
-def test_power_off_in_mid_step(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, which: int) -> None:
+@pytest.mark.long
+def test_power_off_of_the_first_node(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     cluster = make_cluster(nodes=3, **SOON_DOWN)
     one = life(cluster).wait_step(8)
-    node = Attempts(one.run).read(1).nodes[which]
-    one.disturb(lambda: cluster.power_off(node))
-    check(one, undisturbed, f"power-off of node {which + 1} of 2", attempts=2, lost=SAVE_EVERY + 1,
-          seconds=one.recover(2))  # fmt: skip
+    one.disturb(lambda: cluster.power_off(Attempts(one.run).read(1).nodes[0]))
+    check(one, undisturbed, "power-off of node 1 of 2", attempts=2, lost=SAVE_EVERY + 1, seconds=one.recover(2))
 
 
-def test_slurmd_killed_while_its_task_goes_on(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
-    """No split brain: the first job's ranks live on where SLURM does not see them, and must not write any more."""
-    cluster = make_cluster(nodes=2, **SOON_DOWN)
-    one = life(cluster, job={"nodes": 1, "tasks_per_node": 2}, pace="3,0.1").wait_step(3)
-    (node,) = Attempts(one.run).read(1).nodes
-    one.disturb(lambda: cluster.kill_slurmd(node))
-    seconds = one.recover(2)
-    one.wait_done()
-    assert Attempts(one.run).read(2).nodes != (node,)
-    check(one, undisturbed, "slurmd killed, its task goes on", attempts=2, lost=100, seconds=seconds)
-    assert "attempt 2 at this phase has begun" in (one.path / "logs" / "rank-0.log").read_text()
+def test_two_jobs_lose_a_node_each(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
+    """Power-off in mid step, and a slurmd that dies while its task goes on. SLURM's time to see it is the same.
+
+    No split brain: the deaf job's ranks live on where SLURM does not see them, and must not write any more.
+    """
+    cluster = make_cluster(nodes=4, **SOON_DOWN)
+    deaf = life(cluster, "deaf", job={"nodes": 1, "tasks_per_node": 2}, pace="3,0.1").wait_step(2)
+    dark = life(cluster, "dark").wait_step(8)
+    (node,) = Attempts(deaf.run).read(1).nodes
+    dark.disturb(lambda: cluster.power_off(Attempts(dark.run).read(1).nodes[1]))
+    deaf.disturb(lambda: cluster.kill_slurmd(node))
+    seconds = [one.recover(2) for one in (dark, deaf)]
+    check(dark, undisturbed, "power-off of node 2 of 2", attempts=2, lost=SAVE_EVERY + 1, seconds=seconds[0])
+    check(deaf, undisturbed, "slurmd killed, its task goes on", attempts=2, lost=100, seconds=seconds[1])
+    assert Attempts(deaf.run).read(2).nodes != (node,)
+    assert "attempt 2 at this phase has begun" in (deaf.path / "logs" / "rank-0.log").read_text()
 
 
 @pytest.mark.long
@@ -142,6 +144,7 @@ def test_slurmctld_down(make_cluster: MakeCluster, life: MakeLife, undisturbed: 
     check(one, undisturbed, "slurmctld down for 20 s, and a signal", attempts=2, lost=0, seconds=one.recover(2))
 
 
+@pytest.mark.long
 def test_two_jobs_on_one_node(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     cluster = make_cluster(nodes=1)
     job = {"nodes": 1, "tasks_per_node": 2}

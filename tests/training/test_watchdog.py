@@ -20,6 +20,7 @@ from xtrain.dispatch.rendezvous import LocalRanks
 from xtrain.errors import EXIT_OURS, EXIT_USER
 from xtrain.training.watchdog import Standing, duration, lost_peer, standings_text
 
+pytestmark = pytest.mark.usefixtures("forkserver")
 WORKER = Path(watchdog_worker.__file__)
 PROJECT = WORKER.parent.parent.parent
 LONG = 300.0  # a limit that no test reaches: what ends the ranks before it is something else
@@ -40,7 +41,7 @@ class Running:
     def __init__(self, case: str, folder: Path, ranks: int = 2, stall: float = LONG, silent: float = LONG) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context("forkserver")  # see conftest.py
         common = [case, str(folder), str(stall), str(silent)]
         self.processes = []
         with LocalRanks(ranks) as place:
@@ -90,27 +91,18 @@ SLOW = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _import_once() -> Iterator[None]:
-    """Ranks are forked from a process that has imported torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{PROJECT}:{WORKER.parent}")
-        patch.setenv("OMP_NUM_THREADS", "1")
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["watchdog_worker"])
-        yield
-
-
 @pytest.fixture(scope="module")
-def programs(
-    _import_once: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
     """Two ranks in interpreters of their own."""
     folder = tmp_path_factory.mktemp("programs")
     command = [sys.executable, str(WORKER), "none", str(folder), str(LONG), str(LONG)]
     with LocalRanks(2) as place:
         started = [
             subprocess.Popen(
-                command, env=place.environment(rank), pass_fds=place.inherited(rank), stderr=subprocess.PIPE
+                command,
+                env={**place.environment(rank), "PYTHONPATH": str(PROJECT)},
+                pass_fds=place.inherited(rank),
+                stderr=subprocess.PIPE,
             )
             for rank in range(2)
         ]
