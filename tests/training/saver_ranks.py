@@ -6,6 +6,7 @@ a pipe, and a rank whose peer has died leaves at once, as the watchdog makes it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from multiprocessing.connection import Connection
@@ -87,14 +88,17 @@ def run(
     """Save ``step``; "0", "1" or "all" is killed before a rank's ``call``-th change of the disk."""
     peer = ends[rank]
     ends[1 - rank].close()
-    both = ByPipe(rank, peer).gather(os.getpid())
-
-    def kill(pids: list[int]) -> None:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-
+    mine = os.getpid()
+    both = ByPipe(rank, peer).gather(mine)
     if who == str(rank):
-        end_at_change(call, lambda: kill([os.getpid()]))
+        end_at_change(call, lambda: os.kill(mine, signal.SIGKILL))
     elif who == "all" and rank == 0:
-        end_at_change(call, lambda: kill(both[::-1]))
+        other = os.pidfd_open(both[1])  # it cannot end yet: this rank has the commit to make
+
+        def kill_both() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(other, signal.SIGKILL)
+            os.kill(mine, signal.SIGKILL)
+
+        end_at_change(call, kill_both)
     save(folder, rank, peer, step, copies)
