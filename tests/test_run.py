@@ -97,17 +97,16 @@ def training_only(steps: int, **engine: object) -> dict[str, object]:
 
 
 def test_ranks_see_the_same_batches_and_losses(toy: Toy) -> None:
-    """50 steps with 1, 2 and 4 ranks: identical example ids, losses to 1e-5."""
+    """Batches of eight by any number of ranks, more than eight too: identical example ids, losses to 1e-5."""
     batches, curves = [], []
-    for ranks in (1, 2, 4):
-        run = toy.train(toy.planned(f"ranks{ranks}", **training_only(50)), ranks)
+    for ranks in (1, 2, 3, 5, 7, 9):
+        run = toy.train(toy.planned(f"ranks{ranks}", **training_only(30)), ranks)
         batches.append([(line["step"], line["ids"]) for line in read_jsonl(run / "batches.jsonl")])
         curves.append(losses(run))
-    assert len(curves[0]) == 50
-    assert len(batches[0]) == 50
-    assert batches[0] == batches[1] == batches[2]
-    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
-    assert curves[2] == pytest.approx(curves[0], abs=1e-5)
+    assert len(curves[0]) == len(batches[0]) == 30
+    for other, curve in zip(batches[1:], curves[1:], strict=True):
+        assert other == batches[0]
+        assert curve == pytest.approx(curves[0], abs=1e-5)
 
 
 NO_COMPILER = """

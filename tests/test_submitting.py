@@ -244,11 +244,6 @@ def test_nothing_is_decided_while_slurm_is_silent(queue: Queue) -> None:
         queue.plan()
 
 
-def test_ranks_that_cannot_share_the_batch(queue: Queue) -> None:
-    with pytest.raises(UserError, match=r"profile lab: job\.target: 3 ranks: cannot divide the batch of 8"):
-        queue.plan(job={"time_limit": 60, "target": {"tasks_per_node": 3}})
-
-
 def test_phases_are_written_anew_when_the_study_has_changed(queue: Queue) -> None:
     queue.prepared()
     assert what(queue.plan())["prepare"] == "done"

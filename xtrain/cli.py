@@ -67,7 +67,7 @@ def run(study: Options, ranks: int = 1) -> None:
 
     Args:
         study: The study and where its data and output are.
-        ranks: Processes to train with; must divide every batch size.
+        ranks: Processes to train with; any number gives the same losses, up to float order.
     """
     from xtrain.runner import run_study
 

@@ -169,7 +169,6 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     finished before stays finished. A phase whose training collapsed does not end the study: what starts from it is
     left out, and :class:`StudyFailed` is raised at the end.
     """
-    check_ranks(job.graph, ranks, f"--ranks {ranks}")
     names = job.study.engine.preemption_signals
     signal_numbers(names)  # a wrong one is found now, not by the ranks
     make_folder(job.out)
@@ -392,21 +391,3 @@ def _prepared(job: Job, phase: Phase) -> Iterator[tuple[ShardEntry, Shard]]:
         )  # fmt: skip
         path = str(shard.path.relative_to(job.out))
         yield ShardEntry(reading.task, reading.member, reading.role, reading.language, path), shard
-
-
-def check_ranks(graph: Graph, ranks: int, where: str, kind: str = "") -> None:
-    """Raise a :class:`UserError` unless ``ranks`` divides the batch of every training phase (of ``kind``)."""
-    sizes = {
-        phase.recipe.batch_size: phase.name
-        for phase in graph.phases.values()
-        if phase.kind != EVALUATE and kind in ("", phase.kind) and phase.recipe.batch_size % ranks
-    }
-    raise_if_any(
-        Problem(
-            where,
-            f"cannot divide the batch of {counted(size, 'example')} of phase {name}",
-            allowed=", ".join(str(n) for n in range(1, size + 1) if size % n == 0),
-            remedy="choose one of these, or set recipe.*.batch_size to a multiple",
-        )
-        for size, name in sizes.items()
-    )

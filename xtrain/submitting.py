@@ -17,8 +17,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit_job
 from xtrain.errors import Problem, UserError, counted, raise_if_any
 from xtrain.files import content_hash, read_json, write_text
-from xtrain.graph import INTERMEDIATE, TARGET
-from xtrain.runner import PROJECT, Job, check_ranks, job_graph, job_title, lost_encoders
+from xtrain.runner import PROJECT, Job, job_graph, job_title, lost_encoders
 from xtrain.study import Study
 
 # What becomes of a job upon submission.
@@ -75,9 +74,6 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     Without ``anew`` that is only what never was: there was no room in the queue. Raises a :class:`UserError` where the
     profile cannot run the study, or SLURM does not answer.
     """
-    for kind in (INTERMEDIATE, TARGET):
-        ranks = profile.resources(kind).num_ranks
-        check_ranks(job.graph, ranks, f"profile {profile.name}: job.{kind}: {counted(ranks, 'rank')}", kind)
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
     raise_if_any(lost_encoders(job))

@@ -35,7 +35,6 @@ from xtrain.errors import (
     Fenced,
     Problem,
     UserError,
-    counted,
 )
 from xtrain.graph import EVALUATE
 from xtrain.model import keep_freed_memory
@@ -148,14 +147,6 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
     if start.fence is not None:
         start.fence.check()
     run.create().writable()
-    if phase.kind != EVALUATE and phase.recipe.batch_size % ranks.world_size:
-        raise UserError(
-            Problem(
-                counted(ranks.world_size, "rank"),
-                f"cannot divide the batch of {counted(phase.recipe.batch_size, 'example')}",
-                remedy="start a number of ranks that divides it, or set recipe.*.batch_size to a multiple",
-            )
-        )
     began = time.monotonic()
     signals = Signals(phase.engine.preemption_signals, ranks.rank)
     # Never exited: a second signal while this process takes its leave must not kill it before it says how it ended.
