@@ -226,6 +226,11 @@ def hashed(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def hang_in_leave(rank: int) -> None:
+    """Taking down a process group never ends, as NCCL's may not where a peer is gone."""
+    torch.distributed.destroy_process_group = lambda *_: sleep_for_ever()
+
+
 def collapse(rank: int, step: int, seed: int) -> None:
     """The training from ``seed`` is found to have collapsed after ``step`` steps."""
     run, check, seeds = Trainer.run, Health.check, []
@@ -244,6 +249,7 @@ def collapse(rank: int, step: int, seed: int) -> None:
 
 BUILDERS |= {
     "collapse": collapse,
+    "hang in leave": hang_in_leave,
     "several": several,
     "signal at": signal_at,
     "raise at step": raise_at_step,

@@ -69,6 +69,12 @@ def test_the_stall_limit_is_a_setting(nursery: Nursery, new_run: NewRun) -> None
     assert "'step 9" in hung.log(0) or "'step 8" in hung.log(0), hung
 
 
+def test_nothing_is_waited_for_once_the_watchdog_has_stopped(nursery: Nursery, new_run: NewRun) -> None:
+    run = new_run(settings(2, recipe={"max_steps": 1}))
+    ended = nursery.run(run, fault={"kind": "hang in leave"})
+    assert ended.codes == [0, 0], ended
+
+
 @pytest.mark.parametrize("who", with_long([0], [1]))
 def test_a_killed_rank_takes_the_other_with_it(
     nursery: Nursery, undisturbed: Undisturbed, new_run: NewRun, who: int

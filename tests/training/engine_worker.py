@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from whole import whole_weights
 
 from xtrain.checkpoints import CheckpointFolder
@@ -34,6 +36,7 @@ from xtrain.training.plan import Plan
 from xtrain.training.saver import Saver
 from xtrain.training.watchdog import Watchdog
 
+LIMIT = 4000.0
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -116,14 +119,33 @@ def run(case: dict[str, Any], model_folder: Path, shards: dict[str, Shard], out:
     }
 
 
+def counted_waits() -> list[int]:
+    """How often anything waits for the device to have done all that it was given."""
+    waits, accelerator = [0], get_accelerator()
+
+    def synchronize(device: object = None) -> None:
+        waits[0] += 1
+
+    accelerator.synchronize = synchronize
+    return waits
+
+
+def limits() -> list[float]:
+    """Seconds after which a collective fails, of every group that was made."""
+    groups = dist.distributed_c10d._world.pg_map
+    return [group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups]
+
+
 def main() -> None:
     model_folder, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     ranks = from_environment()
-    device = initialize_ranks(ranks, training=True)
+    device = initialize_ranks(ranks, training=True, collective_seconds=LIMIT)
+    waits = counted_waits()
     np.seterr(all="raise")
     paths = json.loads((out / "shards.json").read_text())
     shards = {task: Shard.open(Path(path)) for task, path in paths.items()}
     results = {case["name"]: run(case, model_folder, shards, out, device) for case in cases}
+    results["all"] = {"waits": waits[0], "limits": limits()}
     if ranks.is_first:
         (out / f"world-{ranks.world_size}.json").write_text(json.dumps(results))
 

@@ -140,3 +140,15 @@ def test_tasks_in_turn_are_the_same_on_any_ranks(results: dict[int, Any], world_
     for task, losses, mean in zip(other["tasks"], other["by_task"], other["losses"], strict=True):
         assert losses == {f"{task}/loss": mean}
     agree(one, other, 1e-5)
+
+
+def test_nothing_waits_for_the_device(results: dict[int, Any]) -> None:
+    """DeepSpeed's timers would, at every forward pass and update: hundreds of times."""
+    assert [results[world_size]["all"]["waits"] for world_size in results] == [0, 0, 0]
+
+
+def test_collectives_of_every_group_fail_as_late_as_was_said(results: dict[int, Any]) -> None:
+    for world_size in (2, 4):
+        limits = results[world_size]["all"]["limits"]
+        assert len(limits) > 1, "DeepSpeed has made none"
+        assert set(limits) == {4000.0}

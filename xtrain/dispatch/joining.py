@@ -100,13 +100,22 @@ class Waiting:
         return results[0]
 
 
-def join(ranks: Ranks, backend: str = "gloo", *, stop: Callable[[], str] = str, patience: float | None = None) -> None:
+def join(
+    ranks: Ranks,
+    backend: str = "gloo",
+    *,
+    stop: Callable[[], str] = str,
+    patience: float | None = None,
+    collective_seconds: float | None = None,
+) -> None:
     """Meet the other ranks and form the default process group; only inside of :func:`run_rank`.
 
-    ``patience`` is how many seconds others may take to come, by default as long as is right for the launcher. Raises
-    :class:`NotMet` where the ranks do not meet, and :class:`StoppedWaiting` upon a signal that comes meanwhile.
+    ``patience`` is how many seconds others may take to come, by default as long as is right for the launcher, and
+    ``collective_seconds`` how long a collective of this group, or of one made later, may take (torch's by default).
+    Raises :class:`NotMet` where the ranks do not meet, and :class:`StoppedWaiting` upon a signal that comes meanwhile.
     """
     check_is_rank()
+    import torch
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
@@ -132,19 +141,25 @@ def join(ranks: Ranks, backend: str = "gloo", *, stop: Callable[[], str] = str, 
     try:
         waiting.call(form, 2 * GROUP_SECONDS + ranks.world_size / 4)
         if backend == "nccl":
-            _connect_gpus()
+            device = torch.cuda.current_device()
+            waiting.call(lambda: _connect_gpus(device), GROUP_SECONDS + ranks.world_size / 4)
     except (RuntimeError, ValueError, TimeoutError) as error:
         raise NotMet(_apart(NCCL if dist.is_initialized() else GLOO, error)) from error
-    default = dist.distributed_c10d._get_default_timeout(dist.Backend(backend))
-    dist.distributed_c10d._set_pg_timeout(default, dist.group.WORLD)
-    store.set_timeout(default)
+    groups = dist.distributed_c10d
+    limit = groups._get_default_timeout(dist.Backend(backend))
+    if collective_seconds is not None:
+        limit = timedelta(seconds=collective_seconds)
+        groups.default_pg_timeout = groups.default_pg_nccl_timeout = limit  # for groups to come, DeepSpeed's own too
+    groups._set_pg_timeout(limit, dist.group.WORLD)
+    store.set_timeout(limit)
 
 
-def _connect_gpus() -> None:
+def _connect_gpus(device: int) -> None:
     """NCCL connects with the first collective: let it be this one, whose failure can be explained."""
     import torch
     import torch.distributed as dist
 
+    torch.cuda.set_device(device)  # each thread has its own
     dist.all_reduce(torch.zeros(1, device="cuda"))
     torch.cuda.synchronize()
 

@@ -25,6 +25,7 @@ from xtrain.dispatch.joining import NotMet, StoppedWaiting
 from xtrain.dispatch.rank_process import leave, run_rank
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.dispatch.signals import Signals
+from xtrain.dispatch.time_limits import WRITING_MINUTES, collective_seconds
 from xtrain.errors import (
     EXIT_FAILED,
     EXIT_FENCED,
@@ -151,7 +152,12 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
     signals = Signals(phase.engine.preemption_signals, ranks.rank)
     # Never exited: a second signal while this process takes its leave must not kill it before it says how it ended.
     signals.__enter__()
-    device = initialize_ranks(ranks, training=phase.kind != EVALUATE, stop=lambda: signals.name)
+    device = initialize_ranks(
+        ranks,
+        training=phase.kind != EVALUATE,
+        stop=lambda: signals.name,
+        collective_seconds=collective_seconds(phase.engine.stall_minutes),
+    )
     if device.type == "cpu":
         keep_freed_memory()
     agreement = Agreement()
@@ -178,13 +184,12 @@ def run_phase(run: RunDirectory, start: _Start) -> None:
             run.drop_checkpoints()
             if phase.kind == EVALUATE:
                 drop_evaluated(phase.out(run), phase.engine.keep_encoders)
-            with guard.allow("deleting what older attempts left", minutes=60):
+            with guard.allow("deleting what older attempts left", minutes=WRITING_MINUTES):
                 sweeping.join()
             start.end(DONE, 0, "finished")
     watchdog.tick("the end")
     agreement.barrier()
-    watchdog.stop()
-    dist.destroy_process_group()
+    watchdog.stop()  # and no call after it that could wait: the process ends with its group (rank_process.leave)
 
 
 def _begin(start: _Start, attempts: Attempts, ranks: Ranks, agreement: Agreement) -> Fence | None:

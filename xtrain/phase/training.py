@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xtrain.checkpoints import CheckpointFolder, commit_name
 from xtrain.data import JoinedShard, Shard
 from xtrain.data.masking import Masking
+from xtrain.dispatch.time_limits import BUILDING_MINUTES, WRITING_MINUTES
 from xtrain.errors import Problem, UserError, raise_if_any
 from xtrain.evaluation import evaluators
 from xtrain.evaluation.evaluators import Setting
@@ -60,7 +61,7 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
         finally:
             observer.end_progress()
     if rank.ranks.is_first:
-        with guard.allow("writing the encoder", minutes=60):
+        with guard.allow("writing the encoder", minutes=WRITING_MINUTES):
             _export(run, outcome)
             if phase.kind != TARGET or phase.engine.keep_encoders != NONE:  # an artifact names files, and copies none
                 observer.log_encoder(run.encoder)
@@ -107,7 +108,7 @@ def _trainer(rank: PhaseRank, seed: int) -> Trainer:
     ds_config = read_ds_config(run.ds_config)
     if not missing_build_tools() and not op_is_built(is_offloaded(ds_config)):
         observer.say("      building DeepSpeed's Adam (once for this type of machine; a minute or two)")
-    with rank.guard.allow("building the engine", minutes=30):  # its op, by one rank for all
+    with rank.guard.allow("building the engine", minutes=BUILDING_MINUTES):
         engine = TrainEngine(model, phase.recipe, ds_config, device)
     rank.environment.update(engine.choices)
     if ranks.is_first:

@@ -98,6 +98,7 @@ def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: flo
         "gradient_clipping": max_grad_norm,
         "steps_per_print": 2**31,
         "zero_allow_untested_optimizer": True,
+        "timers": {"throughput": {"enabled": False}},  # it makes the device wait at every forward pass and update
     }
     return config, notes
 
@@ -116,11 +117,14 @@ def is_offloaded(config: Mapping[str, Any]) -> bool:
     return device != "none"
 
 
-def initialize_ranks(ranks: Ranks, *, training: bool, stop: Callable[[], str] = str) -> torch.device:
+def initialize_ranks(
+    ranks: Ranks, *, training: bool, stop: Callable[[], str] = str, collective_seconds: float | None = None
+) -> torch.device:
     """Set up this rank's device and the process group; must come before anything else of DeepSpeed.
 
     Only inside of :func:`xtrain.dispatch.rank_process.run_rank`, which ends a rank as it must be ended.
-    ``stop`` tells the signal that is to end the wait for the others.
+    ``stop`` tells the signal that is to end the wait for the others; ``collective_seconds`` is that of
+    :func:`xtrain.dispatch.joining.join`.
 
     Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
     """
@@ -132,7 +136,7 @@ def initialize_ranks(ranks: Ranks, *, training: bool, stop: Callable[[], str] = 
         torch.cuda.set_device(device)
     ranks.export(device.index)
     backend = "nccl" if cuda else "gloo"
-    join(ranks, backend, stop=stop)
+    join(ranks, backend, stop=stop, collective_seconds=collective_seconds)
     if not training:
         return device
     if not cuda:
