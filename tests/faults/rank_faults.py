@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from xtrain.errors import Problem, UserError
 from xtrain.model import PhaseModel
 from xtrain.phase import entry, evaluating, training
 from xtrain.training.collapse import Collapse
+from xtrain.training.engine import TrainEngine
 from xtrain.training.health import Collapsed, Health
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.saver import Job, Saver
@@ -232,8 +234,15 @@ def hang_in_leave(rank: int) -> None:
 
 
 def collapse(rank: int, step: int, seed: int) -> None:
-    """The training from ``seed`` is found to have collapsed after ``step`` steps."""
-    run, check, seeds = Trainer.run, Health.check, []
+    """The training from ``seed`` is found to have collapsed after ``step`` steps; none is there beside another."""
+    run, check, made = Trainer.run, Health.check, TrainEngine.__init__
+    seeds: list[int] = []
+    engines: list[weakref.ref[TrainEngine]] = []
+
+    def make(self: TrainEngine, *arguments: Any) -> None:
+        assert not [engine for engine in engines if engine() is not None], "the memory of two"
+        made(self, *arguments)
+        engines.extend([weakref.ref(self), weakref.ref(self.model)])
 
     def noted(self: Trainer) -> Outcome:
         seeds[:] = [self.seed]
@@ -245,6 +254,7 @@ def collapse(rank: int, step: int, seed: int) -> None:
         return check(self, done)
 
     Trainer.run, Health.check = noted, checked  # type: ignore[method-assign]
+    TrainEngine.__init__ = make  # type: ignore[method-assign]
 
 
 BUILDERS |= {

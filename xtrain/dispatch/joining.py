@@ -149,7 +149,9 @@ def join(
     limit = groups._get_default_timeout(dist.Backend(backend))
     if collective_seconds is not None:
         limit = timedelta(seconds=collective_seconds)
-        groups.default_pg_timeout = groups.default_pg_nccl_timeout = limit  # for groups to come, DeepSpeed's own too
+        vars(groups).update(
+            default_pg_timeout=limit, default_pg_nccl_timeout=limit
+        )  # of groups to come, DeepSpeed's too
     groups._set_pg_timeout(limit, dist.group.WORLD)
     store.set_timeout(limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from xtrain.training.budget import RankMemory, snapshot_budget
 from xtrain.training.engine import TrainEngine, is_offloaded, read_ds_config
 from xtrain.training.feeding import Feeder, num_workers
 from xtrain.training.health import Health
+from xtrain.training.host_memory import bytes_taken
 from xtrain.training.loop import Outcome, Trainer
 from xtrain.training.ops import missing_build_tools, op_is_built
 from xtrain.training.pieces import MOMENTS, STATE_KINDS
@@ -52,14 +54,13 @@ def train_phase(rank: PhaseRank) -> dict[str, Any]:
     _look_at_disk(rank)
     while True:
         try:
-            trainer = _trainer(rank, attempts.seed)
-            observer.expect_progress(f"train {phase.name}", trainer.plan.num_steps, "step")
-            outcome = trainer.run()
+            trainer, outcome = _trained(rank, attempts.seed)
             break
         except Collapsed as collapsed:
             _begin_anew(rank, attempts, collapsed)
         finally:
             observer.end_progress()
+        _free_memory()
     if rank.ranks.is_first:
         with guard.allow("writing the encoder", minutes=WRITING_MINUTES):
             _export(run, outcome)
@@ -92,6 +93,19 @@ def _look_at_disk(rank: PhaseRank) -> None:
     raise_if_any(problems)
     if warning:
         rank.observer.say(f"      warning: {warning}")
+
+
+def _trained(rank: PhaseRank, seed: int) -> tuple[Trainer, Outcome]:
+    trainer = _trainer(rank, seed)
+    rank.observer.expect_progress(f"train {rank.phase.name}", trainer.plan.num_steps, "step")
+    return trainer, trainer.run()
+
+
+def _free_memory() -> None:
+    """Give back what a training had that is over: DeepSpeed's engine refers to itself, and would stay beside the next."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _trainer(rank: PhaseRank, seed: int) -> Trainer:
@@ -143,7 +157,7 @@ def _saver(rank: PhaseRank, engine: TrainEngine) -> Saver:
     phase, agreement, observer = rank.phase, rank.guard.agreement, rank.observer
     settings = phase.engine
     pieces = engine.state.owned()
-    copy = 4 * len(STATE_KINDS) * sum(piece.count for piece in pieces)
+    copy = len(STATE_KINDS) * bytes_taken(4 * sum(piece.count for piece in pieces), pinned=rank.device.type == "cuda")
     # Adam makes its moments in the first step
     to_come = 4 * len(MOMENTS) * sum(piece.count for piece in pieces if not piece.flat.is_cuda)
     budget = snapshot_budget(settings.snapshot_memory_gib, agreement.gather(RankMemory.of(copy, to_come)))

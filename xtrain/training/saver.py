@@ -23,11 +23,9 @@ from xtrain.model.sharded_weights import FILE_NAME
 from xtrain.model.tensor_files import TensorFileWriter
 from xtrain.training.agreement import Agreement
 from xtrain.training.budget import describe_write_failure, disk_shortage
+from xtrain.training.host_memory import take
 from xtrain.training.observer import Events
 from xtrain.training.pieces import STATE_KINDS, WEIGHTS, ZeroState
-
-_PAGE = 4096 // 4  # fp32 numbers in the smallest page of memory
-_PAGES_AT_ONCE = 2**14  # touched in one call
 
 
 class NoRoom(OSError):
@@ -109,6 +107,7 @@ class Saver:
         self._pieces = self.state.owned()
         self._shapes = self.state.shapes()
         self._buffers: dict[str, Tensor] = {}
+        self._not_pinned = ""  # why copies go through pageable memory, although there is a GPU
         self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
         self._job: Job | None = None
         self._failed: Job | None = None  # its copy is kept, and written at the next try
@@ -214,19 +213,10 @@ class Saver:
             torch.cuda.set_device(self._stream.device)
 
     def _take_memory(self) -> None:
-        """Host memory for the copies, kept from save to save.
-
-        Every page of it is touched: the kernel gives a page when it is first written to, which takes many times as
-        long as copying into it. (Pinned memory has its pages at once.)
-        """
+        """Host memory for the copies, kept from save to save."""
         size = sum(piece.count for piece in self._pieces)
         for kind in STATE_KINDS:
-            buffer = torch.empty(size, dtype=torch.float32, pin_memory=self._stream is not None)
-            if not buffer.is_pinned():
-                pages = buffer.numpy()[::_PAGE]
-                for start in range(0, len(pages), _PAGES_AT_ONCE):
-                    pages[start : start + _PAGES_AT_ONCE] = 0.0
-            self._buffers[kind] = buffer
+            self._buffers[kind], self._not_pinned = take(size, pinned=self._stream is not None)
 
     def _work(self, job: Job) -> None:
         """Copy and write, as a thread where there are copies. What goes wrong is kept, for the ranks to compare."""
@@ -331,6 +321,7 @@ class Saver:
             self.observer.event(
                 "save", step=job.step, folders=list(job.folders), bytes=size, seconds=round(seconds, 3),
                 stall_seconds=round(job.stall_seconds, 3), beside_training=job.copies,
+                **({"not_pinned": self._not_pinned} if self._not_pinned else {}),
             )  # fmt: skip
 
     def _manifest(self, job: Job, name: str, kinds: Sequence[str], files: Mapping[str, FileEntry]) -> Manifest:
