@@ -102,7 +102,7 @@ def _trained(rank: PhaseRank, seed: int) -> tuple[Trainer, Outcome]:
 
 
 def _free_memory() -> None:
-    """Give back what a training had that is over: DeepSpeed's engine refers to itself, and would stay beside the next."""
+    """Give back what a training had that is over: DeepSpeed's engine refers to itself, and would stay for long."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

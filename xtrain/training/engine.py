@@ -35,6 +35,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 IMPORTING = "torch_autocast"  # imports whatever modules it names
 # Keys of a DeepSpeed file that belong to the study, with the key that sets each there.
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the same, by its older and its newer name
 OWNED_KEYS = {
     "train_batch_size": "recipe.*.batch_size",
     "train_micro_batch_size_per_gpu": "engine.tokens_per_micro_batch",
@@ -128,6 +129,8 @@ def initialize_ranks(
 
     Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
     """
+    if not any(name in os.environ for name in ALLOCATOR):  # read when the first tensor is made on a GPU
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"  # batches differ in size at every step
     cuda = torch.cuda.is_available()
     device = torch.device("cpu")
     if cuda:
