@@ -7,6 +7,7 @@ import importlib
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from xtrain.files import read_json
 from xtrain.model import PhaseModel
 from xtrain.study import Engine as EngineSettings
 from xtrain.study import Recipe
+from xtrain.training.device_settings import let_memory_grow, use_exact_products
 from xtrain.training.optimizer import build_optimizer
 from xtrain.training.pieces import ZeroState
 
@@ -35,7 +37,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 IMPORTING = "torch_autocast"  # imports whatever modules it names
 # Keys of a DeepSpeed file that belong to the study, with the key that sets each there.
-ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the same, by its older and its newer name
 OWNED_KEYS = {
     "train_batch_size": "recipe.*.batch_size",
     "train_micro_batch_size_per_gpu": "engine.tokens_per_micro_batch",
@@ -129,8 +130,10 @@ def initialize_ranks(
 
     Evaluation (not ``training``) needs no DeepSpeed, whose import takes longer than a small evaluation.
     """
-    if not any(name in os.environ for name in ALLOCATOR):  # read when the first tensor is made on a GPU
-        os.environ[ALLOCATOR[0]] = "expandable_segments:True"  # batches differ in size at every step
+    let_memory_grow()
+    for line in use_exact_products():
+        if ranks.is_first:
+            print(f"note: {line}", file=sys.stderr, flush=True)
     cuda = torch.cuda.is_available()
     device = torch.device("cpu")
     if cuda:
