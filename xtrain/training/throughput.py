@@ -7,8 +7,21 @@ from dataclasses import dataclass, field
 
 import torch
 
-# Dense bf16 peak of a device in FLOP/s, by a part of its name (vendors' data sheets). Unknown devices: n/a.
-DENSE_BF16_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12}
+# Dense bf16 peak of a device in FLOP/s, by words of its name (vendors' data sheets, without sparsity). The first whose
+# words are all there counts: cards of one chip differ in power, and so in rate. Others have none rather than a guess.
+DENSE_BF16_PEAK = (
+    ("B200", 2250e12),
+    ("GH200", 989e12),
+    ("H200 NVL", 835e12),
+    ("H200", 989e12),
+    ("H100 NVL", 835e12),
+    ("H100 PCIe", 756e12),
+    ("H100 80GB HBM3", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
+    ("MI300X", 1307e12),
+)
 
 
 def training_flops(
@@ -27,8 +40,15 @@ def device_peak() -> float | None:
     """The dense bf16 peak of this rank's device in FLOP/s, or None where it is not known."""
     if not torch.cuda.is_available():
         return None
-    name = torch.cuda.get_device_name()
-    return next((peak for part, peak in DENSE_BF16_PEAK.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name())
+
+
+def peak_of(name: str) -> float | None:
+    """The same for a device of this name, such as ``NVIDIA H100 PCIe``; parts of a card (MIG) have none."""
+    words = name.replace("-", " ").split()
+    if "MIG" in words:
+        return None
+    return next((peak for wanted, peak in DENSE_BF16_PEAK if set(wanted.split()) <= set(words)), None)
 
 
 @dataclass
