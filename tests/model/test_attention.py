@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,11 +100,13 @@ def test_every_token_has_one_slot(lengths: list[int], first: bool) -> None:
 
 def test_buckets_save_padding_where_it_pays() -> None:
     lengths = np.array([500] * 4 + [20] * 60)
-    cut = attention._cut(lengths, 12)
+    cut = attention._cut(lengths, 12, None)
     assert sorted(np.concatenate(cut).tolist()) == list(range(64))
     assert all(len({int(n) for n in lengths[part]}) == 1 for part in cut)
-    assert len(attention._cut(np.array([40, 44, 47]), 12)) == 1
-    assert max(len(part) for part in attention._cut(np.full(1000, 512), 16)) * 16 * 512**2 <= attention._LARGEST * 2
+    assert len(attention._cut(np.array([40, 44, 47]), 12, None)) == 1
+    many, most = np.full(1000, 512), attention._LARGEST
+    assert max(len(part) for part in attention._cut(many, 16, most)) * 16 * 512**2 <= most * 2
+    assert len(attention._cut(many, 16, None)) == 1
 
 
 def test_large_buckets_are_cut_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +120,34 @@ def test_large_buckets_are_cut_and_nothing_changes(monkeypatch: pytest.MonkeyPat
     assert torch.allclose(*results, atol=1e-5)
 
 
+def test_only_a_cpu_has_its_scores_cut_to_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, cut = [], attention._cut
+
+    def noted(lengths: attention.Sequences, num_heads: int, largest: int | None) -> list[attention.Sequences]:
+        seen.append(largest)
+        return cut(lengths, num_heads, largest)
+
+    monkeypatch.setattr(attention, "_cut", noted)
+    batch = make_batch([30, 31])
+    padded_plan(batch, 2, torch.float32)
+    with contextlib.suppress(NotImplementedError):  # meta tensors have no values to look for
+        padded_plan(replace(batch, input_ids=batch.input_ids.to("meta")), 2, torch.float32)
+    assert seen == [attention._LARGEST, None]
+
+
+@pytest.mark.parametrize(
+    ("head_size", "capability", "serves"),
+    [(64, (8, 0), True), (64, (7, 5), False), (60, (9, 0), False), (192, (9, 0), True), (256, (8, 6), False)],
+)
+def test_flash_attention_takes_whole_vectors(
+    monkeypatch: pytest.MonkeyPatch, head_size: int, capability: tuple[int, int], serves: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert attention.flash_serves(torch.device("cuda"), torch.bfloat16, head_size) is serves
+    assert not attention.flash_serves(torch.device("cuda"), torch.float32, head_size)
+
+
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with flash attention")
 def test_flash_agrees_with_padded_rows() -> None:
     reference = make_reference(hidden=64, heads=2)

@@ -6,6 +6,7 @@ bucket, Q queries and L keys of a sequence in a bucket.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +19,8 @@ from xtrain.model.dropout import DropoutKeys, keep_mask, keep_scale, masked
 
 _MULTIPLE = 16  # bucket lengths are rounded up to whole vectors: odd ones make softmax and bmm slower
 _BUCKET_COST = 100_000  # what one more bucket costs in calls, in score elements (about 0.25 ms a layer)
-_LARGEST = 2**21  # score elements handled at once: what is written is read again while it is in cache
+_LARGEST = 2**21  # score elements that a CPU handles at once: what is written is read again while it is in cache
+_MOST_IN_A_HEAD = 192  # flash attention takes 256, not on every card in the backward pass with dropout
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,11 @@ class AttentionDropout:
     site: int = 0
 
 
-def flash_serves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's flash attention takes ``dtype`` on ``device``: Ampere or newer, 16 bits."""
+def flash_serves(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether flash attention takes heads of ``dtype`` on ``device``: Ampere or newer, 16 bits, whole vectors."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if head_size % 8 or head_size > _MOST_IN_A_HEAD:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
@@ -93,7 +97,7 @@ def padded_plan(batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_on
     device = batch.input_ids.device
     cu = batch.cu_seqlens.cpu().numpy().astype(np.int64)
     starts, lengths = cu[:-1], np.diff(cu)
-    parts = _cut(lengths, num_heads)
+    parts = _cut(lengths, num_heads, _LARGEST if device.type == "cpu" else None)
     tokens = int(cu[-1])
     key_slots = query_slots = _slots(parts, starts, lengths, tokens)
     if first_only:
@@ -121,8 +125,11 @@ def padded_plan(batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_on
 Sequences = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def _cut(lengths: Sequences, num_heads: int) -> list[Sequences]:
-    """The sequences (their numbers) in buckets: least padding plus cost of calls, by dynamic programming."""
+def _cut(lengths: Sequences, num_heads: int, largest: int | None) -> list[Sequences]:
+    """The sequences (their numbers) in buckets: least padding plus cost of calls, by dynamic programming.
+
+    A bucket has at most ``largest`` score elements where it can.
+    """
     order = np.argsort(lengths, kind="stable")
     rounded = -(-lengths[order] // _MULTIPLE) * _MULTIPLE
     sizes, counts = np.unique(rounded, return_counts=True)  # (U,) at most 32 for 512 tokens
@@ -137,7 +144,7 @@ def _cut(lengths: Sequences, num_heads: int) -> list[Sequences]:
     end = len(sizes)
     while end > 0:
         bucket = order[ends[cut_at[end]] : ends[end]]
-        most = max(1, _LARGEST // (num_heads * int(sizes[end - 1]) ** 2))
+        most = max(1, (largest or sys.maxsize) // (num_heads * int(sizes[end - 1]) ** 2))
         parts.extend(np.array_split(bucket, -(-len(bucket) // most)))
         end = cut_at[end]
     return parts

@@ -124,7 +124,8 @@ class Encoder(nn.Module):
 
     def _flash(self, batch: PackedBatch) -> bool:
         weight = self.model.embeddings.LayerNorm.weight
-        return flash_serves(batch.input_ids.device, weight.dtype)
+        head_size = self.hidden_size // int(self.config.num_attention_heads)
+        return flash_serves(batch.input_ids.device, weight.dtype, head_size)
 
     def _plan(self, batch: PackedBatch, first_only: bool = False) -> PaddedPlan | FlashPlan:
         if self._flash(batch):
