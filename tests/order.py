@@ -51,6 +51,7 @@ SLOW = (
     "test_fence",
     "test_hangs",
     "test_preempt",
+    "test_buckets",
     "test_kills",
     "test_killed_savers",
     "test_disk",

@@ -69,8 +69,8 @@ class Recipe:
 class Engine:
     """How the work is cut and computed; only ``precision`` changes the result beyond float order."""
 
-    ds_config: str = "zero2"
-    """A file of ``ds_configs/`` by its name, or a path to a DeepSpeed JSON file."""
+    ds_config: str = "zero1"
+    """A file of ``ds_configs/`` by its name (its README says which to choose), or a path to a DeepSpeed JSON file."""
     precision: str = field(default="bf16", metadata=limits(choices=("bf16", "fp16", "fp32")))
     tokens_per_micro_batch: int = field(default=8192, metadata=limits(minimum=16))
     """Tokens a rank takes at once; smaller needs less memory, larger is faster."""

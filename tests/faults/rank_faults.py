@@ -237,12 +237,17 @@ def collapse(rank: int, step: int, seed: int) -> None:
     """The training from ``seed`` is found to have collapsed after ``step`` steps; none is there beside another."""
     run, check, made = Trainer.run, Health.check, TrainEngine.__init__
     seeds: list[int] = []
-    engines: list[weakref.ref[TrainEngine]] = []
+    before: list[tuple[weakref.ref[TrainEngine], weakref.ref[Any]]] = []
 
     def make(self: TrainEngine, *arguments: Any) -> None:
-        assert not [engine for engine in engines if engine() is not None], "the memory of two"
+        for engine, model in before:
+            assert engine() is None, "two engines"
+            left = (
+                [] if model() is None else [tensor for p in model().parameters() for tensor in (p, *vars(p).values())]
+            )
+            assert not sum(one.numel() for one in left if isinstance(one, Tensor)), "the weights of two"
         made(self, *arguments)
-        engines.extend([weakref.ref(self), weakref.ref(self.model)])
+        before.append((weakref.ref(self), weakref.ref(self.model)))
 
     def noted(self: Trainer) -> Outcome:
         seeds[:] = [self.seed]

@@ -31,6 +31,7 @@ CASES = [
     *(case(f"fp32-{stage}", stage) for stage in range(4)),
     *(case(f"bf16-{stage}", stage, "bf16") for stage in range(4)),
     *(case(f"cut-{stage}", stage, tokens=CUT) for stage in range(4)),
+    *(case(f"bf16-cut-{stage}", stage, "bf16", tokens=CUT) for stage in range(1, 4)),
     case("dropout", 2, dropout=0.1),
     case("dropout-cut", 2, tokens=CUT, dropout=0.1),
     *(case(f"contrast-{stage}", stage, dropout=0.1, tasks="pairs") for stage in (2, 3)),
@@ -103,6 +104,14 @@ def test_bf16_follows_fp32_in_every_stage(results: dict[int, Any], stage: int, w
     found = results[world_size][f"bf16-{stage}"]
     assert found["losses"] == pytest.approx(results[1]["fp32-0"]["losses"], abs=0.02)
     assert found["losses"] != results[1]["fp32-0"]["losses"]
+
+
+@pytest.mark.parametrize("stage", range(1, 4))
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_micro_batches_are_summed_in_fp32_in_bf16_too(results: dict[int, Any], stage: int, world_size: int) -> None:
+    whole, found = results[world_size][f"bf16-{stage}"], results[world_size][f"bf16-cut-{stage}"]
+    assert min(found["micro_steps"]) > 1
+    assert found["norms"][0] == pytest.approx(whole["norms"][0], rel=1e-3)
 
 
 def test_four_ranks_agree(results: dict[int, Any]) -> None:

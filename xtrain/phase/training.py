@@ -98,7 +98,11 @@ def _look_at_disk(rank: PhaseRank) -> None:
 def _trained(rank: PhaseRank, seed: int) -> tuple[Trainer, Outcome]:
     trainer = _trainer(rank, seed)
     rank.observer.expect_progress(f"train {rank.phase.name}", trainer.plan.num_steps, "step")
-    return trainer, trainer.run()
+    try:
+        return trainer, trainer.run()
+    except Collapsed:
+        trainer.engine.close()
+        raise
 
 
 def _free_memory() -> None:

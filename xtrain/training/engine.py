@@ -92,6 +92,9 @@ def resolve_ds_config(settings: EngineSettings, folder: Path, max_grad_norm: flo
             f"ZeRO stage 0 in {settings.precision} runs as stage 1: DeepSpeed's stage 0 updates rounded weights "
             "there; stage 1 keeps them in fp32 and gives the numbers that stage 0 should"
         )
+    if settings.precision == "bf16":
+        # else one gradient of many micro-batches is rounded at each, to 8 bits
+        config["data_types"] = {"grad_accum_dtype": "fp32", **config.get("data_types", {})}
     if settings.precision != "fp32":
         config[settings.precision] = {**config.get(settings.precision, {}), "enabled": True}
     config |= {
@@ -142,7 +145,8 @@ def initialize_ranks(
         torch.cuda.set_device(device)
     ranks.export(device.index)
     backend = "nccl" if cuda else "gloo"
-    join(ranks, backend, stop=stop, collective_seconds=collective_seconds)
+    gpu = str(torch.cuda.get_device_properties(device).uuid) if cuda else ""
+    join(ranks, backend, stop=stop, collective_seconds=collective_seconds, gpu=gpu)
     if not training:
         return device
     if not cuda:
@@ -186,6 +190,27 @@ def _without_compiler(kind: type) -> None:
             plain.__dynamo_disable = plain  # type: ignore[attr-defined]
 
 
+@contextlib.contextmanager
+def _sharded_in_stage_1() -> Iterator[None]:
+    """Inside, DeepSpeed takes the same optimizer for stage 1 as for stage 2, where bf16 accumulates in fp32, too.
+
+    Left to itself it takes another one there (``BF16_Optimizer``), whose state is laid out differently.
+    """
+    from deepspeed.runtime import engine
+
+    whole = engine.DeepSpeedEngine._do_optimizer_sanity_check
+
+    def check(self: Any, optimizer: Any) -> Any:
+        found = whole(self, optimizer)
+        return engine.ZERO_OPTIMIZATION if found == engine.BFLOAT16 and self.zero_optimization() else found
+
+    engine.DeepSpeedEngine._do_optimizer_sanity_check = check
+    try:
+        yield
+    finally:
+        engine.DeepSpeedEngine._do_optimizer_sanity_check = whole
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What an optimizer step did."""
@@ -206,7 +231,8 @@ class TrainEngine:
         if "torch" in self.choices["optimizer"]:
             config = {**config, "zero_force_ds_cpu_optimizer": False}
         try:
-            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
+            with _sharded_in_stage_1():
+                self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
         except ValueError as error:
             if "not supported on your device" not in str(error):
                 raise
@@ -225,6 +251,19 @@ class TrainEngine:
         """What a checkpoint holds of weights and optimizer."""
         self._world_size = torch.distributed.get_world_size()
         self.device = device
+
+    def close(self) -> None:
+        """Give back the memory of weights, gradients and optimizer; nothing may be called after it.
+
+        Stage 3 remembers modules by its classes, so that they are never collected: their tensors are emptied.
+        """
+        module = self.model
+        self._engine.destroy()
+        for parameter in module.parameters():
+            parameter.grad = None
+            parameter.data = parameter.new_empty(0)
+            if hasattr(parameter, "ds_tensor"):
+                parameter.ds_tensor.data = parameter.new_empty(0)
 
     @property
     def model(self) -> nn.Module:
