@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xtrain.errors import EXIT_USER
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent  # where the package, train.py and ds_configs/ stand
 _OLDEST = (3, 11)
 _FORGIVING = ("replace", "backslashreplace", "xmlcharrefreplace", "namereplace", "ignore")
 _SETTING = re.compile(r"[\w.\"'-]+=")

@@ -48,6 +48,7 @@ from xtrain.phase.rank import PhaseRank
 from xtrain.phase.shared_folder import check_present, check_shared
 from xtrain.phase.training import train_phase
 from xtrain.run_directory import RunDirectory
+from xtrain.source import source_version
 from xtrain.training.agreement import Agreement
 from xtrain.training.attempts import TrainingFailed
 from xtrain.training.engine import initialize_ranks
@@ -257,6 +258,7 @@ def describe_environment(ranks: Ranks, device: torch.device) -> dict[str, Any]:
     """Versions, device and ranks, for ``environment.json`` and the start event."""
     return {
         "xtrain": xtrain.__version__,
+        **source_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "deepspeed": version("deepspeed"),

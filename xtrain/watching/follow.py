@@ -13,14 +13,17 @@ from xtrain.watching.state import IN_QUEUE, NO_RESULT, RUNNING, TO_DO, UNKNOWN
 from xtrain.watching.studies import look
 from xtrain.watching.table import say, show, study_table
 
-EVERY_SECONDS = 3.0
+EVERY_SECONDS = 3.0  # where there is no scheduler
+ASK_SECONDS, LONGEST_SECONDS = 30.0, 120.0  # of SLURM, longer from time to time: everybody asks the one controller
 PATIENCE_SECONDS = 10.0  # for the queue: nobody waits for this screen
 SAY_SECONDS = 60.0  # between lines about what runs, in a log
 STARTING_SECONDS = 30.0  # a queue on this machine needs a moment before its first job shows
 
 
-def follow(out: Path, graph: JobGraph, console: Console, every_seconds: float = EVERY_SECONDS) -> bool:
+def follow(out: Path, graph: JobGraph, console: Console, every_seconds: float | None = None) -> bool:
     """Show the study's jobs until none is in the queue any more; whether any has no result."""
+    asks = graph.profile.get("scheduler") == "slurm"
+    pause = every_seconds or (ASK_SECONDS if asks else EVERY_SECONDS)
     before: dict[str, str] = {}
     began = said = time.monotonic()
     with Live(console=console, auto_refresh=False) if console.is_terminal else _Nothing() as live:
@@ -39,12 +42,15 @@ def follow(out: Path, graph: JobGraph, console: Console, every_seconds: float = 
                         if one.state == RUNNING and one.step is not None:
                             of = f" of {one.planned_steps:,}" if one.planned_steps else ""
                             say(console, f"{one.node.job_name}: {one.step:,}{of} {one.unit}")
-            before = {one.node.hash: one.state for one in states}
+            now = {one.node.hash: one.state for one in states}
+            if asks and not every_seconds:
+                pause = ASK_SECONDS if now != before else min(1.2 * pause, LONGEST_SECONDS)
+            before = now
             going_on = {*IN_QUEUE, UNKNOWN} & set(before.values())
             starting = TO_DO in before.values() and time.monotonic() - began < STARTING_SECONDS
             if not going_on and not starting:
                 break
-            time.sleep(every_seconds)
+            time.sleep(pause)
     show([observed], console)
     return any(one.state in (*NO_RESULT, TO_DO) for one in states)
 
