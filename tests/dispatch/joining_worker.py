@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -19,7 +20,7 @@ def main() -> None:
     with Signals(()) as signals:
         print("ready", flush=True)
         try:
-            join(ranks, stop=lambda: signals.name)
+            join(ranks, stop=lambda: signals.name, gpu=os.environ.get("GPU", ""))
         except StoppedWaiting as stopped:
             print(stopped, file=sys.stderr, flush=True)
             leave(EXIT_PREEMPTED)

@@ -24,6 +24,7 @@ from xtrain.errors import EXIT_INTERRUPTED, EXIT_OURS, EXIT_PREEMPTED, EXIT_USER
 
 WORKER = Path(__file__).with_name("joining_worker.py")
 AGENT = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "x", "GROUP_RANK": "1"}  # inherited
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "PMI_RANK": "3"}
 
 
@@ -78,7 +79,11 @@ def end_all() -> Ended:
         cases["interrupted"] = started(place(1, closed))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         cases["torchrun"] = started({GLOO: "ib7"}, *torchrun)
-        for name, variables in {"local": {}, "local interface": {GLOO: "ib7"}}.items():
+        for name, variables in {
+            "local": {},
+            "local interface": {GLOO: "ib7"},
+            "local gpu": {"GPU": "GPU-8a1f"},
+        }.items():
             with LocalRanks(2) as ours:
                 for rank in (0, 1):
                     environment = ours.environment(rank, {**os.environ, **AGENT, **STEP, **variables})
@@ -117,6 +122,8 @@ def test_what_the_shell_has_inherited_keeps_nobody_from_meeting(ended: Ended) ->
         ("interface", GLOO, "'ib7': no such network interface on"),
         ("local interface 0", GLOO, "'ib7': no such network interface on"),
         ("local interface 1", GLOO, "'ib7': no such network interface on"),
+        ("local gpu 0", VISIBLE, "several ranks see the same GPU (GPU-8a1f) and no other"),
+        ("local gpu 1", VISIBLE, "several ranks see the same GPU (GPU-8a1f) and no other"),
         ("unresolved", "MASTER_ADDR", "'no-such-host.invalid' (MASTER_PORT"),
         ("taken", "MASTER_PORT", "is taken by another program on"),
         ("foreign", "MASTER_ADDR", "another program answers there, or rank 0 has ended"),

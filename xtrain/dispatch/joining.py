@@ -107,11 +107,13 @@ def join(
     stop: Callable[[], str] = str,
     patience: float | None = None,
     collective_seconds: float | None = None,
+    gpu: str = "",
 ) -> None:
     """Meet the other ranks and form the default process group; only inside of :func:`run_rank`.
 
     ``patience`` is how many seconds others may take to come, by default as long as is right for the launcher, and
     ``collective_seconds`` how long a collective of this group, or of one made later, may take (torch's by default).
+    ``gpu`` is what no other GPU is called, where this rank has one: no other rank may have it.
     Raises :class:`NotMet` where the ranks do not meet, and :class:`StoppedWaiting` upon a signal that comes meanwhile.
     """
     check_is_rank()
@@ -127,6 +129,7 @@ def join(
         store: Store = HashStore()
     else:
         store = _open(ranks, waiting, patience)
+        problem = problem or _taken(store, gpu)
         _come(store, ranks, waiting, problem, patience or _patience(ranks, COME_SECONDS))
 
     def form() -> None:
@@ -349,6 +352,20 @@ def _refuse(store: Store, ranks: Ranks, waiting: Waiting) -> None:
     if said:  # the launcher ends the others when the first has ended: let it be the one that says why
         time.sleep(2.0)
     raise NotMet(Problem(where, what, allowed, remedy), said=said)
+
+
+def _taken(store: Store, gpu: str) -> Problem | None:
+    """That another rank has this one's GPU, which NCCL would refuse in its own words, or each slow down the other."""
+    if not gpu or store.add(f"ranks on GPU {gpu}", 1) == 1:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    is_set = "is not set" if visible is None else f"is {visible!r}"
+    return Problem(
+        "environment: CUDA_VISIBLE_DEVICES",
+        f"{is_set} on {socket.gethostname()}: several ranks see the same GPU ({gpu}) and no other",
+        "a GPU for each rank, its own; or as many GPUs as ranks on the node, all visible to each of them",
+        "start one rank a GPU, or ask for more GPUs",
+    )
 
 
 def _wrong_interface(variable: str) -> Problem | None:
