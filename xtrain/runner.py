@@ -244,7 +244,9 @@ def job_graph(job: Job, profile: Mapping[str, Any], *, around: bool) -> JobGraph
     nodes = [first] if around else []
     for phase in graph.phases.values():
         parents = (phase.parent,) if phase.parent else (first.hash,) if around else ()
-        nodes.append(JobNode(phase.hash, phase.kind, phase.name, _job_name(title, phase), phase.folder, parents))
+        batch = 0 if phase.kind == EVALUATE else phase.recipe.batch_size
+        name = _job_name(title, phase)
+        nodes.append(JobNode(phase.hash, phase.kind, phase.name, name, phase.folder, parents, batch))
     if around:
         others = tuple(node.hash for node in nodes[1:])
         key = f"{REPORT}-{whole}"

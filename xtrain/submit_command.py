@@ -38,7 +38,6 @@ from xtrain.submitting import (
     SUBMIT,
     Decision,
     Plan,
-    clusters_folder,
     held_for_submitting,
     plan_submission,
     plan_unseen,
@@ -49,7 +48,7 @@ from xtrain.tasks import catalog
 from xtrain.tracking import Progress
 
 STYLES = {DONE: "green", JOINED: "cyan", SUBMIT: "bold", FAILED: "red", LEFT_OUT: "red", LATER: "yellow"}
-FOLLOW_SECONDS = 5.0
+FEW = 4  # examples of a batch for a GPU: with fewer it waits for its kernels' launches, about 1,000 a micro-batch
 LOGIN_NODE_CORES = 4  # that a check of data may take there
 
 
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _submit(options: SubmitOptions) -> int:
     console = new_console()
-    profile = load_profile(options.cluster, clusters_folder())
+    profile = load_profile(options.cluster)
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
     study = options.study
     mapping = resolved(study.study, overrides=study.settings, variant=study.variant)
@@ -134,6 +133,8 @@ def print_plan(plan: Plan, console: Console, *, dry: bool) -> None:
     for bad in bad_nodes(plan.out):
         said = f"not on {bad.node}: {bad.reason} (delete {plan.out / MEMORY} to use it again)"
         console.print(said, style="yellow", highlight=False, soft_wrap=True)
+    for line in too_small(plan):
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
     counts = Counter(decision.what for decision in plan.decisions)
     parts = [f"{counts[what]} {_word(what, dry)}" for what in STYLES if counts[what]]
     running = "1 at a time" if profile.limits.running == 1 else f"at most {profile.limits.running} at a time"
@@ -146,7 +147,7 @@ def _word(what: str, dry: bool) -> str:
 
 
 def _row(plan: Plan, decision: Decision) -> list[str]:
-    node, asked = decision.node, plan.profile.resources(decision.node.kind)
+    node, asked = decision.node, plan.profile.resources(decision.node.kind, decision.node.batch)
     place = plan.placements.get(node.hash)
     lane = str(place.lane + 1) if place else str(decision.lane + 1) if decision.lane >= 0 else ""
     parents = [plan.graph.by_hash[parent] for parent in node.parents]
@@ -161,13 +162,29 @@ def _row(plan: Plan, decision: Decision) -> list[str]:
     return [what, node.job_name, starts, lane, f"{counted(asked.nodes, 'node')}{gpus}", hours]
 
 
+def too_small(plan: Plan) -> list[str]:
+    """A line for each kind of phase and size of its batches that leaves a GPU next to nothing to do."""
+    found: Counter[tuple[str, int, int]] = Counter()
+    for decision in plan.of(SUBMIT, LATER):
+        node = decision.node
+        asked = plan.profile.resources(node.kind, node.batch)
+        if node.batch and asked.gpus_per_node and node.batch < FEW * asked.num_ranks > FEW:
+            found[node.kind, node.batch, asked.num_ranks] += 1
+    return [
+        f"{counted(number, f'{kind} phase')}: batches of {counted(batch, 'example')} on {counted(ranks, 'GPU')} leave "
+        f"{batch / ranks:.3g} to each, and launching kernels takes longer than running them; "
+        f"examples_per_rank = {FEW} in [job.{kind}] asks for fewer, and more phases run side by side"
+        for (kind, batch, ranks), number in found.items()
+    ]
+
+
 def _hours(hours: float) -> str:
     return f"{hours:g} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours else "no limit"
 
 
 def cost(plan: Plan) -> str:
     """What the new jobs, and those that are left for later, cost if each uses all of its time: an upper bound."""
-    asked = [plan.profile.resources(decision.node.kind) for decision in plan.of(SUBMIT, LATER)]
+    asked = [plan.profile.resources(decision.node.kind, decision.node.batch) for decision in plan.of(SUBMIT, LATER)]
     gpu = sum(resources.gpu_hours for resources in asked)
     cpu = sum(resources.cpu_hours for resources in asked if not resources.gpus_per_node)
     prices = plan.profile.cost
@@ -202,8 +219,8 @@ def _script(plan: Plan, node: JobNode, names: dict[str, str]) -> str:
     folder = JobFolder(node.run(plan.out))
     command = JobSpec.of(plan.graph, node, plan.profile, plan.out).command()
     return script_text(
-        plan.profile, node.kind, command, job_name=node.job_name, logs=folder.submitit, dependency=dependency,
-        comment=job_comment(folder, node),
+        plan.profile, node.kind, command, batch=node.batch, job_name=node.job_name, logs=folder.submitit,
+        dependency=dependency, comment=job_comment(folder, node),
     )  # fmt: skip
 
 

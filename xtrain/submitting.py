@@ -17,16 +17,11 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit_job
 from xtrain.errors import Problem, UserError, counted, raise_if_any
 from xtrain.files import content_hash, read_json, write_text
-from xtrain.runner import PROJECT, Job, job_graph, job_title, lost_encoders
+from xtrain.runner import Job, job_graph, job_title, lost_encoders
 from xtrain.study import Study
 
 # What becomes of a job upon submission.
 DONE, JOINED, SUBMIT, FAILED, LEFT_OUT, LATER = "done", "joined", "submit", "failed", "left out", "later"
-
-
-def clusters_folder() -> Path:
-    """Where the project's profiles lie."""
-    return PROJECT / "slurm" / "clusters"
 
 
 def held_for_submitting(out: Path, patience_seconds: float = 0.0) -> contextlib.AbstractContextManager[None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import submitit
 
 from xtrain.dispatch.batch_script import (
     cache_folder,
+    helper_command,
     job_scratch,
     overruling_variables,
     rank_environment,
@@ -21,8 +24,10 @@ from xtrain.dispatch.batch_script import (
     submitit_parameters,
     warning_seconds,
 )
-from xtrain.dispatch.cluster import KINDS, Profile, load_profile
+from xtrain.dispatch.cluster import KINDS, TRAINING, Profile, load_profile
 from xtrain.errors import UserError
+from xtrain.study import Recipe
+from xtrain.tasks import catalog
 
 PROFILES = Path(__file__).parents[2] / "slurm" / "clusters"
 JOB: dict[str, Any] = {"time_limit": "04:00:00", "nodes": 2, "gpus_per_node": 4, "gpu_type": "h100", "cpus_per_task": 6}
@@ -214,9 +219,34 @@ def test_each_rank_sees_its_own_gpu() -> None:
     assert not [option for option in cpu if "gpu" in option]
 
 
-def test_ranks_without_a_number_of_cpus_are_not_bound_to_one() -> None:
-    line = srun_command(Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 60}}), "target", Path("/o"))
-    assert "--cpu-bind=none" in line
+def test_ranks_without_a_number_of_cpus_share_what_the_node_gives() -> None:
+    free = Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 60, "tasks_per_node": 4}})
+    line = srun_command(free, "target", Path("/o"), environment={"SLURM_CPUS_ON_NODE": "64"})
+    assert {"--cpus-per-task=16", "--cpu-bind=none"} < set(line)
+
+
+def test_what_runs_beside_the_ranks_waits_for_nothing_and_takes_one_cpu() -> None:
+    line = helper_command(3)
+    assert {"--ntasks=3", "--cpus-per-task=1", "--overlap", "--mpi=none", "--input=none"} < set(line)
+
+
+@pytest.mark.parametrize("ranks", [16, 8, 3, 0])
+@pytest.mark.parametrize("name", ["h100", "a100"])
+def test_every_recipe_has_a_script_whatever_the_ranks(name: str, ranks: int) -> None:
+    """0: as many as the profile gives to batches of that size."""
+    read = load_profile(name, PROFILES)
+    if ranks:
+        whole = {"nodes": max(1, ranks // 8), "gpus_per_node": min(ranks, 8), "examples_per_rank": 0}
+        read = replace(read, job={**read.job, "intermediate": whole, "target": whole})
+    sizes = {Recipe(**spec.recipe).batch_size for spec in catalog.load().values()}
+    assert sizes >= {4, 8, 24, 32}
+    for kind, batch in itertools.product(TRAINING, sizes):
+        asked = read.resources(kind, batch)
+        assert asked.num_ranks == ranks or (not ranks and 4 * asked.num_ranks <= max(4, batch))
+        found = options(read, kind, batch=batch)
+        line = srun_command(read, kind, Path("/out"), batch=batch)
+        assert int(found["nodes"]) * int(found["ntasks-per-node"]) == asked.num_ranks
+        assert f"--ntasks={asked.num_ranks}" in line
 
 
 CONTAINER = {"image": "/images/x.sqsh", "mounts": ["/data", "/a:/b:ro"]}
@@ -231,11 +261,21 @@ def test_in_a_container_of_srun() -> None:
     assert read.rank_python == "python3"
 
 
-def test_in_apptainer() -> None:
-    read = profile(container={**CONTAINER, "runtime": "apptainer"}, storage={"scratch": "/local", "cache": "/cache"})
+def test_what_sites_want_in_a_script() -> None:
+    found = options(profile({"memory_gib_per_cpu": 3.5, "comment": "project 7"}), comment="xtrain abc")
+    assert found["mem-per-cpu"] == "3584M"
+    assert "mem" not in found
+    assert found["comment"] == "'project 7 xtrain abc'"
+    lines = setup_lines(profile(environment={"purge_modules": True, "modules": ["cuda"]}))
+    assert lines.index("module purge") < next(n for n, line in enumerate(lines) if line.startswith("module load cuda"))
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "singularity"])
+def test_in_apptainer(runtime: str) -> None:
+    read = profile(container={**CONTAINER, "runtime": runtime}, storage={"scratch": "/local", "cache": "/cache"})
     line = srun_command(read, "target", Path("/out/run"))
-    start = line.index("apptainer")
-    assert line[start : start + 3] == ["apptainer", "exec", "--nv"]
+    start = line.index(runtime)
+    assert line[start : start + 3] == [runtime, "exec", "--nv"]
     assert line[-1] == "/images/x.sqsh"
     assert "--nv" not in srun_command(read, "prepare", Path("/out/run"))
 

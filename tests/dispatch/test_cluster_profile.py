@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from xtrain.dispatch import cluster
 from xtrain.dispatch.cluster import KINDS, Profile, lead_for, load_profile, parse_time
 from xtrain.errors import UserError
 
@@ -47,6 +48,20 @@ def test_the_h100_example_has_a_rank_a_gpu() -> None:
     assert read.resources("target").num_ranks == 8
     assert read.resources("target").gpu_hours == 64
     assert read.resources("prepare").num_ranks == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "nodes", "gpus", "memory"),
+    [(0, 2, 8, 800), (64, 2, 8, 800), (63, 1, 8, 800), (24, 1, 6, 600), (8, 1, 2, 200), (4, 1, 1, 100), (2, 1, 1, 100)],
+)
+def test_small_phases_ask_for_what_they_can_use(batch: int, nodes: int, gpus: int, memory: float) -> None:
+    asked = profile(**job(nodes=2, memory_gib=800, examples_per_rank=4)).resources("target", batch)
+    assert (asked.nodes, asked.gpus_per_node, asked.memory_gib) == (nodes, gpus, memory)
+    assert asked.num_ranks == nodes * gpus
+    whole = profile(**job(nodes=2)).resources("target", batch)
+    assert whole.num_ranks == 16, "unless the profile says otherwise"
+    cpus = Profile.from_mapping({"scheduler": "local", "job": {"tasks_per_node": 8, "examples_per_rank": 4}})
+    assert cpus.resources("target", batch).num_ranks == gpus
 
 
 def test_kinds_override_key_by_key() -> None:
@@ -113,6 +128,25 @@ def test_a_name_is_looked_up(tmp_path: Path) -> None:
         load_profile("mime", tmp_path)
     with pytest.raises(UserError, match="no such file"):
         load_profile("./mine.toml", tmp_path)
+
+
+def test_profiles_of_the_user_and_of_the_site_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, sites = tmp_path / "mine", tmp_path / "site"
+    for folder, name, ranks in ((mine, "gpu", 2), (sites, "gpu", 3), (sites, "h100", 4)):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.toml").write_text(f'scheduler = "local"\n[job]\ntasks_per_node = {ranks}\n')
+    monkeypatch.setattr(cluster, "SITE_WIDE", sites)
+    monkeypatch.setenv("XTRAIN_CLUSTERS", f"{tmp_path}/none:{mine}")
+    found = {name: load_profile(name) for name in ("gpu", "h100", "a100")}
+    assert {name: one.resources("target").num_ranks for name, one in found.items()} == {"gpu": 2, "h100": 4, "a100": 4}
+    with pytest.raises(UserError, match=r"allowed: a100, cpu, gpu, h100, local\n"):
+        load_profile("h200x")
+
+
+def test_memory_by_node_or_by_cpu() -> None:
+    assert profile(**job(memory_gib_per_cpu=4)).resources("target").memory_gib_per_cpu == 4
+    (said,) = problems(**job(memory_gib=100, target={"memory_gib_per_cpu": 4}))
+    assert said.startswith("profile: job.target.memory_gib_per_cpu: is not allowed beside memory_gib")
 
 
 def test_all_mistakes_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,37 @@ def test_patience_with_a_controller_that_comes_back(programs: Path, monkeypatch:
     program(programs, "scontrol", f"echo $* >> {programs}/calls; {again}")
     assert slurm.requeue("5", patience_seconds=600) == Reply(True)
     assert (programs / "calls").read_text("utf-8") == "requeue 5\n" * 3
+
+
+PASSING = [
+    "scontrol: error: If munged is up, restart with --num-threads=10",
+    'error: Munge encode failed: Failed to access "/run/munge/munge.socket.2": No such file or directory',
+    "slurm_update error: Protocol authentication error",
+    "sbatch: error: Batch job submission failed: Invalid authentication credential",
+    "Rate limit exceeded, please retry", "slurm_load_jobs error: Transport endpoint is not connected",
+    "error: Unable to contact slurm controller (connect failure)", "Socket timed out on send/recv operation",
+    "Slurm temporarily unable to accept job", "I/O error writing script/environment to file",
+    "words that no version of SLURM has said before",
+]  # fmt: skip
+FINAL = [
+    "Requested operation is presently disabled for job 5", "Access/permission denied", "Invalid job id specified",
+    "sbatch: error: invalid partition specified: none", "sbatch: unrecognized option '--nodez=2'",
+    "Batch job submission failed: Requested node configuration is not available",
+    "User's group not permitted to use this partition", "Memory specification can not be satisfied",
+    "Job/step already completing or completed", "scontrol: No such file or directory",
+]  # fmt: skip
+
+
+def test_only_known_refusals_are_final() -> None:
+    assert [words for words in PASSING if not slurm.is_unreachable(words)] == []
+    assert [words for words in FINAL if slurm.is_unreachable(words)] == []
+
+
+def test_who_asks_again_waits_longer_each_time() -> None:
+    waits = [pause for pause, _ in zip(slurm.pauses(), range(8), strict=False)]
+    assert 4 <= waits[0] <= 5
+    assert all(later > earlier for earlier, later in itertools.pairwise(waits[:4]))
+    assert 48 <= waits[-1] <= 60
 
 
 def test_patience_ends(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from xtrain.dispatch.cluster import LOCAL, Profile, Resources
 from xtrain.dispatch.rendezvous import is_of_launcher
 from xtrain.errors import Problem, UserError
+from xtrain.starting import PROJECT as PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]  # where the package, train.py and ds_configs/ stand
 LEAVING_SECONDS = 300
 _OF_A_JOB = ("TMPDIR", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
@@ -23,6 +23,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 def submitit_parameters(
     profile: Profile,
     kind: str,
+    batch: int = 0,
     *,
     job_name: str,
     logs: Path | None = None,
@@ -32,13 +33,14 @@ def submitit_parameters(
 ) -> dict[str, Any]:
     """The parameters of submitit's executor for a job of ``kind``, which prints into the folder ``logs``.
 
+    ``batch`` is the size of its global batches, where it trains.
     ``dependency`` is as sbatch has it (``afterok:7:8,afterany:9``): where it cannot be fulfilled any more, SLURM
     cancels the job instead of keeping it for ever. ``exclude`` are nodes that the job is not to get.
     """
     for text in (job_name, str(logs), dependency, *exclude, comment):
         if set("\n\r\0") & set(text):  # what follows the end of an #SBATCH line, bash would run
             raise UserError(Problem(f"job {job_name!r}", f"{text!r} cannot stand in a batch script", "one line"))
-    asked = profile.resources(kind)
+    asked = profile.resources(kind, batch)
     if profile.scheduler == LOCAL:
         minutes = asked.time_limit_minutes or 60 * 24 * 365
         return {"timeout_min": minutes, "tasks_per_node": 1, "gpus_per_node": asked.gpus_per_node}
@@ -59,7 +61,7 @@ def submitit_parameters(
         "mem": None if asked.memory_gib is None else _memory(asked.memory_gib),
         "exclusive": asked.exclusive or None,
         "exclude": nodes or None,
-        "comment": comment or None,
+        "comment": " ".join(filter(None, [asked.comment, comment])) or None,
         "dependency": dependency or None,
         "wckey": wckey,  # submitit's own would be refused where keys are enforced
         "setup": setup_lines(profile),
@@ -68,6 +70,7 @@ def submitit_parameters(
         "additional_parameters": {
             **({"reservation": asked.reservation} if asked.reservation else {}),
             **dict(option.split("=", 1) for option in _gpus(asked)),
+            **({"mem-per-cpu": _memory(asked.memory_gib_per_cpu)} if asked.memory_gib_per_cpu else {}),
             **({"kill-on-invalid-dep": "yes"} if dependency else {}),
             **({} if more.get("no-requeue") else {"requeue": True}),
             # Not submitit's signal_delay_s: that comes with a signal that only its environment can change.
@@ -125,8 +128,10 @@ def setup_lines(profile: Profile) -> list[str]:
     """The lines of the batch script before its command: modules, variables, the profile's own lines."""
     environment = profile.environment
     lines = []
-    if environment.modules:
+    if environment.modules or environment.purge_modules:
         lines.append("type module >/dev/null 2>&1 || . /etc/profile  # batch shells do not read it")
+    if environment.purge_modules:
+        lines.append("module purge")
     for module in environment.modules:
         said = shlex.quote(f"module load {module} failed")
         lines.append(f"module load {shlex.quote(module)} || {{ echo {said} on $(hostname) >&2; exit 1; }}")
@@ -135,20 +140,27 @@ def setup_lines(profile: Profile) -> list[str]:
     return lines + list(environment.setup)
 
 
-def srun_command(profile: Profile, kind: str, run_dir: Path, mounts: Sequence[Path] = ()) -> list[str]:
+def srun_command(
+    profile: Profile,
+    kind: str,
+    run_dir: Path,
+    mounts: Sequence[Path] = (),
+    batch: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> list[str]:
     """The srun line that starts the ranks, up to the command that each of them runs (``profile.rank_python`` ...).
 
     Every rank prints into ``RUN_DIR/logs/rank-N.log``. ``mounts`` are the folders that a container must see beside
     those of the profile, under their own names: the output folder, the data.
     """
-    asked = profile.resources(kind)
+    asked = profile.resources(kind, batch)
     return [
         "srun",
         f"--nodes={asked.nodes}",
         f"--ntasks={asked.num_ranks}",
         f"--ntasks-per-node={asked.ranks_per_node}",
         "--distribution=block",  # ranks of a node are neighbours, whatever the site's default
-        *_step_cpus(asked),
+        *_step_cpus(asked, os.environ if environment is None else environment),
         *_step_gpus(asked),
         "--export=ALL",  # under sbatch --export=NONE a step would get nothing
         "--mpi=none",  # ranks meet by torch.distributed; PMIx would only be one more thing to fail
@@ -165,9 +177,21 @@ def srun_command(profile: Profile, kind: str, run_dir: Path, mounts: Sequence[Pa
     ]
 
 
-def _step_cpus(asked: Resources) -> list[str]:
-    # srun does not take it from sbatch (since 22.05). Without it a rank would be bound to a single CPU.
-    return [f"--cpus-per-task={asked.cpus_per_task}"] if asked.cpus_per_task else ["--cpu-bind=none"]
+def _step_cpus(asked: Resources, env: Mapping[str, str]) -> list[str]:
+    """srun does not take it from sbatch (since 22.05): without it a rank would be bound to a single CPU.
+
+    Where the profile leaves it to SLURM, ranks share what the job has been given on a node, and are not bound.
+    """
+    if asked.cpus_per_task:
+        return [f"--cpus-per-task={asked.cpus_per_task}"]
+    given = env.get("SLURM_CPUS_ON_NODE", "").isdigit()
+    return [*([f"--cpus-per-task={_share_of_node(asked, env)}"] if given else []), "--cpu-bind=none"]
+
+
+def helper_command(num_nodes: int) -> list[str]:
+    """The srun line of what runs once on each node of a job, beside or between its ranks."""
+    tasks = [f"--ntasks={num_nodes}", "--ntasks-per-node=1", "--cpus-per-task=1"]
+    return ["srun", "--export=ALL", *tasks, "--overlap", "--mpi=none", "--input=none", "--quiet"]
 
 
 def _step_gpus(asked: Resources) -> list[str]:
@@ -193,11 +217,11 @@ def _container(profile: Profile, asked: Resources, mounts: Sequence[Path]) -> li
     if container.runtime == "pyxis":
         return [f"--container-image={container.image}", f"--container-mounts={','.join(bound)}"]
     cuda = ["--nv"] if asked.gpus_per_node else []
-    return ["apptainer", "exec", *cuda, "--bind", ",".join(bound), container.image]
+    return [container.runtime, "exec", *cuda, "--bind", ",".join(bound), container.image]
 
 
 def rank_environment(
-    profile: Profile, kind: str, job_id: str, environment: Mapping[str, str] | None = None
+    profile: Profile, kind: str, job_id: str, environment: Mapping[str, str] | None = None, batch: int = 0
 ) -> dict[str, str]:
     """What every rank gets beside what the batch script has, whose variables are ``environment`` (ours by default).
 
@@ -205,7 +229,7 @@ def rank_environment(
     files of other nodes are in the way. What the profile sets goes before all this.
     """
     env = os.environ if environment is None else environment
-    asked = profile.resources(kind)
+    asked = profile.resources(kind, batch)
     scratch = job_scratch(profile, job_id, env)
     result = {
         "OMP_NUM_THREADS": str(asked.cpus_per_task or _share_of_node(asked, env)),

@@ -14,6 +14,7 @@ from typing import Any
 
 from xtrain.config import build, limits, merged, read_toml
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
+from xtrain.starting import PROJECT
 
 KINDS = ("prepare", "intermediate", "target", "evaluate", "report")
 TRAINING = ("intermediate", "target")  # the kinds that save upon a signal and go on from there
@@ -47,10 +48,17 @@ class Resources:
     """Whether every rank of a node sees ``all`` of its GPUs (NCCL's peer-to-peer needs no more) or its own ``one``."""
     tasks_per_node: int | None = field(default=None, metadata=limits(minimum=1))
     """Ranks of each node; one a GPU by default, or one where there is none."""
+    examples_per_rank: int = field(default=0, metadata=limits(minimum=0))
+    """So many examples of a batch for each rank at least: a phase of smaller batches asks for fewer GPUs or tasks, on
+    fewer nodes. 0 for as many ranks as there may be, however few examples each has."""
     cpus_per_task: int | None = field(default=None, metadata=limits(minimum=1))
     """CPUs of each rank, its data workers included; SLURM's default (1, or all of an exclusive node) if left out."""
     memory_gib: float | None = field(default=None, metadata=limits(minimum=0))
     """Host memory of each node; 0 for all that it has, SLURM's default if left out."""
+    memory_gib_per_cpu: float | None = field(default=None, metadata=limits(above=0))
+    """The same for each CPU, where a site wants it so; instead of ``memory_gib``."""
+    comment: str = ""
+    """What a site wants to stand at the beginning of a job's comment."""
     time_limit: str | int = ""
     """``"HH:MM:SS"``, ``"D-HH:MM:SS"``, or minutes as a number; SLURM counts whole minutes."""
     exclusive: bool = False
@@ -67,6 +75,24 @@ class Resources:
     def num_ranks(self) -> int:
         """Tasks that srun starts in all."""
         return self.nodes * self.ranks_per_node
+
+    def for_batch(self, batch: int) -> Resources:
+        """What a phase whose global batches have ``batch`` examples asks for; 0 where there are none.
+
+        Whole nodes, or some of the GPUs (or tasks) of one, with as much of its memory.
+        """
+        ranks = max(1, batch // (self.examples_per_rank or 1))
+        if not batch or not self.examples_per_rank or ranks >= self.num_ranks:
+            return self
+        here = min(ranks, self.ranks_per_node)
+        memory = self.memory_gib and self.memory_gib * here / self.ranks_per_node
+        return dataclasses.replace(
+            self,
+            nodes=ranks // here,
+            gpus_per_node=min(self.gpus_per_node, here),
+            tasks_per_node=None if self.tasks_per_node is None else here,
+            memory_gib=memory,
+        )
 
     @property
     def time_limit_seconds(self) -> int | None:
@@ -121,6 +147,8 @@ class Preemption:
 class Environment:
     """``[environment]``: what the batch script sets up."""
 
+    purge_modules: bool = False
+    """``module purge`` first: without what your shell had loaded when you submitted."""
     modules: tuple[str, ...] = ()
     """For ``module load``, in order."""
     setup: tuple[str, ...] = ()
@@ -155,8 +183,8 @@ class Container:
 
     image: str = ""
     """A ``.sqsh`` or ``.sif`` file, or a registry's name for it; no container if empty."""
-    runtime: str = field(default="pyxis", metadata=limits(choices=("pyxis", "apptainer")))
-    """NVIDIA's plug-in of srun, or Apptainer (Singularity)."""
+    runtime: str = field(default="pyxis", metadata=limits(choices=("pyxis", "apptainer", "singularity")))
+    """NVIDIA's plug-in of srun, or Apptainer, under its newer or its older name."""
     mounts: tuple[str, ...] = ()
     """Further folders, ``/data`` or ``/host:/inside[:ro]``; output, project, cache and scratch folders are mounted."""
     python: str = "python3"
@@ -218,9 +246,9 @@ class Profile:
         """The interpreter of the ranks, in their container where there is one; asked in a job."""
         return self.container.python if self.container.image else self.python or sys.executable
 
-    def resources(self, kind: str) -> Resources:
-        """What a job of ``kind`` (one of :data:`KINDS`) asks for."""
-        return Resources(**_resource_keys(self.job, kind))
+    def resources(self, kind: str, batch: int = 0) -> Resources:
+        """What a job of ``kind`` (one of :data:`KINDS`) asks for; of a phase that trains, with its batch size."""
+        return Resources(**_resource_keys(self.job, kind)).for_batch(batch)
 
     def lead_seconds(self, kind: str) -> int | None:
         """How long before its time limit a job of ``kind`` begins to save; None where it has no limit."""
@@ -246,18 +274,31 @@ class Profile:
         return profile
 
 
-def load_profile(name_or_path: str, folder: Path) -> Profile:
-    """Read and check a profile: ``folder/NAME.toml``, or a path (it ends in ``.toml`` or has a slash).
+SITE_WIDE = Path("/etc/xtrain/clusters")
+
+
+def profile_folders() -> list[Path]:
+    """Where profiles are looked for, in order: ``XTRAIN_CLUSTERS`` (several with colons), the site's, the project's."""
+    own = [Path(one).expanduser() for one in os.environ.get("XTRAIN_CLUSTERS", "").split(os.pathsep) if one]
+    return [*own, SITE_WIDE, PROJECT / "slurm" / "clusters"]
+
+
+def load_profile(name_or_path: str, *folders: Path) -> Profile:
+    """Read and check a profile: ``NAME.toml`` of the first of ``folders`` (by default :func:`profile_folders`) that has
+    one, or a path (it ends in ``.toml`` or has a slash).
 
     Raises one :class:`UserError` that lists every mistake, or the names there are.
     """
     path = Path(name_or_path).expanduser()
     if not name_or_path.endswith(".toml") and "/" not in name_or_path:
-        known = sorted(file.stem for file in folder.glob("*.toml"))
+        looked_in = folders or tuple(profile_folders())
+        known = {file.stem: file for folder in reversed(looked_in) for file in folder.glob("*.toml")}
         if name_or_path not in known:
-            remedy = nearest(name_or_path, known) or f"name one of {folder}, or a file of your own: ./mine.toml"
-            raise UserError(Problem(f"--cluster {name_or_path}", "there is no such profile", listed(known), remedy))
-        path = folder / f"{name_or_path}.toml"
+            where = listed([str(folder) for folder in looked_in if folder.is_dir()])
+            remedy = nearest(name_or_path, known) or f"name one of {where}, or a file of your own: ./mine.toml"
+            what = "there is no such profile"
+            raise UserError(Problem(f"--cluster {name_or_path}", what, listed(sorted(known)), remedy))
+        path = known[name_or_path]
     mapping = read_toml(path)
     own = [
         Problem(f"{path}: {key}", "unknown key", remedy="remove it: the file's name is the profile's")
@@ -289,6 +330,7 @@ def _resource_keys(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
     common = {key: value for key, value in job.items() if key not in KINDS}
     if kind in SINGLE:
         common = {key: value for key, value in common.items() if key not in NOT_INHERITED}
+        common["tasks_per_node"] = 1  # whatever GPUs it may have
     own = job.get(kind, {})
     return merged(common, own) if isinstance(own, Mapping) else common
 

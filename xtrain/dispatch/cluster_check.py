@@ -22,7 +22,7 @@ TAKEN: Mapping[str, str] = {
     "gpus-per-node": "gpus_per_node", "gpus-per-task": "gpus_per_node and gpu_layout",
     "gpus-per-socket": "gpus_per_node", "gres": 'gpus_per_node, gpu_type and gpu_option = "gres"',
     "gpu-bind": "gpu_layout", "cpus-per-task": "cpus_per_task", "cpus-per-gpu": "cpus_per_task",
-    "mem": "memory_gib", "mem-per-cpu": "memory_gib", "mem-per-gpu": "memory_gib", "time": "time_limit",
+    "mem": "memory_gib", "mem-per-cpu": "memory_gib_per_cpu", "mem-per-gpu": "memory_gib", "time": "time_limit",
     "exclusive": "exclusive", "signal": "[preemption] signal and lead_seconds", "requeue": "[preemption] requeue",
     "job-name": "the phase's name", "dependency": "the study's graph",
     "clusters": "SLURM: jobs wait for each other within one cluster", "cluster": "SLURM",
@@ -81,6 +81,10 @@ class _Job:
     def check(self) -> None:
         self._check_ranks()
         self._check_sbatch()
+        if self.asked.memory_gib is not None and self.asked.memory_gib_per_cpu is not None:
+            self._add("memory_gib_per_cpu", "is not allowed beside memory_gib", remedy="leave one of the two out")
+        if "\n" in self.asked.comment:
+            self._add("comment", "has more than one line", "text in one line")
         if self.profile.scheduler == LOCAL:
             self._check_local()
         else:

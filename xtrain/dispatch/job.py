@@ -23,6 +23,8 @@ from xtrain.starting import prepare
 def main() -> int:
     """Run the job that this process was started for."""
     spec = JobSpec.taken()
+    # sbatch's own record of --cpus-per-task (23.11 and newer): to srun it is fatal where SLURM gave a task more CPUs
+    os.environ.pop("SLURM_TRES_PER_TASK", None)
     if spec.profile["scheduler"] == "local":
         return run_job(spec, lambda: LocalSupervisor.of(spec, local_job(os.getppid())))
     return run_job(spec, lambda: Supervisor.here(spec))

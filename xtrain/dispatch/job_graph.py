@@ -35,6 +35,8 @@ class JobNode:
     """The run directory, relative to the output folder."""
     parents: tuple[str, ...] = ()
     """Hashes of the jobs whose success it waits for; the report waits for the end of all others, however they end."""
+    batch: int = 0
+    """Examples of a global batch of a phase that trains; 0 for others."""
 
     def run(self, out: Path) -> RunDirectory:
         """Its run directory below ``out``."""

@@ -112,7 +112,7 @@ class LocalSupervisor(Supervisor):
         os.environ.update(
             {**{k: str(v) for k, v in self.profile.environment.variables.items()}, attempts.VARIABLE: str(fence.number)}
         )
-        outcome = run_ranks(self._command(), self.profile.resources(self.node.kind).num_ranks, self.run.logs)
+        outcome = run_ranks(self._command(), self.asks.num_ranks, self.run.logs)
         if isinstance(outcome, RanksPreempted):
             self.asked.first = self.asked.first or signal.SIGTERM
             return EXIT_PREEMPTED
@@ -202,7 +202,7 @@ class Queue:
         folder.reopen()
         logging.getLogger("submitit").setLevel(logging.ERROR)
         executor = submitit.LocalExecutor(folder=folder.submitit)
-        resources = profile.resources(node.kind)
+        resources = profile.resources(node.kind, node.batch)
         executor.update_parameters(
             timeout_min=A_YEAR_OF_MINUTES, tasks_per_node=1, gpus_per_node=resources.gpus_per_node,
             stderr_to_stdout=True,

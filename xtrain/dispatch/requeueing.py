@@ -109,11 +109,12 @@ class Requeueing:
         SLURM decides what becomes of a job before it signals it: nothing has to settle.
         """
         until = time.monotonic() + PATIENCE_SECONDS
-        while True:
+        for pause in slurm.pauses():
             answer = slurm.squeue([self.job])
             if answer.complete or time.monotonic() > until:
                 return answer.states.get(self.job)
-            time.sleep(slurm.RETRY_SECONDS)
+            time.sleep(pause)
+        raise AssertionError
 
     def _cancelled(self, state: JobState) -> bool:
         """Whether somebody has cancelled this job: ``scontrol requeue`` would bring it back all the same.

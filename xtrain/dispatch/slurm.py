@@ -7,9 +7,9 @@ none of that may end a supervisor. The answer says what was not answered, and wh
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 SQUEUE, SACCT = "squeue", "sacct"
 TIMEOUT_SECONDS = 30.0  # the commands themselves give up after 9 s without a slurmctld
 BUDGET_SECONDS = 0.6  # for whoever looks at a screen
-RETRY_SECONDS = 5.0
+RETRY_SECONDS = 5.0  # then twice as long each time, up to
+LONGEST_RETRY_SECONDS = 60.0
 _MOST_JOBS = 5000  # a command; Linux allows 128 KiB an argument
 
 # JobState.state. After one of the first group SLURM may have put the job back in the queue, which squeue alone tells.
@@ -27,10 +28,17 @@ ENDED = frozenset(
     | (COMES_BACK - {"REQUEUED"})
 )
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-_UNREACHABLE = re.compile(
-    r"unable to contact slurm|unexpected message received|connect(ion)? (failure|refused|timed out)|socket timed out"
-    r"|communication|zero bytes|slurm backup controller in standby|transmit|no route to host|did not answer"
-    r"|unable to resolve|temporarily unable|controller is in|slurm_receive_msg|slurm_send",
+# What SLURM says when it has heard, and will say again (slurm_errno.c, 22.05 to 26.05). All other trouble may pass:
+# munged that is away, a limit of requests in a second, a controller that is busy or changes places.
+_FINAL = re.compile(
+    r"invalid(?! (authentication )?credential)|disabled|denied|not permitted|unrecognized|unknown|ambiguous"
+    r"|not available|not found|no such|not supported|can ?not be satisfied|violates|too long|too many"
+    r"|more .* than permitted|job is pending|already complet|already done|must |is not |does not|requires",
+    re.IGNORECASE,
+)
+_PASSING = re.compile(
+    r"munge|credential|authenticat|rate limit|transport endpoint|unable to (contact|resolve)|timed out|did not answer"
+    r"|communication|slurm_(receive|send)|temporar|not available now",
     re.IGNORECASE,
 )
 _NOT_CANCELLABLE = re.compile(r"invalid job id|already complet", re.IGNORECASE)  # it is over: nothing to cancel
@@ -128,14 +136,14 @@ def sacct(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Answer:
 
 
 def live_jobs_of(comment: str, timeout: float = TIMEOUT_SECONDS) -> tuple[list[str], Reply]:
-    """This user's jobs with this comment that are not over, the oldest first; and whether squeue answered."""
+    """This user's jobs with this in their comment that are not over, the oldest first; and whether squeue answered."""
     command = [SQUEUE, "--noheader", "--all", f"--user={os.getuid()}", "--Format=JobID:|,State:|,Comment:|"]
     done = _call(command, timeout)
     found = []
     for line in done.out.splitlines() if done.ran and not done.code else ():
         job, _, rest = line.partition("|")
         state, _, said = rest.partition("|")
-        if said.removesuffix("|") == comment and state not in ENDED:
+        if comment in said and state not in ENDED:  # a site may have put its own words around it
             found.append(job)
     return sorted(found, key=int), _reply(done)
 
@@ -149,22 +157,14 @@ def nodes_of(partition: str, timeout: float = TIMEOUT_SECONDS) -> set[str]:
 
 
 def job_states(jobs: Sequence[str], budget: float = BUDGET_SECONDS) -> Answer:
-    """What squeue and sacct know, asked at the same time for ``budget`` seconds; where both do, squeue is right."""
-    answers: dict[str, Answer] = {}
-
-    def ask(name: str, source: Callable[[Sequence[str], float], Answer]) -> None:
-        answers[name] = source(jobs, budget)
-
-    threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in ((SQUEUE, squeue), (SACCT, sacct))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    queue, accounting = answers[SQUEUE], answers[SACCT]
+    """What squeue knows, and sacct of what squeue has forgotten; each is asked for ``budget`` seconds."""
+    queue = squeue(jobs, budget)
+    forgotten = [job for job in jobs if job not in queue.states]
+    accounting = sacct(forgotten, budget) if forgotten else Answer()
     known = dict(queue.states)
     for job, state in accounting.states.items():
         # The end of a start that was requeued is not the job's; and what is not in the queue does not run.
-        if job not in known and (state.ended if queue.complete else state.state not in COMES_BACK):
+        if state.ended if queue.complete else state.state not in COMES_BACK:
             known[job] = state
     return Answer(known, {**queue.silent, **accounting.silent})
 
@@ -205,8 +205,8 @@ def exclude_nodes(
 
 
 def is_unreachable(said: str) -> bool:
-    """Whether these words of a command mean that nobody answered: it may be asked again."""
-    return _UNREACHABLE.search(said) is not None
+    """Whether these words of a command that failed are no refusal: nobody has heard, and it may be asked again."""
+    return _PASSING.search(said) is not None or _FINAL.search(said) is None
 
 
 def is_slurm_job(job: str) -> bool:
@@ -253,16 +253,25 @@ def _call(command: Sequence[str], timeout: float) -> _Call:
 def _reply(done: _Call) -> Reply:
     said = " ".join(done.words.split())
     ok = done.ran and done.code == 0
-    return Reply(ok, "" if ok else said, not ok and bool(_UNREACHABLE.search(said)))
+    return Reply(ok, "" if ok else said, not ok and is_unreachable(said))
 
 
 def _patiently(command: Sequence[str], timeout: float, patience: float) -> Reply:
     until = time.monotonic() + patience
-    while True:
+    for pause in pauses():
         reply = _reply(_call(command, timeout))
-        if reply.ok or not reply.unreachable or time.monotonic() + RETRY_SECONDS > until:
+        if reply.ok or not reply.unreachable or time.monotonic() + pause > until:
             return reply
-        time.sleep(RETRY_SECONDS)
+        time.sleep(pause)
+    raise AssertionError
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between one try and the next, without end: a controller in trouble is not to be asked by all at once."""
+    pause = RETRY_SECONDS
+    while True:
+        yield random.uniform(0.8, 1.0) * pause
+        pause = min(2 * pause, LONGEST_RETRY_SECONDS)
 
 
 def _asked(

@@ -26,7 +26,6 @@ from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash, make_folder, write_text
 
 PATIENCE_SECONDS = 600.0  # slurmctld may be down for a while
-AGAIN_SECONDS = 15.0
 T = TypeVar("T")
 # How SLURM says that somebody has too many jobs in the queue; its general sentence may stand for another limit, which
 # then is named beside it.
@@ -70,7 +69,7 @@ def submit_job(
     command = JobSpec.of(graph, node, profile, out).command()
     first = Attempts(folder.run).newest() + 1  # before it can have begun
     parameters = submitit_parameters(
-        profile, node.kind, job_name=node.job_name, logs=folder.submitit, dependency=str(behind),
+        profile, node.kind, node.batch, job_name=node.job_name, logs=folder.submitit, dependency=str(behind),
         exclude=tuple(excluded), comment=job_comment(folder, node),
     )  # fmt: skip
     overruling = overruling_variables(profile, node.kind, os.environ)
@@ -190,7 +189,7 @@ def patiently(submit: Callable[[], T]) -> T:
     Raises what it raises after :data:`PATIENCE_SECONDS`, or at once where sbatch refuses for good.
     """
     until = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    for pause in slurm.pauses():
         try:
             return submit()
         except UserError as error:
@@ -198,7 +197,8 @@ def patiently(submit: Callable[[], T]) -> T:
             if not for_now or time.monotonic() > until:
                 raise
             print(f"{error}\ntrying again", flush=True)
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(pause)
+    raise AssertionError
 
 
 @contextlib.contextmanager

@@ -22,8 +22,16 @@ from pathlib import Path
 
 from xtrain.dispatch import attempts, slurm
 from xtrain.dispatch.attempts import Attempts, Fence
-from xtrain.dispatch.batch_script import PROJECT, cache_folder, job_scratch, rank_environment, srun_command
-from xtrain.dispatch.cluster import Profile, lead_for
+from xtrain.dispatch.batch_script import (
+    PROJECT,
+    cache_folder,
+    helper_command,
+    job_scratch,
+    rank_environment,
+    srun_command,
+)
+from xtrain.dispatch.cluster import Profile, Resources, lead_for
+from xtrain.dispatch.interfaces import address_of
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs, study_file
 from xtrain.dispatch.job_spec import JobSpec
 from xtrain.dispatch.node_check import BadNode, check_nodes, remember
@@ -89,6 +97,11 @@ class Supervisor:
     def folder(self) -> JobFolder:
         """``job/`` of the run directory."""
         return JobFolder(self.run)
+
+    @property
+    def asks(self) -> Resources:
+        """What the job has asked SLURM for."""
+        return self.profile.resources(self.node.kind, self.node.batch)
 
     @property
     def requeueing(self) -> Requeueing:
@@ -184,7 +197,7 @@ class Supervisor:
             logs,
             signalled=self.asked.name,
             near_end=end is not None and time.time() > end - 2 * self.lead(end),
-            ranks_per_node=max(1, self.profile.resources(self.node.kind).num_ranks // max(1, len(self.nodes))),
+            ranks_per_node=max(1, self.asks.num_ranks // max(1, len(self.nodes))),
             nodes=self.nodes,
         )
         return self._conclude(fence, verdict)
@@ -263,7 +276,7 @@ class Supervisor:
         None for never.
         """
         end = self.end_time()
-        return self.asked.began + 3600.0 * self.profile.resources(self.node.kind).hours if end is None else end
+        return self.asked.began + 3600.0 * self.asks.hours if end is None else end
 
     def end_time(self) -> float | None:
         """The same by squeue alone; None if it does not say."""
@@ -277,18 +290,13 @@ class Supervisor:
     def _check_nodes(self, fence: Fence) -> list[BadNode]:
         if not self.profile.preemption.check_nodes:
             return []
-        resources = self.profile.resources(self.node.kind)
         command = [
-            *self._once_a_node(), sys.executable, "-m", "xtrain.dispatch.node_check", str(self.run.path),
-            "--gpus", str(resources.gpus_per_node),
+            *helper_command(len(self.nodes)), sys.executable, "-m", "xtrain.dispatch.node_check", str(self.run.path),
+            "--gpus", str(self.asks.gpus_per_node),
             "--file", str((fence.attempts.path(fence.number) / "attempt.json").relative_to(self.run.path)),
             "--scratch", str(job_scratch(self.profile, self.job)),
         ]  # fmt: skip
         return check_nodes(command, self.nodes)
-
-    def _once_a_node(self) -> list[str]:
-        """The srun line of what runs once on each node, beside or between the ranks."""
-        return ["srun", "--export=ALL", "--ntasks-per-node=1", f"--ntasks={len(self.nodes)}", "--overlap", "--quiet"]
 
     def _command(self) -> list[str]:
         """What each rank runs."""
@@ -306,13 +314,17 @@ class Supervisor:
 
     def _run_ranks(self, fence: Fence, end: float | None) -> int:
         """Start the ranks, pass on what they must know, and wait for them; srun's exit code."""
-        command = [*srun_command(self.profile, self.node.kind, self.run.path, self._folders()), *self._command()]
+        command = [
+            *srun_command(self.profile, self.node.kind, self.run.path, self._folders(), self.node.batch),
+            *self._command(),
+        ]
         make_folder(cache_folder(self.profile))  # a container cannot mount what is not there
         environment = {
             **os.environ,
-            **rank_environment(self.profile, self.node.kind, self.job),
+            **rank_environment(self.profile, self.node.kind, self.job, batch=self.node.batch),
             attempts.VARIABLE: str(fence.number),
-            "MASTER_ADDR": self.nodes[0],
+            # this is the first node; its name may stand for another network than the one that was chosen
+            "MASTER_ADDR": address_of(self.profile.network.interface) or self.nodes[0],
             "MASTER_PORT": str(probed_port(int(self.job), self.restart, 0)),
         }
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -344,7 +356,9 @@ class Supervisor:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
-                [*self._once_a_node(), "rm", "-rf", str(scratch)], timeout=CLEAN_SECONDS, capture_output=True
+                [*helper_command(len(self.nodes)), "rm", "-rf", str(scratch)],
+                timeout=CLEAN_SECONDS,
+                capture_output=True,
             )
 
     @staticmethod

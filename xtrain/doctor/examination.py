@@ -22,7 +22,6 @@ from xtrain.doctor.scheduler import ask_site, check_site, longest_minutes, num_u
 from xtrain.doctor.submission import SBATCH, check_submission
 from xtrain.errors import EXIT_USER, Problem, UserError, counted, raise_if_any
 
-PROFILES = Path(__file__).resolve().parents[2] / "slurm" / "clusters"
 DEFAULT_NODES = 2
 WAIT_SECONDS = 300.0
 
@@ -83,7 +82,7 @@ class Examination:
     def _profile(self) -> Profile | Section:
         """The profile; what is wrong with it is a section of problems."""
         try:
-            return load_profile(self.cluster, PROFILES)
+            return load_profile(self.cluster)
         except UserError as error:
             return Section("profile", [_finding(item) for item in error.problems])
 

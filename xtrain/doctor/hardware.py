@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import resource
 import shutil
-import socket
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,18 +138,6 @@ def _processor(info: str) -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def interfaces() -> dict[str, str]:
-    """Name -> IPv4 address of the network interfaces that have one, the loop-back left out."""
-    found = {}
-    for _, name in socket.if_nameindex():
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            packed = struct.pack("256s", name.encode()[:15])
-            address = socket.inet_ntoa(fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, packed)[20:24])
-            if not address.startswith("127."):
-                found[name] = address
-    return found
 
 
 def _text(path: str) -> str:

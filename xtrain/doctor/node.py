@@ -18,9 +18,10 @@ from typing import Any
 import xtrain
 from xtrain.dispatch.batch_script import cache_folder, scratch_root
 from xtrain.dispatch.cluster import SLURM, Profile, Storage
+from xtrain.dispatch.interfaces import address_of, interfaces
 from xtrain.doctor.folders import LEAST_BYTES, FolderReport, look_at
 from xtrain.doctor.framing import emit
-from xtrain.doctor.hardware import Gpu, Hardware, interfaces, this_machine
+from xtrain.doctor.hardware import Gpu, Hardware, this_machine
 from xtrain.doctor.meeting import Acquaintance, Meeting
 from xtrain.doctor.versions import installed, package_name, requirements
 from xtrain.errors import UserError
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         options.out,
         options.host,
         options.host_locked,
-        next((found[name] for name in options.interface.split(",") if name in found), ""),
+        address_of(options.interface),
         options.patience,
     )
     meeting.run(at)  # first: the others wait for this node, and what follows takes unequal times

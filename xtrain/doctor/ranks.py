@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xtrain.dispatch.interfaces import interfaces
 from xtrain.dispatch.joining import join
 from xtrain.dispatch.rank_process import run_rank
 from xtrain.dispatch.rendezvous import Ranks, from_environment
 from xtrain.doctor.framing import emit
-from xtrain.doctor.hardware import interfaces
 from xtrain.starting import prepare
 
 GLOO_BYTES = (2**16, 2**20, 2**24)
