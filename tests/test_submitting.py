@@ -20,6 +20,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
 from xtrain.runner import Job, job_graph, open_study
+from xtrain.submit_command import too_small
 from xtrain.submitting import Decision, Plan, plan_submission, plan_unseen, submit, waits_for
 
 SQUEUE = """#!/bin/sh
@@ -242,6 +243,17 @@ def test_nothing_is_decided_while_slurm_is_silent(queue: Queue) -> None:
     queue.states.clear()
     with pytest.raises(UserError, match=r"squeue: .*Unable to contact slurm controller(.|\n)*try again when"):
         queue.plan()
+
+
+def test_a_gpu_with_next_to_nothing_to_do_is_named(queue: Queue) -> None:
+    job = {"time_limit": 60, "gpus_per_node": 4}
+    (said, _) = sorted(too_small(queue.plan(job=job)))
+    assert said.startswith("1 intermediate phase: batches of 8 examples on 4 GPUs leave 2 to each")
+    assert "examples_per_rank = 4 in [job.intermediate]" in said
+    fewer = queue.plan(job={**job, "examples_per_rank": 4})
+    assert too_small(fewer) == []
+    assert {d.node.batch for d in fewer.decisions if d.node.kind in ("intermediate", "target")} == {8}
+    assert too_small(queue.plan()) == []
 
 
 def test_phases_are_written_anew_when_the_study_has_changed(queue: Queue) -> None:

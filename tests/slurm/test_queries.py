@@ -99,7 +99,8 @@ def test_while_the_controller_is_away(make_cluster: Callable[..., Cluster], monk
     cluster.wait_job(job, "RUNNING")
     answer = slurm.job_states([job], budget=30)
     assert answer.states[job].running
-    assert "disabled" in answer.silent["sacct"]
+    assert answer.silent == {}, "what squeue knows, nobody else is asked"
+    assert "disabled" in slurm.sacct([job]).silent["sacct"]
     cluster.stop_controller()
     assert not slurm.job_states([job], budget=0.6).complete
     reply = slurm.requeue(job, timeout=2)
