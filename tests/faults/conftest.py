@@ -9,13 +9,6 @@ from typing import Any
 
 import pytest
 from runs import Nursery, make_run, settings
-from tiny import make_tiny_model
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Half of the others': what is looked at here is what becomes of a run, hundreds of times."""
-    return make_tiny_model(tmp_path_factory.mktemp("small") / "model", hidden=16, layers=1, heads=2, intermediate=16)
 
 
 @pytest.fixture(scope="session")

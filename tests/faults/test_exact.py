@@ -21,6 +21,7 @@ import pytest
 from long import with_long
 from op import compiled
 from runs import Nursery, events, make_run, metrics, reached, same_weights, settings, wait_until
+from tiny import make_tiny_model
 from toy import study, write_study
 
 from xtrain.errors import EXIT_OURS, EXIT_PREEMPTED
@@ -31,6 +32,12 @@ SEEDS = [int(os.environ[SEED])] if SEED in os.environ else with_long([], range(3
 FAULTS, STEPS, LAST_FAULT = 8, 600, 540
 SAVED, END = 290, 320  # the calm run's checkpoints
 NOT_FINITE = {"kind": "not finite", "steps": {"23": ["gradient", 0], "308": ["gradient", 0]}}  # they update nothing
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one layer: what is looked at takes many steps."""
+    return make_tiny_model(tmp_path_factory.mktemp("smaller") / "model", hidden=16, layers=1, heads=2, intermediate=16)
 
 
 def state_in(checkpoint: Path) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def named(value: object) -> str:
 def test_four_interruptions_after_hundreds_of_steps(
     nursery: Nursery,
     tmp_path: Path,
-    tiny_model: Path,
+    smaller: Path,
     toy_data: Path,
     ranks: int,
     stage: int,
@@ -77,7 +84,7 @@ def test_four_interruptions_after_hundreds_of_steps(
     recipe = {"max_steps": 400, "batch_size": 4, "eval_every": 1000, "collapse_window": Recipe().collapse_window}
     changes = settings(stage, recipe=recipe, checkpoint_every=SAVED, log_every=7, **engine)
     compiled("ds_config" in engine)
-    calm = make_run(tmp_path / "run", tiny_model, toy_data, changes)
+    calm = make_run(tmp_path / "run", smaller, toy_data, changes)
 
     def until(run: Path, step: int, how: str = "SIGTERM") -> None:
         end = {"kind": "signal at", "place": "step", "step": step - 1, "who": [ranks - 1], "names": [how]}
@@ -160,12 +167,12 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def tortured(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> Tortured:
+def tortured(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory, smaller: Path, toy_data: Path) -> Tortured:
     """The study of the tortures, and its calm run."""
     recipe = {"max_steps": STEPS, "batch_size": 4, "eval_every": 60, "patience": 100,
               "collapse_window": Recipe().collapse_window}  # fmt: skip
     changes = {**settings(2, recipe=recipe, checkpoint_every=25), "name": "torture"}
-    one = Tortured(nursery, tmp_path_factory.mktemp("torture"), study(tiny_model, **changes), toy_data)
+    one = Tortured(nursery, tmp_path_factory.mktemp("torture"), study(smaller, **changes), toy_data)
     one.start("calm")
     assert nursery.wait().codes == [0], one.said("calm")
     return one
