@@ -13,7 +13,7 @@ from xtrain.files import read_json
 
 BUCKETS = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
 PROJECT = Path(__file__).parents[2]
-SMALL = 500  # numbers; the word embeddings have 400 * 16
+SMALL = 500  # numbers; the word embeddings have 400 * 32
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -118,7 +118,7 @@ def test_room_for_two_checkpoints(
 ) -> None:
     """As many as are kept, and none more while they are exchanged: the older one makes way, also at the end."""
     full, weights = sizes(undisturbed(1))
-    run = run_on(1, 2 * full + weights // 2)  # with the slack of both that is the best weights, too, but not twice
+    run = run_on(1, 2 * full + weights + weights // 2)
     ended = nursery.run(run, fault=trouble(run, "full", -1, None))
     ended_well(ended, run, undisturbed(1))
     assert saved(run) == [3, 4, 6, 9, 12]
