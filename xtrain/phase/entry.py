@@ -258,7 +258,7 @@ def describe_environment(ranks: Ranks, device: torch.device) -> dict[str, Any]:
     """Versions, device and ranks, for ``environment.json`` and the start event."""
     return {
         "xtrain": xtrain.__version__,
-        **source_version(),
+        **(source_version() if ranks.is_first else {}),  # who writes it down; it reads every module
         "python": platform.python_version(),
         "torch": torch.__version__,
         "deepspeed": version("deepspeed"),
