@@ -107,6 +107,8 @@ def kill_in_save(rank: int, step: int, place: str, who: str) -> None:
 def settle_at_the_next_step() -> None:
     """Whatever is being saved is written before the next step has ended: tests count on the step, disks do not."""
     status = Saver.status
+    if status.__name__ == "waited":
+        return
 
     def waited(self: Saver) -> list[int]:
         if self._job is not None:
@@ -135,7 +137,8 @@ def refuse_copy(rank: int, step: int, who: int) -> None:
 
 
 def at_step(rank: int, step: int, action: Callable[[], None]) -> None:
-    """Do ``action`` on the rank when it begins global step ``step`` (from 0)."""
+    """Do ``action`` on the rank when it begins global step ``step`` (from 0), with all that was saved on the disk."""
+    settle_at_the_next_step()
     whole = Trainer._global_step
 
     def acted(self: Trainer, number: int, learning_rate: float) -> Any:
