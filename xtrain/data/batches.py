@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,12 @@ class PackedBatch:
     fields: dict[str, Tensor]  # what the head needs, one number an example (E,), sequence (B,) or token (T,)
     weights: Tensor  # (E,) float32: 1, or 0 for an example that only fills a rank's micro-batch
     indices: Tensor  # (E,) int64: the example's row in its shard, by which predictions are gathered
+    _host: PackedBatch | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> PackedBatch:
+        """The same batch on the CPU: what depends on its numbers is read here, without waiting for a GPU."""
+        return self._host or self
 
     @property
     def num_tokens(self) -> int:
@@ -49,7 +55,9 @@ class PackedBatch:
         return int(self.example_offsets.numel()) - 1
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The same batch on ``device``."""
+        """The same batch on ``device``; its :attr:`host` stays where it is."""
+        if device == self.input_ids.device:
+            return self
         return replace(
             self,
             input_ids=self.input_ids.to(device, non_blocking=True),
@@ -58,7 +66,7 @@ class PackedBatch:
             example_offsets=self.example_offsets.to(device, non_blocking=True),
             fields={name: value.to(device, non_blocking=True) for name, value in self.fields.items()},
             weights=self.weights.to(device, non_blocking=True),
-            indices=self.indices,
+            _host=self.host,
         )
 
     def pin_memory(self) -> PackedBatch:

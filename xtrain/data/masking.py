@@ -85,16 +85,15 @@ class Masking:
 
     def apply(self, batch: PackedBatch, occurrence: int) -> PackedBatch:
         """``batch`` with new ``input_ids``, and a field ``label`` (T,): the token that was there where one is
-        masked, ``IGNORED`` elsewhere. ``occurrence`` tells the times apart that an example is seen."""
-        device = batch.input_ids.device
-        before = batch.input_ids.cpu().numpy()  # (T,)
-        ends = batch.cu_seqlens.cpu().numpy().astype(np.int64)[batch.example_offsets.cpu().numpy()]  # (E + 1,)
-        chosen, words = self._chosen(before, np.diff(ends), batch.indices.cpu().numpy(), occurrence)
+        masked, ``IGNORED`` elsewhere. ``occurrence`` tells the times apart that an example is seen. On the CPU."""
+        before = batch.input_ids.numpy()  # (T,)
+        ends = batch.cu_seqlens.numpy().astype(np.int64)[batch.example_offsets.numpy()]  # (E + 1,)
+        chosen, words = self._chosen(before, np.diff(ends), batch.indices.numpy(), occurrence)
         after, labels = before.copy(), np.full_like(before, IGNORED)
         labels[chosen] = before[chosen]
         after[chosen] = self._replaced(before[chosen], words)
-        fields = {**batch.fields, "label": torch.from_numpy(labels).to(device)}
-        return replace(batch, input_ids=torch.from_numpy(after).to(device), fields=fields)
+        fields = {**batch.fields, "label": torch.from_numpy(labels)}
+        return replace(batch, input_ids=torch.from_numpy(after), fields=fields)
 
     def _chosen(
         self, tokens: IntArray, lengths: IntArray, rows: IntArray, occurrence: int

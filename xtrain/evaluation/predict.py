@@ -122,8 +122,7 @@ def predict_part(
     loss_sum = 0.0
     head = model.head(task)
     with _inference(model):
-        for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, progress):
-            batch = batch if transform is None else transform(batch)
+        for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, progress, transform):
             loss, logits = model(batch)
             _check_numbers(torch.isnan(logits).any(), task, shard)
             loss_sum += float(loss)
@@ -152,9 +151,9 @@ def vectors(
         for batch in _micro_steps(shard, task, ranks, tokens_per_batch, device, progress):
             pooled = sentence_vectors(encoder(batch, num_layers=layer), batch).float()  # (B, H)
             _check_numbers(torch.isnan(pooled).any(), task, shard)
-            per_example = batch.example_offsets.diff().cpu().numpy()  # (E,)
-            kept = np.repeat(batch.weights.cpu().numpy() > 0, per_example)  # (B,)
-            rows = ranges(shard.example_offsets[batch.indices.cpu().numpy()], per_example)  # (B,) in the shard
+            per_example = batch.host.example_offsets.diff().numpy()  # (E,)
+            kept = np.repeat(batch.host.weights.numpy() > 0, per_example)  # (B,)
+            rows = ranges(shard.example_offsets[batch.indices.numpy()], per_example)  # (B,) in the shard
             found.append((rows[kept], {"vectors": pooled.cpu().numpy()[kept]}))
     arrays = _by_example(ranks.gather(_joined(found)), int(shard.example_offsets[-1]))
     return arrays["vectors"].astype(np.float32, copy=False)
@@ -193,13 +192,15 @@ def _micro_steps(
     tokens_per_batch: int,
     device: torch.device | str,
     progress: Progress | None,
+    transform: Transform | None = None,
 ) -> Iterator[PackedBatch]:
     """This rank's batches, as many as every other rank's."""
     lengths = shard.lengths
     assert len(lengths), f"no examples of {task} to predict"
     for micro_step in eval_batches(lengths, ranks.world_size, tokens_per_batch):
         positions, weights = micro_step[ranks.rank]
-        yield collate(shard, positions, task, weights).to(torch.device(device))
+        batch = collate(shard, positions, task, weights)
+        yield (batch if transform is None else transform(batch)).to(torch.device(device))
         if progress is not None:
             progress(sum(int(lengths[p[w > 0]].sum()) for p, w in micro_step))
 

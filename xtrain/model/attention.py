@@ -42,6 +42,11 @@ class Bucket:
         """L."""
         return self.bias.shape[2]
 
+    def to(self, device: torch.device) -> Bucket:
+        """The same bucket on ``device``."""
+        parts = (self.queries, self.query_heads, self.key_heads, self.bias)
+        return Bucket(*(part.to(device, non_blocking=True) for part in parts))
+
 
 @dataclass(frozen=True)
 class PaddedPlan:
@@ -95,7 +100,7 @@ def padded_plan(batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_on
     The gradient that comes to the result's row there must be zero; no gradient goes back to it.
     """
     device = batch.input_ids.device
-    cu = batch.cu_seqlens.cpu().numpy().astype(np.int64)
+    cu = batch.host.cu_seqlens.numpy().astype(np.int64)
     starts, lengths = cu[:-1], np.diff(cu)
     parts = _cut(lengths, num_heads, _LARGEST if device.type == "cpu" else None)
     tokens = int(cu[-1])
@@ -108,18 +113,18 @@ def padded_plan(batch: PackedBatch, num_heads: int, dtype: torch.dtype, first_on
         bias = torch.zeros(keys.shape, dtype=dtype).masked_fill_(torch.from_numpy(keys == tokens), -torch.inf)
         buckets.append(
             Bucket(
-                queries=torch.from_numpy(queries).to(device),
-                query_heads=_heads_apart(queries, num_heads).to(device),
-                key_heads=_heads_apart(keys, num_heads).to(device),
-                bias=bias.repeat_interleave(num_heads, 0)[:, None, :].to(device),
+                queries=torch.from_numpy(queries),
+                query_heads=_heads_apart(queries, num_heads),
+                key_heads=_heads_apart(keys, num_heads),
+                bias=bias.repeat_interleave(num_heads, 0)[:, None, :],
             )
         )
     num_queries = len(lengths) if first_only else tokens
-    return PaddedPlan(
-        tuple(buckets),
+    back = (
         _back([bucket.query_heads for bucket in buckets], num_queries * num_heads),
         _back([bucket.key_heads for bucket in buckets], tokens * num_heads),
     )
+    return PaddedPlan(tuple(one.to(device) for one in buckets), *(one.to(device, non_blocking=True) for one in back))
 
 
 Sequences = np.ndarray[Any, np.dtype[np.int64]]

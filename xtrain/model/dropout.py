@@ -41,9 +41,10 @@ class DropoutKeys:
         device = batch.cu_seqlens.device
         starts = batch.cu_seqlens.long()[batch.example_offsets]  # (E + 1,) first token of each example
         sizes = starts.diff()
-        example = batch.indices.to(device).repeat_interleave(sizes).to(torch.int32)  # (T,)
-        place = torch.arange(len(example), device=device) - starts[:-1].repeat_interleave(sizes)
-        rows = mix(example.mul_(_GOLDEN).add_(row_seed))
+        tokens = batch.num_tokens  # told, as a GPU would have to be waited for
+        example = batch.indices.to(device, non_blocking=True).repeat_interleave(sizes, output_size=tokens)
+        place = torch.arange(tokens, device=device) - starts[:-1].repeat_interleave(sizes, output_size=tokens)
+        rows = mix(example.to(torch.int32).mul_(_GOLDEN).add_(row_seed))
         rows = mix(rows.add_(place.to(torch.int32).mul_(_GOLDEN)))
         sites = mix(torch.arange(num_sites, dtype=torch.int32, device=device).add_(column_seed))
         numbers = torch.arange(num_columns, dtype=torch.int32, device=device).mul_(_GOLDEN)

@@ -11,7 +11,8 @@ from xtrain.data.batches import PackedBatch
 def sentence_vectors(hidden: Tensor, batch: PackedBatch) -> Tensor:
     """Mean of ``hidden`` (T, H) over all tokens of each sequence, special ones included: (B, H) fp32."""
     sizes = batch.cu_seqlens.long().diff()  # (B,)
-    sequence = torch.arange(len(sizes), device=hidden.device).repeat_interleave(sizes)  # (T,)
+    numbers = torch.arange(len(sizes), device=hidden.device)
+    sequence = numbers.repeat_interleave(sizes, output_size=batch.num_tokens)  # (T,)
     sums = hidden.new_zeros(len(sizes), hidden.shape[1], dtype=torch.float32)
     return sums.index_add_(0, sequence, hidden.float()) / sizes[:, None]
 

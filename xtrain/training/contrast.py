@@ -34,14 +34,14 @@ class GlobalContrast:
 
     def given_to(self, batch: PackedBatch, positions: np.ndarray) -> PackedBatch:
         """``batch``, the examples at ``positions``, with the gradients that its second pass needs."""
-        rows = torch.from_numpy(positions).to(self.loss.device)
+        rows = _there(positions, self.loss.device)
         share = self.scale_gradient / len(self.loss)  # the weights of all examples sum to their number
         fields = {"vector_gradient": self.vector_gradient[rows], "scale_gradient": share.expand(len(rows))}
         return replace(batch, fields={**batch.fields, **fields})
 
     def loss_of(self, positions: np.ndarray, weights: np.ndarray) -> Tensor:
         """The summed loss of a micro-batch, a scalar."""
-        rows, counted = (torch.from_numpy(array).to(self.loss.device) for array in (positions, weights))
+        rows, counted = (_there(array, self.loss.device) for array in (positions, weights))
         return (self.loss[rows] * counted).sum()
 
 
@@ -68,8 +68,7 @@ def contrast(
             vectors = found.new_zeros((num_examples, *found.shape[1:]))
             groups = batch.fields["group"].new_zeros(num_examples)
         assert groups is not None
-        kept = torch.from_numpy(weights > 0).to(found.device)
-        rows = torch.from_numpy(positions).to(found.device)[kept]
+        kept, rows = (_there(array, found.device) for array in (np.flatnonzero(weights), positions[weights > 0]))
         vectors[rows], groups[rows] = found[kept], batch.fields["group"][kept]
     assert vectors is not None, "a rank without a micro-batch"
     assert groups is not None
@@ -79,3 +78,8 @@ def contrast(
     with engine.whole(head):
         result = head.contrast(vectors, groups)
     return GlobalContrast(result.loss, result.vector_gradient, result.scale_gradient)
+
+
+def _there(array: np.ndarray, device: torch.device) -> Tensor:
+    """``array`` on ``device``, without waiting for what that has to do."""
+    return torch.from_numpy(array).to(device, non_blocking=True)

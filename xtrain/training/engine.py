@@ -211,6 +211,28 @@ def _sharded_in_stage_1() -> Iterator[None]:
         engine.DeepSpeedEngine._do_optimizer_sanity_check = whole
 
 
+def _read_norms_once(optimizer: Any, stage: int) -> None:
+    """Have the norm of the gradient where DeepSpeed looks at it, and we: in the host's memory, for one wait.
+
+    Left to itself it sends numbers to the GPU for each group of parameters, and asks it up to four times whether the
+    norm is one. The norm is the same: the root of the squares' sum over all groups and ranks, which may be no number.
+    """
+
+    def of_groups() -> list[Tensor]:
+        gradients = [optimizer.averaged_gradients[number] for number in sorted(optimizer.averaged_gradients)]
+        device = next(one.device for group in gradients for one in group)
+        nothing = torch.zeros((), device=device)  # a rank may have no part in a group
+        norms = [[torch.linalg.vector_norm(one, dtype=torch.float32) for one in group] for group in gradients]
+        squares = torch.stack([torch.stack([nothing, *group]).square().sum() for group in norms])
+        torch.distributed.all_reduce(squares)
+        return list(squares.sqrt().cpu())
+
+    if stage == 3:
+        optimizer._get_norm_groups = of_groups
+    else:
+        optimizer.scaled_global_norm = lambda: torch.linalg.vector_norm(torch.stack(of_groups()))
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What an optimizer step did."""
@@ -228,6 +250,9 @@ class TrainEngine:
         zero = config["zero_optimization"]
         self.stage = int(zero["stage"])
         optimizer, self.choices = build_optimizer(model, recipe, offloaded=is_offloaded(config))
+        self._max_grad_norm = float(config["gradient_clipping"])
+        if self.stage == 0:  # see _plain_step
+            config = {**config, "gradient_clipping": 0.0}
         if "torch" in self.choices["optimizer"]:
             config = {**config, "zero_force_ds_cpu_optimizer": False}
         try:
@@ -247,6 +272,8 @@ class TrainEngine:
         if self.stage == 3 and isinstance(model, PhaseModel):
             for module, parameter in model.borrowed():
                 deepspeed.zero.register_external_parameter(module, parameter)
+        if self.stage and not is_offloaded(config):
+            _read_norms_once(self._engine.optimizer, self.stage)
         self.state = ZeroState(self._engine, self.stage)
         """What a checkpoint holds of weights and optimizer."""
         self._world_size = torch.distributed.get_world_size()
@@ -301,14 +328,18 @@ class TrainEngine:
         return StepResult(math.inf if skipped else float(self._engine.get_global_grad_norm()), skipped)
 
     def _plain_step(self) -> StepResult:
-        """Stage 0, fp32 without ZeRO: DeepSpeed clips, but keeps no norm, and does not look at it."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        """Stage 0, fp32 without ZeRO: DeepSpeed would clip, but neither keep the norm nor look at it; so we do all."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        gradients = [cast(Tensor, p.grad) for p in parameters]
+        there = torch.nn.utils.get_total_norm(gradients)
+        norm = float(there)
         if not math.isfinite(norm):
             for gradient in gradients:
                 gradient.zero_()
             self._engine.optimizer.zero_grad()
             return StepResult(norm, skipped=True)
+        if self._max_grad_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, there)
         self._engine.step()
         return StepResult(norm, skipped=False)
 

@@ -87,13 +87,13 @@ class DualEncoderHead(Head):
         """
         log_scale = self.log_scale if self._in_forward is None else self._in_forward
         self._in_forward = None  # it holds a graph, and a module with one cannot be copied
-        sizes = batch.example_offsets.diff()  # (E,)
+        sizes = batch.host.example_offsets.diff()  # (E,)
         if "vector_gradient" in batch.fields:
             assert bool((sizes == 2).all()), "an example is a query and its candidate"
             vectors = logits.float().view(batch.num_examples, 2, -1)
             along_vectors = (vectors * batch.fields["vector_gradient"]).sum(dim=(1, 2))  # (E,)
             return along_vectors + log_scale.float() * batch.fields["scale_gradient"]
-        pairs = torch.nonzero(sizes == 2).squeeze(1)  # (pairs,)
+        pairs = torch.nonzero(sizes == 2).squeeze(1).to(logits.device, non_blocking=True)  # (pairs,)
         loss = 0.0 * logits.float().sum() + logits.new_zeros(batch.num_examples, dtype=torch.float32)
         if len(pairs):
             first = batch.example_offsets[:-1][pairs]
@@ -105,7 +105,7 @@ class DualEncoderHead(Head):
     def predictions(self, logits: Tensor, batch: PackedBatch) -> dict[str, npt.NDArray[np.generic]]:
         """``vectors`` (E, S, H) fp32; (E,) objects of (S, H) where examples have different numbers of sequences."""
         vectors = logits.detach().float().cpu().numpy()  # (B, H)
-        offsets = batch.example_offsets.cpu().numpy()
+        offsets = batch.host.example_offsets.numpy()
         sizes = np.diff(offsets)
         if (sizes == sizes[0]).all():
             return {"vectors": vectors.reshape(len(sizes), int(sizes[0]), -1)}

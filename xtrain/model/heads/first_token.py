@@ -85,9 +85,11 @@ def _by_example(logits: Tensor, batch: PackedBatch) -> Tensor:
     """Scores of sequences (B, 1) as (E, C) fp32, C the most sequences of an example, -inf behind the last."""
     offsets = batch.example_offsets  # (E + 1,)
     sizes = offsets.diff()
-    example = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)  # (B,)
+    numbers = torch.arange(len(sizes), device=sizes.device)
+    example = numbers.repeat_interleave(sizes, output_size=batch.num_sequences)  # (B,)
     choice = torch.arange(len(example), device=sizes.device) - offsets[:-1][example]  # (B,)
-    scores = logits.new_full((len(sizes), int(sizes.max())), -torch.inf, dtype=torch.float32)
+    most = int(batch.host.example_offsets.diff().max())
+    scores = logits.new_full((len(sizes), most), -torch.inf, dtype=torch.float32)
     return scores.index_put((example, choice), logits.squeeze(-1).float())
 
 

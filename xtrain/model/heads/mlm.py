@@ -130,12 +130,14 @@ def lm_head_weights(folder: Path) -> dict[str, Tensor] | None:
 
 
 def _masked(batch: PackedBatch) -> Tensor:
-    """The places of the masked tokens, (M,)."""
+    """The places of the masked tokens, (M,), found on the CPU, as a GPU would have to be waited for."""
     assert "label" in batch.fields, "the batch was not masked"
-    return (batch.fields["label"] != IGNORED).nonzero().squeeze(1)
+    places = (batch.host.fields["label"] != IGNORED).nonzero().squeeze(1)
+    return places.to(batch.input_ids.device, non_blocking=True)
 
 
 def _examples(batch: PackedBatch) -> Tensor:
     """The example of each token, (T,)."""
     sizes = batch.cu_seqlens.long()[batch.example_offsets].diff()  # (E,) tokens
-    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    numbers = torch.arange(len(sizes), device=sizes.device)
+    return numbers.repeat_interleave(sizes, output_size=batch.num_tokens)

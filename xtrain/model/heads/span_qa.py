@@ -102,7 +102,8 @@ def build_span_qa(shape: HeadShape) -> Head:
 def _by_window(values: Tensor, batch: PackedBatch) -> Tensor:
     """Values of tokens (T, 2) by window, (B, L, 2) fp32, -inf behind the last token."""
     sizes = batch.cu_seqlens.long().diff()  # (B,)
-    window = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)  # (T,)
+    numbers = torch.arange(len(sizes), device=sizes.device)
+    window = numbers.repeat_interleave(sizes, output_size=batch.num_tokens)  # (T,)
     rows = values.new_full((len(sizes), batch.max_seqlen, 2), -torch.inf, dtype=torch.float32)
     return rows.index_put((window, batch.positions), values.float())
 
@@ -110,7 +111,8 @@ def _by_window(values: Tensor, batch: PackedBatch) -> Tensor:
 def _example(batch: PackedBatch) -> Tensor:
     """The example of each window, (B,)."""
     sizes = batch.example_offsets.diff()
-    return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    numbers = torch.arange(len(sizes), device=sizes.device)
+    return numbers.repeat_interleave(sizes, output_size=batch.num_sequences)
 
 
 def _best(

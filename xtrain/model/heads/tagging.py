@@ -71,8 +71,9 @@ def build_tagging(shape: HeadShape) -> Head:
 
 
 def _labelled(batch: PackedBatch) -> Tensor:
-    """The rows of the pack that have a label, (U,)."""
-    return (batch.fields["label"] != IGNORED).nonzero().squeeze(-1)
+    """The rows of the pack that have a label, (U,), found on the CPU, as a GPU would have to be waited for."""
+    rows = (batch.host.fields["label"] != IGNORED).nonzero().squeeze(-1)
+    return rows.to(batch.input_ids.device, non_blocking=True)
 
 
 def _example(batch: PackedBatch) -> Tensor:
