@@ -265,6 +265,7 @@ def doctor(
     data: InFolder | None = None,
     machine: Machine = False,
     wait: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 5.0,
+    gpu: Flag = False,
 ) -> int:
     """Check this machine, or a cluster and some of its nodes, and say what to do; exits with 2 if anything is wrong.
 
@@ -275,10 +276,11 @@ def doctor(
         data: The data folder that studies will use.
         machine: Print JSON.
         wait: How long that job may wait in the queue.
+        gpu: Try a GPU of this machine as well (two, where there are), for some minutes.
     """
     from xtrain.doctor.examination import Examination, run_doctor
 
-    examination = Examination.of(out, data=data, cluster=cluster, nodes=nodes, wait_minutes=wait)
+    examination = Examination.of(out, data=data, cluster=cluster, nodes=nodes, wait_minutes=wait, gpu=gpu)
     return run_doctor(examination, machine=machine, console=new_console())
 
 

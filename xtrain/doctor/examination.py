@@ -39,9 +39,13 @@ class Examination:
     """Nodes to run a job on; 0 for none."""
     wait_seconds: float = WAIT_SECONDS
     """How long that job may wait in the queue."""
+    gpu: bool = False
+    """Try the GPUs of this machine, for some minutes."""
 
     @classmethod
-    def of(cls, out: Path, *, data: Path | None, cluster: str, nodes: int | None, wait_minutes: float) -> Examination:
+    def of(
+        cls, out: Path, *, data: Path | None, cluster: str, nodes: int | None, wait_minutes: float, gpu: bool = False
+    ) -> Examination:
         """What the command line asks for; raises a :class:`UserError` where that makes no sense."""
         problems = []
         if nodes is not None and not cluster:
@@ -51,12 +55,19 @@ class Examination:
             problems.append(Problem(f"--nodes {nodes}", "is not allowed", "a whole number >= 0"))
         if not wait_minutes > 0:
             problems.append(Problem(f"--wait {wait_minutes:g}", "is not allowed", "minutes, more than 0"))
+        if gpu and cluster:
+            remedy = "on a node: srun --gpus=1 ... python -m xtrain doctor --gpu"
+            problems.append(Problem("--gpu", "tries the GPUs of this machine, not of a cluster", remedy=remedy))
         raise_if_any(problems)
-        return cls(out, data, cluster, DEFAULT_NODES if nodes is None else nodes, 60.0 * wait_minutes)
+        return cls(out, data, cluster, DEFAULT_NODES if nodes is None else nodes, 60.0 * wait_minutes, gpu)
 
     def sections(self, say: Console | None = None) -> Iterator[Section]:
         """Look; each section is yielded when it is complete. ``say`` shows on a terminal what is waited for."""
         yield from check_machine(self.out, self.data)
+        if self.gpu:
+            from xtrain.doctor.gpu import try_gpus  # with DeepSpeed, whose import takes seconds
+
+            yield from try_gpus()
         if not self.cluster:
             return
         profile = self._profile()

@@ -53,6 +53,7 @@ class Encoder(nn.Module):
         self.attention_p = float(config.attention_probs_dropout_prob if dropout is None else dropout)
         self.vocabulary = vocabulary
         self.folder: Path | None = None  # that it was loaded from; its tokenizer is there
+        self.flash = True  # where a GPU has it; without, padded rows serve there too, to compare with
         self.register_buffer("remap", None if vocabulary is None else vocabulary.remap, persistent=False)
         self.model = _packed_modules(config, vocabulary)
 
@@ -125,7 +126,7 @@ class Encoder(nn.Module):
     def _flash(self, batch: PackedBatch) -> bool:
         weight = self.model.embeddings.LayerNorm.weight
         head_size = self.hidden_size // int(self.config.num_attention_heads)
-        return flash_serves(batch.input_ids.device, weight.dtype, head_size)
+        return self.flash and flash_serves(batch.input_ids.device, weight.dtype, head_size)
 
     def _plan(self, batch: PackedBatch, first_only: bool = False) -> PaddedPlan | FlashPlan:
         if self._flash(batch):
