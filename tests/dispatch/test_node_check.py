@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -72,6 +74,18 @@ def test_an_output_folder_that_is_not_shared(run: Path, tmp_path: Path) -> None:
     assert [node.node for node in bad] == ["n2", "n3"]
     assert f"run directory {tmp_path}/nowhere is not there" in bad[0].reason
     assert f"run directory {empty} has no phase.toml" in bad[1].reason
+
+
+def test_an_answer_is_written_in_one_piece(run: Path) -> None:
+    """Else those of two nodes that come at once are one line, and neither is read."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps what is written apart
+    with ours, theirs:
+        unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}  # as many images of containers set it
+        assert subprocess.run([*CHECK, run], env=unbuffered, stdout=theirs, timeout=60).returncode == 0
+        assert json.loads(ours.recv(10_000).removesuffix(b"\n"))["problems"] == []
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ours.recv(10_000)
 
 
 def test_what_another_node_has_just_written(run: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking import Recorder, TrackingSettings, WandbRun, read_events, read_metrics
 
-SETTINGS = TrackingSettings(finish_timeout_seconds=20.0, answer_timeout_seconds=20.0)
+SETTINGS = TrackingSettings(finish_timeout_seconds=60.0, answer_timeout_seconds=60.0)  # for a busy machine
 SCORES: dict[str, Any] = {
     "protocol": {"max_length": 128},
     "tasks": {

@@ -248,7 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, default=0, help="how many GPUs must be usable")
     given = parser.parse_args(arguments)
     expected = Expected(given.run, given.file or ("phase.toml",), given.scratch, given.scratch_gib, given.gpus)
-    print(json.dumps({MARK: node_name(), "problems": problems(expected)}), flush=True)
+    # in one piece: with PYTHONUNBUFFERED print would write the line's end by itself, behind another node's answer
+    sys.stdout.write(json.dumps({MARK: node_name(), "problems": problems(expected)}) + "\n")
+    sys.stdout.flush()
     return 0
 
 
