@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install lint clean
+.PHONY: demo test slurm-trixie install lint clean
 
 demo: install
 	$(BIN)/python -m xtrain demo
@@ -11,6 +11,14 @@ demo: install
 # compiled modules are kept even where an image says otherwise: hundreds of processes import this project
 test: install
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --durations=30 tests
+
+# tests/slurm on a cluster of SLURM 24.11 in place of this machine's release: unpacked from Debian, never installed.
+# TESTS=tests/slurm is all of it.
+TESTS ?= tests/slurm/test_cluster.py tests/slurm/test_life.py
+SLURM_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/xtrain-ci/slurm
+slurm-trixie: install
+	root=$$($(BIN)/python tests/slurm/daemons.py $(SLURM_CACHE) trixie) && \
+	XTRAIN_SLURM_ROOT=$$root PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 $(TESTS)
 
 lint: install
 	$(BIN)/ruff format --check .

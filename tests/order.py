@@ -34,7 +34,7 @@ LONGEST = (
     "test_killed_at_every_instant_of_a_save",
     "test_mixtures_and_sequences",
 )
-SLURM_QUICK = ("test_cluster.py", "test_profiles", "test_queries")  # they train nothing, and come first of SLURM's
+SLURM_QUICK = ("test_clients", "test_cluster.py", "test_profiles", "test_queries")  # they train nothing: SLURM's first
 SLURM_SLOW = (
     "test_doctor",
     "test_whole_studies",

@@ -6,17 +6,21 @@ The programs here stand for SLURM's; tests/slurm/test_requeueing.py has the real
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from xtrain.dispatch import requeueing
+from xtrain.dispatch import requeueing, supervisor
 from xtrain.dispatch.attempts import Attempts
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.requeueing import Requeued, Requeueing
 from xtrain.dispatch.slurm import _SQUEUE_FIELDS
+from xtrain.dispatch.supervisor import Supervisor
+from xtrain.errors import EXIT_PREEMPTED
 
 NODE = JobNode("a", "target", "a", "toy/a", "target/a")
 DISABLED = "Slurm accounting storage is disabled"
@@ -145,3 +149,18 @@ def test_another_job_has_the_phase(slurm: Slurm) -> None:
     Attempts(NODE.run(slurm.root)).claim(job="8")
     assert again(slurm).fenced
     assert slurm.told == []
+
+
+def test_ranks_that_a_warning_has_not_reached_are_warned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun cannot pass a signal on while munged is away, and does not try again."""
+    monkeypatch.setattr(supervisor, "AGAIN_SECONDS", 0.3)
+    profile = Profile.from_mapping({"scheduler": "slurm", "job": {"time_limit": 60}})
+    run = NODE.run(tmp_path).create()
+    one = Supervisor(run, JobGraph("toy", (NODE,)), NODE, profile, tmp_path, "7", 0, ("n1",))
+    one.asked.first = signal.SIGUSR2
+    deaf_once = "trap 'k=$((k+1)); [ $k = 1 ] || exit 75' USR2; echo; for n in {1..250}; do sleep 0.02; done; exit 1"
+    process = subprocess.Popen(["bash", "-c", deaf_once], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        assert one._watch(process, Attempts(run).claim(job="7", restart=0, nodes=("n1",)), None) == EXIT_PREEMPTED

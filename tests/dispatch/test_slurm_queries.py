@@ -43,6 +43,15 @@ def test_a_line_of_squeue(programs: Path) -> None:
     assert (states["12"].waiting, states["13"].running, states["13"].ended) == (True, True, False)
 
 
+@pytest.mark.parametrize(
+    ("said", "code"), [("1792", 7), ("9", -9), ("0", 0), ("7:0", 7), ("0:9", -9), ("0:0", 0), ("N/A", None)]
+)
+def test_an_exit_code_of_older_and_newer_releases(programs: Path, said: str, code: int | None) -> None:
+    """squeue of 22.05 says what wait() did; that of 24.11 and 26.05 says CODE:SIGNAL, as sacct always has."""
+    program(programs, "squeue", f"echo '{RUNNING.replace('RUNNING', 'FAILED').replace('|2|0|', f'|2|{said}|')}'")
+    assert slurm.squeue(["13"]).states["13"].exit_code == code
+
+
 def test_what_the_user_has_set_for_their_own_eyes_does_not_count(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

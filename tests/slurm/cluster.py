@@ -91,11 +91,8 @@ class Cluster:
         self._wait(20, "the controller's namespaces", (self.folder / "run/ready").exists)
         space = children(self._guard.pid)[0]
         self._controller = children(space)[0]
-        write_commands(self.folder, self._controller)
-        run = self.folder / "run"
-        self._inside("munged", "--force", f"--key-file={self.folder}/etc/munge.key", f"--socket={run}/munge.sock",
-                     f"--pid-file={run}/munged.pid", f"--log-file={self.folder}/log/munged.log",
-                     f"--seed-file={run}/munge.seed")  # fmt: skip
+        write_commands(self.folder, self._controller, self.knobs.root)
+        self.start_munge()
         if self.knobs.accounting:
             self._start_accounting()
         self._inside("slurmctld", "-c")
@@ -242,6 +239,20 @@ class Cluster:
             self._inside("slurmctld")
         self._wait(30, "slurmctld", self._answers)
 
+    def stop_munge(self) -> None:
+        """munged goes away: no command of SLURM's gets an answer, and SLURM's parts cannot speak with each other."""
+        for process in self._named(self._controller, "munged"):
+            os.kill(process, signal.SIGTERM)
+        self._wait(10, "munged to end", lambda: not self._named(self._controller, "munged"))
+
+    def start_munge(self) -> None:
+        """munged is there again."""
+        if not self._named(self._controller, "munged"):
+            run = self.folder / "run"
+            self._inside("munged", "--force", f"--key-file={self.folder}/etc/munge.key", f"--socket={run}/munge.sock",
+                         f"--pid-file={run}/munged.pid", f"--log-file={self.folder}/log/munged.log",
+                         f"--seed-file={run}/munge.seed")  # fmt: skip
+
     def hide_folder(self, node: str, path: Path) -> None:
         """On this node alone, an empty folder is seen at `path`: as if it were not shared, or the data not there."""
         self._mount(node, path, "-t", "tmpfs", "tmpfs")
@@ -266,6 +277,7 @@ class Cluster:
 
     def reset(self) -> None:
         """End all jobs, undo all of the above, and wait until every node is idle. Raises ClusterError."""
+        self.start_munge()
         self.start_controller()
         for name in self.nodes:
             if not self.is_on(name):

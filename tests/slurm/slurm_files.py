@@ -48,6 +48,8 @@ class Knobs:
     """More partitions than main, high and limits: their names, and what slurm.conf says of each."""
     extra: str = ""
     """More lines of slurm.conf."""
+    root: Path = field(default_factory=lambda: Path(os.environ.get("XTRAIN_SLURM_ROOT", "/")))
+    """Where SLURM's programs lie: the machine's own, or another release's (see daemons.py)."""
 
     def __post_init__(self) -> None:
         if self.cred_expire < 5:
@@ -57,6 +59,12 @@ class Knobs:
     def names(self) -> list[str]:
         """The nodes' names."""
         return [f"n{number}" for number in range(1, self.nodes + 1)]
+
+    @property
+    def plugins(self) -> str:
+        """What slurm.conf and slurmdbd.conf say of another release's plug-ins."""
+        own = self.root == Path("/")
+        return "" if own else f"PluginDir={next(self.root.glob('usr/lib/*-linux-gnu/slurm-wlm'))}"
 
     @property
     def gpu_type(self) -> str:
@@ -75,7 +83,7 @@ def write_files(folder: Path, knobs: Knobs) -> None:
         (folder / name).mkdir()
     network = f"10.{random.randrange(64, 128)}.{random.randrange(256)}"
     addresses = {"ctl": f"{network}.254"} | {name: f"{network}.{n}" for n, name in enumerate(knobs.names, 1)}
-    plan = {"addresses": addresses}
+    plan = {"addresses": addresses, "root": str(knobs.root)}
     (folder / "etc/plan.json").write_text(json.dumps(plan))
     hosts = [f"{address} {name}" for name, address in addresses.items()]
     (folder / "etc/hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")
@@ -90,16 +98,16 @@ def write_files(folder: Path, knobs: Knobs) -> None:
             "CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';\n"
             "GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';\n"
         )
-        _secret(folder / "etc/slurmdbd.conf", slurmdbd_conf(folder).encode())
+        _secret(folder / "etc/slurmdbd.conf", f"{slurmdbd_conf(folder)}{knobs.plugins}\n".encode())
 
 
-def write_commands(folder: Path, controller: int) -> None:
+def write_commands(folder: Path, controller: int, root: Path) -> None:
     """The commands for outside (they enter the network of the process `controller`), and those of the nodes."""
     for command in COMMANDS:
         for where, enter in (("bin", f"nsenter -t {controller} --net --uts -- "), ("bin-node", "")):
             script = folder / where / command
             conf = folder / "etc/slurm.conf"
-            script.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {enter}/usr/bin/{command} "$@"\n')
+            script.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {enter}{root / "usr/bin" / command} "$@"\n')
             script.chmod(0o755)
 
 
@@ -165,6 +173,7 @@ SlurmdParameters=config_overrides
 {controller_parameters}
 {accounting}
 {"GresTypes=gpu" if gres else ""}
+{knobs.plugins}
 {knobs.extra}
 NodeName={nodes} NodeAddr={network}.[1-{knobs.nodes}] CPUs={knobs.cpus} RealMemory={knobs.memory_gib * 1024} \
 {gres} {features} State=UNKNOWN

@@ -86,12 +86,22 @@ def controller(folder: Path) -> None:
     plan = json.loads((folder / "etc/plan.json").read_text())
     socket.sethostname("ctl")
     run("mount", "--bind", str(folder / "etc/hosts"), "/etc/hosts")
+    if plan["root"] != "/":
+        other_release(Path(plan["root"]))
     run("ip", "link", "set", "lo", "up")
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "addr", "add", f"{plan['addresses']['ctl']}/24", "dev", "br0")
     run("ip", "link", "set", "br0", "up")
     (folder / "run/ready").touch()
     reap()
+
+
+def other_release(root: Path) -> None:
+    """Here and on the nodes, SLURM's daemons are those below `root`: slurmd looks for slurmstepd in /usr/sbin."""
+    for path in root.glob("usr/sbin/slurm*"):
+        place = Path("/usr/sbin") / path.name
+        if not path.is_symlink() and place.is_file() and not place.is_symlink():
+            run("mount", "--bind", str(path), str(place))
 
 
 def own_sys(stage: Path) -> None:

@@ -145,6 +145,23 @@ def test_slurmctld_down(make_cluster: MakeCluster, life: MakeLife, undisturbed: 
 
 
 @pytest.mark.long
+def test_munge_is_away_at_the_time_limit(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
+    """For a minute, in which ranks are to be warned, then to be ended: nothing reaches them until it is there again."""
+    cluster = make_cluster(nodes=2, slurmd_timeout=300, kill_wait=30)  # as SLURM has them by default
+    one = life(cluster, pace="4.5,0.02", job={"time_limit": 1}).wait_step(4)
+
+    def away() -> None:
+        cluster.stop_munge()
+        threading.Timer(60, cluster.start_munge).start()
+
+    one.disturb(away)
+    check(one, undisturbed, "munge away for 60 s at the time limit", attempts=2, lost=0, seconds=one.recover(2))
+    end = Attempts(one.run).read_end(1)
+    assert end is not None, one.story()
+    assert (end.how, end.step) == ("time limit", one.resumed_at()[0]), one.story()
+
+
+@pytest.mark.long
 def test_two_jobs_on_one_node(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     cluster = make_cluster(nodes=1)
     job = {"nodes": 1, "tasks_per_node": 2}

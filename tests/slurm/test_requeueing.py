@@ -169,6 +169,15 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Jobs]
     return made
 
 
+def program_before(one: Jobs, monkeypatch: pytest.MonkeyPatch, name: str, script: str, **more: str) -> None:
+    """Let ``script`` stand before a command of SLURM's, here and in the jobs that are submitted from here."""
+    program = one.root / "bin" / name
+    program.parent.mkdir()
+    program.write_text(script.format(real=shutil.which(name), root=one.root, **more))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
 def test_nothing_that_lies_in_the_run_directory_runs(
     cluster: Cluster, jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +292,43 @@ def test_scancel(make_cluster: MakeCluster, jobs: Callable[..., Jobs], accountin
     assert one.calls(A) == 1
 
 
+REQUEUE = """#!/bin/sh
+# The real one; its first request to requeue waits until munge is away, and what comes of each is written down.
+if [ "$1" = requeue ] && mkdir {root}/asked 2>/dev/null; then
+    while [ ! -e {root}/away ]; do sleep 0.05; done
+fi
+{real} "$@"
+code=$?
+[ "$1" != requeue ] || echo $code >> {root}/codes
+exit $code
+"""
+
+
+def test_munge_is_away_when_a_job_wants_back(
+    make_cluster: MakeCluster, jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ranks have saved and left, and `scontrol requeue` gets no answer: it asks again until munge is there.
+
+    Ranks that train, and a minute without munge at a real time limit: test_life.
+    """
+    cluster = make_cluster(nodes=1, accounting=False)
+    one = jobs(cluster, A).how(a=["75", "done"])
+    program_before(one, monkeypatch, "scontrol", REQUEUE)
+    job = one.submit(A)
+    one.wait((one.root / "asked").exists)
+    cluster.stop_munge()
+    (one.root / "away").touch()
+    codes = one.root / "codes"
+    one.wait(codes.exists)
+    assert codes.read_text().split() == ["1"]
+    cluster.start_munge()
+    one.wait_done(A)
+    assert one.jobs(A) == [job]
+    assert (one.calls(A), one.attempts(A)) == (2, 2), one.story()
+    ends = Attempts(A.run(one.out)).read_end(1), Attempts(A.run(one.out)).read_end(2)
+    assert [end and end.how for end in ends] == ["preempted", "done"]
+
+
 def test_cancelled_by_the_user(cluster: Cluster, jobs: Callable[..., Jobs]) -> None:
     one = jobs(cluster, A, AFTER).how(a=["wait"])
     first, after = one.submit(A), one.submit(AFTER)
@@ -395,11 +441,7 @@ def test_an_answer_of_sbatch_that_is_lost(
 ) -> None:
     """The job is in the queue all the same: it is found there, and none is submitted a second time."""
     one = jobs(cluster, A, AFTER)
-    program = one.root / "bin" / "sbatch"
-    program.parent.mkdir()
-    program.write_text(SBATCH.format(real=shutil.which("sbatch"), root=one.root, after=after))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    program_before(one, monkeypatch, "sbatch", SBATCH, after=after)
     cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
         if after != "true":

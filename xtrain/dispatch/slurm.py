@@ -315,8 +315,7 @@ def _squeue_line(line: str) -> JobState | None:
         return None
     got = dict(zip(_SQUEUE_FIELDS, values, strict=True))
     state = got["State"]
-    status = int(got["exit_code"]) if got["exit_code"].isdecimal() else 0
-    code = _code(status >> 8, status & 127) if state in ENDED else None
+    code = _exit_code(got["exit_code"]) if state in ENDED else None
     return JobState(
         job=got["JobID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
         restarts=int(got["RestartCnt"] or 0), start=_time(got["StartTime"]), end=_time(got["EndTime"]),
@@ -336,17 +335,22 @@ def _sacct_line(line: str) -> JobState | None:
         return None
     got = dict(zip(_SACCT_FIELDS, values, strict=True))
     state = got["State"].split(" ")[0]  # "CANCELLED by 1000"
-    code = re.fullmatch(r"(\d+):(\d+)", got["ExitCode"])
     return JobState(
         job=got["JobID"], state=state, reason=_text(got["Reason"]), nodes=_text(got["NodeList"]),
         start=_time(got["Start"]), end=_time(got["End"]), time_limit=duration_seconds(got["Timelimit"]),
-        exit_code=_code(int(code[1]), int(code[2])) if code and state in ENDED else None,
+        exit_code=_exit_code(got["ExitCode"]) if state in ENDED else None,
         name=got["JobName"], submitted=_time(got["Submit"]), source=SACCT,
     )  # fmt: skip
 
 
-def _code(code: int, signal: int) -> int:
-    return -signal if signal else code
+def _exit_code(value: str) -> int | None:
+    """``7:0`` or ``0:9`` (sacct; squeue of 24.11 and newer); wait's number for the same (squeue of older ones)."""
+    code, colon, signal = value.partition(":")
+    if not code.isdecimal() or not (signal or "0").isdecimal():
+        return None
+    status = int(code)
+    exited, ended_by = (status, int(signal or 0)) if colon else (status >> 8, status & 127)
+    return -ended_by if ended_by else exited
 
 
 def _text(value: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -47,6 +48,7 @@ from xtrain.run_directory import RunDirectory
 
 PARENT_PATIENCE_SECONDS = 60.0  # a file that another node wrote may show up late on a network file system
 POLL_SECONDS = 0.2
+AGAIN_SECONDS = 5.0  # between one warning of the ranks and the next: srun loses it while munged is away
 FENCE_SECONDS = 2.0  # between looks at whether a newer attempt has begun
 LIMIT_SECONDS = 300.0  # between looks at the job's time limit
 CLEAN_SECONDS = 20.0
@@ -335,12 +337,13 @@ class Supervisor:
 
     def _watch(self, process: subprocess.Popen[bytes], fence: Fence, end: float | None) -> int:
         deadline = _Deadline(self, end)
-        looked = time.monotonic()
+        looked, warned = time.monotonic(), math.inf
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(POLL_SECONDS)
-            if self.asked.to_pass_on() or deadline.reached():
-                process.send_signal(signal.Signals[self.profile.preemption.warning])
+            if self.asked.to_pass_on() or deadline.reached() or time.monotonic() - warned > AGAIN_SECONDS:
+                process.send_signal(signal.Signals[self.profile.preemption.warning])  # the first one counts
+                warned = time.monotonic()
             if time.monotonic() - looked > FENCE_SECONDS:
                 looked = time.monotonic()
                 if _is_fenced(fence):
