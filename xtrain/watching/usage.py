@@ -264,8 +264,9 @@ class _Reckoning:
         """How an attempt ended, and when; None where that is not known, and while it runs."""
         attempts = Attempts(view.run)
         end = attempts.read_end(one.number)
-        late = end is not None and end.how == ways.KILLED and then is not None  # written down when the next one began
-        if end is not None and not (late and then and end.ended > then.started - _CLOCKS_SECONDS):
+        # Of a start that was killed the next one wrote the end, and with it when it began itself.
+        later = end is not None and end.how == ways.KILLED and then is not None
+        if end is not None and not (later and then and end.ended > then.started - _CLOCKS_SECONDS):
             return end.how, end.ended
         if then is None and self.states[view.node.folder].state == words.RUNNING:
             return words.RUNNING, None

@@ -72,8 +72,7 @@ def _table(study: str, graph: JobGraph, phases: Sequence[PhaseUsage], width: int
     table = Table(title=study, title_justify="left", title_style="bold", box=None, pad_edge=False,
                   padding=(0, 2, 0, 0), header_style="bright_black")  # fmt: skip
     for column in columns:
-        overflow = "ellipsis" if column.head == "phase" else "fold"
-        table.add_column(column.head, justify="right" if column.right else "left", no_wrap=True, overflow=overflow)
+        table.add_column(column.head, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
     for row, (phase, _) in enumerate(rows):
         style = STYLES[phase.state.state]
         table.add_row(*(Text(column.cells[row], style if column.head == "state" else "") for column in columns))
