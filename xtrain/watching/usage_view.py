@@ -64,7 +64,7 @@ def _table(study: str, graph: JobGraph, phases: Sequence[PhaseUsage], width: int
             Column("of it held", [duration(one.held) if one.held >= 1 else "" for one in sums], 2),
             Column("of the limit", [_limit(one.fullest) for one in sums], 6),
             Column("GPU use", ["" if one.gpu_percent is None else f"{one.gpu_percent:.0f}%" for one in sums], 3),
-            Column("memory", ["" if one.memory_share is None else f"{one.memory_share:.0%}" for one in sums], 1),
+            Column("memory", ["" if one.memory_share is None else _share(one.memory_share) for one in sums], 1),
             Column("kWh", ["" if one.joules is None else hours(one.joules / _KWH) for one in sums], 0),
         ],
         width + 2,  # nothing stands behind the last one
@@ -80,7 +80,7 @@ def _table(study: str, graph: JobGraph, phases: Sequence[PhaseUsage], width: int
 
 
 def hours(value: float) -> str:
-    """A number of hours, or of anything, to three digits at least."""
+    """A number of hours, or of anything, to three digits or more."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -106,6 +106,10 @@ def _wait(phase: PhaseUsage, one: Total) -> str:
     if not one.waited:
         return "?" if one.wait_unknown else ""
     return f"{'≥ ' if one.wait_unknown or phase.waiting is not None else ''}{duration(one.wait)}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.01 else "under 1%"
 
 
 def _limit(start: StartUsage | None) -> str:
@@ -134,7 +138,7 @@ def _lines(one: Total) -> list[str]:
     accounting = [
         f"{hours(one.allocated_gpu_hours)} GPU-hours allocated" if one.allocated_gpu_hours else "",
         "" if one.gpu_percent is None else f"GPUs {one.gpu_percent:.0f}% in use",
-        "" if one.memory_share is None else f"at most {one.memory_share:.0%} of the memory that was asked for",
+        "" if one.memory_share is None else f"at most {_share(one.memory_share)} of the memory that was asked for",
         "" if one.joules is None else f"{hours(one.joules / _KWH)} kWh",
     ]
     if any(accounting):
