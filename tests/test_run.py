@@ -34,6 +34,9 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     assert model.config.vocab_size == 400
     assert "choose" in (out / "report.html").read_text("utf-8")
     predictions_add_up(next(out.glob("evaluate/none-toy-*")))
+    used = json.loads(toy.xtrain("usage", str(out), "--json").stdout)["totals"]
+    assert (used["starts"], used["no_end"], used["no_devices"], used["redone_steps"]) == (7, 0, 0, 0)
+    assert 0 < used["rank_hours"] + used["gpu_hours"] < 1
     second = toy.run("all", "--set", 'engine.keep_encoders="none"', **limited)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("done before, kept") == 7

@@ -199,6 +199,20 @@ def status(
     return run_status(out, study=study, machine=machine, watch=watch, console=new_console())
 
 
+@app.command(name="usage")
+def usage(out: Annotated[Path, tyro.conf.Positional] = Path("out"), machine: Machine = False, study: str = "") -> int:
+    """Show what every phase has used: device-hours, time in the queue and of the limit, work redone after kills.
+
+    Args:
+        out: The output folder.
+        machine: Print JSON.
+        study: Show this study alone, of several in the folder.
+    """
+    from xtrain.watching.commands import run_usage
+
+    return run_usage(out, study=study, machine=machine, console=new_console())
+
+
 @app.command(name="why")
 def why(phase: Annotated[str, tyro.conf.Positional], out: OutFolder = Path("out"), lines: int = 12) -> int:
     """Say what a phase waits for, or why it failed: the exception, the node, the last lines, the attempts.

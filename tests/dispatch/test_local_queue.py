@@ -164,7 +164,9 @@ def test_in_order_and_as_many_at_a_time_as_allowed(local: Local) -> None:
     assert most == 2, notes
     assert (local.root / "notes").read_text().count("yes") == len(notes), "the profile's variables"
     submission = local.folder(A).submissions()[-1]
-    assert Attempts(A.run(local.out)).read(1).job == submission.job  # type: ignore[union-attr]
+    attempt = Attempts(A.run(local.out)).read(1)
+    assert attempt is not None
+    assert (attempt.job, attempt.ranks, attempt.gpus, attempt.time_limit) == (submission.job, 1, 0, None)
 
 
 def _folder(node: JobNode) -> str:

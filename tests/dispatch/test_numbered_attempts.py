@@ -232,7 +232,7 @@ def test_nothing_of_an_older_one_gets_into_the_record(run: RunDirectory) -> None
         old.event("failed")
     assert [(line["step"], line["loss"]) for line in read_metrics(run.metrics)] == [(1, 1.0), (2, 0.5)]
     assert [line["step"] for line in read_metrics(run.batches)] == [0]
-    assert [line["event"] for line in read_events(run.events)] == ["start", "resume"]
+    assert [line["event"] for line in read_events(run.events)] == ["start", "steps_lost", "resume"]
 
 
 def test_no_file_is_made_for_an_older_one(run: RunDirectory) -> None:

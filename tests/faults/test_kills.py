@@ -101,8 +101,11 @@ def test_killed_while_saving(
     assert verified(run)
     expected = SAVED if place == "after" else SAVED - SAVE_EVERY
     # what is saved beside training is not there yet while the next steps are trained
-    assert reached(run) - expected <= SAVE_EVERY + max(0, reached(run) - SAVED)
+    last = reached(run)
+    assert last - expected <= SAVE_EVERY + max(0, last - SAVED)
     went_on(nursery, run, f"SIGKILL of {named(who)}, save of a step: {place}", expected, undisturbed(stage))
+    lost = [(event["step"], event["reached"]) for event in events(run, "steps_lost")]
+    assert lost == [(expected, last)] * (last > expected)
 
 
 @dataclass(frozen=True)

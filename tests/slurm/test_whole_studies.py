@@ -111,6 +111,18 @@ def test_a_study_gives_what_a_local_run_gives(
     assert scores_of(one.out) == scores_of(tmp_path / "local") != {}
     names = {line["launcher"] for path in one.out.glob("target/*/events.jsonl") for line in starts(path)}
     assert names == {"srun"}
+    used = json.loads(one.command("-m", "xtrain", "usage", str(one.out), "--json").stdout)
+    assert used["silent"] == {}
+    assert (used["totals"]["starts"], used["totals"]["no_devices"], used["totals"]["wait_unknown"]) == (
+        len(one.jobs()),
+        0,
+        0,
+    )
+    (phase,) = (phase for phase in used["studies"][0]["phases"] if phase["job_name"] == "toy/choose-s0")
+    assert [(start["ranks"], start["gpus"], start["time_limit_seconds"]) for start in phase["attempts"]] == [
+        (2, 0, 600)
+    ]
+    assert [start["job"] for start in phase["accounting"]] == [one.jobs()["toy/choose-s0"]]
     again = one.submit()
     assert "nothing to submit" in again.stdout, again.stdout + again.stderr
 

@@ -97,6 +97,20 @@ def test_resume_drops_later_steps_and_goes_on(run: RunDirectory) -> None:
     assert [line["step"] for line in read_metrics(run.metrics)] == [1, 2, 3, 4, 5, 6, 6, 7]
 
 
+def test_what_is_dropped_is_told_where_it_is_trained_again(run: RunDirectory) -> None:
+    with Recorder(run) as record:
+        for step in range(1, 11):
+            record.metrics(step, {"loss": 1 / step})
+        last = read_metrics(run.metrics)[-1]
+        record.resume_at(6)
+        record.resume_at(6)  # nothing more is lost
+        record.resume_at(3, again=False)
+    (event,) = read_events(run.events)
+    assert event | {"time": ""} == {
+        "time": "", "event": "steps_lost", "step": 6, "reached": 10, "seen": last["time"],
+    }  # fmt: skip
+
+
 def test_a_full_disk_is_the_user_s_to_mend(run: RunDirectory) -> None:
     run.metrics.symlink_to("/dev/full")
     run.events.symlink_to("/dev/full")

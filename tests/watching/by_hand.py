@@ -63,8 +63,8 @@ class Run:
         self.folder.add(Submission(job, self.node.job_name, time.time(), "a100", **more))
         return self
 
-    def attempt(self, job: str = "", nodes: tuple[str, ...] = ("n1", "n2"), restart: int = 0) -> Run:
-        self.attempts.claim(job=job, restart=restart, nodes=nodes)
+    def attempt(self, job: str = "", nodes: tuple[str, ...] = ("n1", "n2"), restart: int = 0, **more: Any) -> Run:
+        self.attempts.claim(job=job, restart=restart, nodes=nodes, **more)
         return self
 
     def end_attempt(self, how: str, code: int, reason: str, node: str = "") -> Run:

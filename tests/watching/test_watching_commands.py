@@ -35,6 +35,16 @@ def test_status(out: Path) -> None:
     assert set(value["silent"]) == {"squeue", "sacct"}
 
 
+def test_usage(out: Path) -> None:
+    result = xtrain("usage", folder=out)
+    assert result.returncode == 0, result.stderr
+    assert "13 starts: " in result.stdout
+    assert "sacct did not answer: sacct: No such file or directory" in result.stdout
+    value = json.loads(xtrain("usage", "out", "--json", folder=out).stdout)
+    assert value["totals"]["starts"] == 13
+    assert set(value["silent"]) == {"squeue", "sacct"}
+
+
 def test_why_and_logs(out: Path) -> None:
     result = xtrain("why", "phang/qnli-s0", folder=out)
     assert result.returncode == 0, result.stderr
@@ -46,6 +56,8 @@ def test_why_and_logs(out: Path) -> None:
 def test_mistakes_are_told_without_a_traceback(out: Path) -> None:
     for arguments, message in (
         (("status", "elsewhere"), "there is no such folder"),
+        (("usage", "elsewhere"), "elsewhere: there is no such folder\n  allowed: an output folder with"),
+        (("usage", "."), "no study was run or submitted into this folder"),
         (("status", "out", "--study", "phong"), "did you mean 'phang'"),
         (("why", "qnli-s1"), "is no phase of phang"),
         (("logs", "phang/qnli-s0", "--rank", "5"), "logs/rank-0.log"),
@@ -66,7 +78,8 @@ def test_cancel_says_what_it_could_not_do(out: Path) -> None:
 
 def test_they_start_without_the_libraries_that_take_seconds(out: Path) -> None:
     script = (
-        "import sys\nfrom xtrain.cli import main\nmain(['status', 'out'])\nmain(['why', 'phang/csqa-s0'])\n"
+        "import sys\nfrom xtrain.cli import main\nmain(['status', 'out'])\nmain(['usage', 'out'])\n"
+        "main(['why', 'phang/csqa-s0'])\n"
         "print([name for name in ('torch', 'transformers', 'numpy', 'deepspeed', 'wandb', 'submitit') "
         "if name in sys.modules])"
     )

@@ -72,6 +72,12 @@ class Attempt:
     """The name of its claim, which is in that of its folder in ``checkpoints/``; empty for a phase without any."""
     process: str = ""
     """Of the process that claimed it, and sees to its end: :func:`xtrain.dispatch.processes.own_mark`."""
+    ranks: int = 0
+    """Processes that it starts; 0 where nobody said."""
+    gpus: int = 0
+    """GPUs that it holds, over all nodes."""
+    time_limit: float | None = None
+    """Seconds that its job has asked for; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,16 @@ class Attempts:
         attempt = self.read(self.newest())
         return attempt is None or attempt.job == job
 
-    def claim(self, *, job: str = "", restart: int = 0, nodes: tuple[str, ...] = ()) -> Fence:
+    def claim(
+        self,
+        *,
+        job: str = "",
+        restart: int = 0,
+        nodes: tuple[str, ...] = (),
+        ranks: int = 0,
+        gpus: int = 0,
+        time_limit: float | None = None,
+    ) -> Fence:
         """Begin an attempt, and fence off all older ones; for a phase that is not done.
 
         What older ones have committed until then is there, and nothing is added to it. A still newer attempt may have
@@ -134,8 +149,9 @@ class Attempts:
                 make_folder(self.run.checkpoints)
                 self._checkpoint_work(claim).mkdir()
             began = Attempt(
-                0, time.time(), newest_step(self.run), platform.node(), job, restart, nodes, claim, own_mark()
-            )
+                0, time.time(), newest_step(self.run), platform.node(), job, restart, nodes, claim, own_mark(),
+                ranks, gpus, time_limit,
+            )  # fmt: skip
             attempt = self._take_number(began)
             for older in self.numbers():
                 if older < attempt.number:

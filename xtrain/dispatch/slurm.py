@@ -135,6 +135,25 @@ def sacct(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Answer:
     return _asked(SACCT, jobs, timeout, _sacct_command, _sacct_line)
 
 
+def accounted(
+    jobs: Sequence[str], fields: Sequence[str], timeout: float = TIMEOUT_SECONDS
+) -> tuple[list[dict[str, str]], str]:
+    """The accounting's rows on the jobs, the oldest first: every start of each, and every step of it.
+
+    ``fields`` are sacct's own words, ``JobID`` with them: ``12`` is a start, ``12.0`` a step of it. Times are seconds
+    since 1970. Also says why sacct did not answer; empty where it did.
+    """
+    rows: list[dict[str, str]] = []
+    for some in _chunks(sorted(filter(is_slurm_job, jobs))):
+        done = _call([SACCT, "--noheader", "--parsable2", "--duplicates", f"--jobs={','.join(some)}",
+                      f"--format={','.join(fields)}"], timeout)  # fmt: skip
+        if not done.ran or done.code:
+            return rows, " ".join(done.words.split()) or f"{SACCT} ended with {done.code}"
+        values = (line.split("|") for line in done.out.splitlines())
+        rows += [dict(zip(fields, row, strict=True)) for row in values if len(row) == len(fields)]
+    return rows, ""
+
+
 def live_jobs_of(comment: str, timeout: float = TIMEOUT_SECONDS) -> tuple[list[str], Reply]:
     """This user's jobs with this in their comment that are not over, the oldest first; and whether squeue answered."""
     command = [SQUEUE, "--noheader", "--all", f"--user={os.getuid()}", "--Format=JobID:|,State:|,Comment:|"]

@@ -124,7 +124,11 @@ class Supervisor:
             stopped = self._unless_idle(0)
             if stopped:
                 return stopped
-            fence = Attempts(self.run).claim(job=self.job, restart=self.restart, nodes=self.nodes)
+            asks = self.asks
+            fence = Attempts(self.run).claim(
+                job=self.job, restart=self.restart, nodes=self.nodes, ranks=asks.num_ranks,
+                gpus=asks.nodes * asks.gpus_per_node, time_limit=asks.time_limit_seconds,
+            )  # fmt: skip
             print(f"attempt {fence.number} at {self.node.name} on {', '.join(self.nodes)}", flush=True)
             try:
                 return self._attempt(fence)

@@ -222,7 +222,8 @@ def _claim(attempts: Attempts, ranks: Ranks, agreement: Agreement) -> Fence:
     number, problems = 0, tuple[Problem, ...]()
     if ranks.is_first:
         try:
-            number = attempts.claim().number
+            gpus = ranks.world_size if torch.cuda.is_available() else 0  # as initialize_ranks has it: one a rank
+            number = attempts.claim(ranks=ranks.world_size, gpus=gpus).number
         except UserError as error:
             problems = error.problems
         except OSError as error:

@@ -120,7 +120,8 @@ class PhaseObserver:
             if kind in SPOKEN:
                 self.say(f"      {SPOKEN[kind].format(**fields)}")
             if kind in ("begin", "resume"):
-                dropped = self._resumed(int(fields["step"]))
+                # What an attempt that died recorded beyond its last checkpoint is about to be recorded again.
+                dropped = self.record.resume_at(int(fields["step"]))
                 if self._shown is not None:
                     self.start_progress(*self._shown, done=int(fields["step"]))
                 if kind == "begin" and dropped:
@@ -133,14 +134,7 @@ class PhaseObserver:
             if path.is_file():
                 beside = path.with_name(f"{path.stem}-attempt-{attempt}.jsonl")
                 self._run.write_text(beside, path.read_text("utf-8"))
-            self._resumed(0)
-
-    def _resumed(self, step: int) -> int:
-        """What an attempt that died recorded beyond its last checkpoint is about to be recorded again.
-
-        Returns how many lines of metrics that were.
-        """
-        return self.record.resume_at(step)
+            self.record.resume_at(0, again=False)  # with another seed
 
     def advanced(self, step: int, values: Mapping[str, float]) -> None:
         """``step`` units of the progress bar are done."""

@@ -59,15 +59,19 @@ class Recorder:
         if self._active:
             self._batches.append({"step": step, "task": task, "ids": list(ids)})
 
-    def resume_at(self, step: int) -> int:
+    def resume_at(self, step: int, *, again: bool = True) -> int:
         """Drop the lines of steps after ``step``, whole or not at all; returns how many of metrics.
 
-        What a crashed run had recorded beyond its last checkpoint is about to be recorded again.
+        What a crashed run had recorded beyond its last checkpoint is about to be recorded ``again``. The event
+        ``steps_lost`` then keeps what is known of it: how far training had come (``reached``), and when (``seen``).
         """
         if not self._active:
             return 0
         self._batches.keep(lambda line: int(line["step"]) < step)
-        return self._metrics.keep(lambda line: int(line["step"]) <= step)
+        dropped = self._metrics.keep(lambda line: int(line["step"]) <= step)
+        if dropped and again:
+            self.event("steps_lost", step=step, reached=int(dropped[-1]["step"]), seen=dropped[-1]["time"])
+        return len(dropped)
 
     def close(self) -> None:
         """Close the files; a later call opens them again.
@@ -180,8 +184,8 @@ class _Lines:
                     raise
                 self._waiting.pop(0)
 
-    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Rewrite the file with only the lines that are ``wanted``; returns how many others there were.
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Rewrite the file with only the lines that are ``wanted``; returns the others.
 
         Raises :class:`xtrain.errors.Fenced` if a newer attempt has begun.
         """
@@ -193,7 +197,7 @@ class _Lines:
             kept = [raw for raw, line in lines if wanted(line)]
             if len(kept) < len(lines):
                 write_bytes(self._path, b"".join(kept), self._staging)
-            return len(lines) - len(kept)
+            return [line for _, line in lines if not wanted(line)]
 
     def close(self) -> None:
         with self._lock:

@@ -1,1 +1,1 @@
-"""Looking at runs from outside: status, why, logs, cancel. It starts at once, so no torch in here."""
+"""Looking at runs from outside: status, usage, why, logs, cancel. It starts at once, so no torch in here."""

@@ -1,4 +1,4 @@
-"""The commands status, why, logs and cancel, as the command line calls them."""
+"""The commands status, usage, why, logs and cancel, as the command line calls them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from xtrain.watching.cancel import Cancelled, cancel_jobs, concerned, to_cancel,
 from xtrain.watching.run_view import views
 from xtrain.watching.studies import ask, find_phase, look, studies
 from xtrain.watching.table import as_json, say, show
+from xtrain.watching.usage import usage
+from xtrain.watching.usage_view import show_usage, usage_json
 from xtrain.watching.why_view import explain_phase
 
 _PATIENCE_SECONDS = 10.0  # for the queue, where nobody waits for a screen
@@ -40,6 +42,17 @@ def run_status(out: Path, *, study: str, machine: bool, watch: float, console: C
             time.sleep(watch)
         except KeyboardInterrupt:
             return 0
+
+
+def run_usage(out: Path, *, study: str, machine: bool, console: Console) -> int:
+    """Print what every phase has used until now."""
+    graphs, now = studies(out, study), time.time()
+    found = usage(out, graphs, now, patience=_PATIENCE_SECONDS, others=not study)
+    if machine:
+        print(json.dumps(usage_json(out, found, now), indent=2), flush=True)
+    else:
+        show_usage(graphs, found, console)
+    return 0
 
 
 def run_why(phase: str, *, out: Path, lines: int, console: Console) -> int:

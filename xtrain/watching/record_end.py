@@ -186,6 +186,7 @@ _WORDS = {
     "start": "started on {host}",
     "begin": "began at step 0",
     "resume": "resumed at step {step}",
+    "steps_lost": "resumed at step {step}; {reached} was reached before",
     "save": "saved step {step}",
     "best": "best so far, step {step}: {score:.4g}",
     "preempted": "saved after {signal}",

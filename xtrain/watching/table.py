@@ -37,7 +37,9 @@ _NEWS_SHARE = 4  # of the width, what is left for the news at least before a col
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of a table of phases: a cell a row."""
+
     head: str
     cells: list[str]
     keep: int  # the smaller, the sooner it gives way on a narrow terminal
@@ -45,7 +47,16 @@ class _Column:
 
     @property
     def width(self) -> int:
+        """Of its widest cell, or its head."""
         return max(len(self.head), *(len(cell) for cell in self.cells))
+
+
+def fitting(columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns that have anything to say and fit ``width`` together; the first two stay in any case."""
+    found = [column for column in columns if any(column.cells)]
+    while len(found) > 2 and sum(column.width + 2 for column in found) > width:
+        found.remove(min(found, key=lambda column: column.keep))
+    return found
 
 
 def show(observed: Sequence[Observed], console: Console) -> None:
@@ -64,24 +75,22 @@ def show(observed: Sequence[Observed], console: Console) -> None:
 
 def study_table(one: Observed, width: int) -> Table:
     """The table of a study, in the order of its graph; fits ``width`` columns."""
-    ordered = list(_ordered(one.graph))
-    head = _head(one.graph)
-    states = [one.of(node) for node, _ in ordered]
-    names = ["  " * depth + node.job_name.removeprefix(head) for node, depth in ordered]
+    rows = list(ordered(one.graph))
+    head = common_head(one.graph)
+    states = [one.of(node) for node, _ in rows]
+    names = ["  " * depth + node.job_name.removeprefix(head) for node, depth in rows]
     columns = [
-        _Column("phase", names, 99, right=False),
-        _Column("state", [state.state for state in states], 98, right=False),
-        _Column("job", [state.job for state in states], 5),
-        _Column("nodes", [_nodes(state.nodes) for state in states], 2, right=False),
-        _Column("tries", [str(state.attempts or "") for state in states], 3),
-        _Column("step", [_step(state) for state in states], 7),
-        _Column("loss", [_number(state.loss) for state in states], 6),
-        _Column("tokens/s", [_count(state.tokens_per_second) for state in states], 1),
-        _Column("ETA", ["" if s.eta_seconds is None else duration(s.eta_seconds) for s in states], 8),
+        Column("phase", names, 99, right=False),
+        Column("state", [state.state for state in states], 98, right=False),
+        Column("job", [state.job for state in states], 5),
+        Column("nodes", [_nodes(state.nodes) for state in states], 2, right=False),
+        Column("tries", [str(state.attempts or "") for state in states], 3),
+        Column("step", [_step(state) for state in states], 7),
+        Column("loss", [_number(state.loss) for state in states], 6),
+        Column("tokens/s", [_count(state.tokens_per_second) for state in states], 1),
+        Column("ETA", ["" if s.eta_seconds is None else duration(s.eta_seconds) for s in states], 8),
     ]
-    columns = [column for column in columns if any(column.cells)]
-    while len(columns) > 2 and sum(column.width + 2 for column in columns) + width // _NEWS_SHARE > width:
-        columns.remove(min(columns, key=lambda column: column.keep))
+    columns = fitting(columns, width - width // _NEWS_SHARE)
     table = Table(title=f"{one.graph.study}", title_justify="left", title_style="bold", box=None, pad_edge=False,
                   padding=(0, 2, 0, 0), header_style="bright_black", width=width)  # fmt: skip
     for column in columns:
@@ -135,13 +144,13 @@ def _finite(value: float | None) -> float | str | None:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
-def _head(graph: JobGraph) -> str:
+def common_head(graph: JobGraph) -> str:
     """The study's part of its jobs' names: ``phang2020/``; empty where they have none in common."""
     heads = {node.job_name.partition("/")[0] for node in graph.nodes if "/" in node.job_name}
     return f"{heads.pop()}/" if len(heads) == 1 else ""
 
 
-def _ordered(graph: JobGraph) -> Iterator[tuple[JobNode, int]]:
+def ordered(graph: JobGraph) -> Iterator[tuple[JobNode, int]]:
     """The jobs with what starts from each behind it, and how deep that is; the report, which waits for all, last."""
     children: dict[str, list[JobNode]] = {}
     roots: list[JobNode] = []
