@@ -169,10 +169,16 @@ def job_states(jobs: Sequence[str], budget: float = BUDGET_SECONDS) -> Answer:
     return Answer(known, {**queue.silent, **accounting.silent})
 
 
-def cancel(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Reply:
-    """End the jobs; those that are over are passed over."""
+def asked(command: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> tuple[Reply, str]:
+    """Whether a command of SLURM's that only shows things has answered, and what it printed."""
+    done = _call(command, timeout)
+    return _reply(done), done.out
+
+
+def cancel(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS, *, waiting: bool = False) -> Reply:
+    """End the jobs, or only those of them that are still ``waiting``; those that are over are passed over."""
     for some in _chunks(jobs):
-        done = _call(["scancel", *some], timeout)
+        done = _call(["scancel", *(["--state=PENDING"] if waiting else []), *some], timeout)
         wrong = [line for line in done.words.splitlines() if not _NOT_CANCELLABLE.search(line)]
         if not done.ran or (done.code and wrong):
             return _reply(done)
