@@ -125,7 +125,9 @@ def test_what_was_submitted_before_is_left_for_later_too(job: Job, tmp_path: Pat
     assert not folder.postponed()
 
 
-def limit(site: Site, *, job: dict[str, object], associations: str, qos: str = "", mine: str = "") -> SubmitLimit | None:
+def limit(
+    site: Site, *, job: dict[str, object], associations: str, qos: str = "", mine: str = ""
+) -> SubmitLimit | None:
     for name, text in (("associations", associations), ("qos", qos), ("mine", mine)):
         (site.root / name).write_text(text)
     return submit_limit(profile(job={"time_limit": 60, **job}), ["target"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from dataclasses import replace
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 from toy import study, write_study
 
+import xtrain.submitting
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JobGraph
+from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.local_queue import held_as_queue
 from xtrain.dispatch.slurm import _SQUEUE_FIELDS
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
+from xtrain.model.export import ENCODER_FILES
 from xtrain.runner import Job, job_graph, open_study
 from xtrain.submit_command import too_small
 from xtrain.submitting import Decision, Plan, plan_submission, plan_unseen, submit, waits_for
@@ -60,7 +63,8 @@ class Queue:
     def done(self, name: str) -> None:
         run = self.folder(name).run
         run.encoder.mkdir(exist_ok=True)
-        (run.encoder / "config.json").touch()
+        for file in ENCODER_FILES:
+            (run.encoder / file).touch()
         run.mark_done({})
 
     def put(self, name: str, job: str, state: str = "PENDING", lane: int = 0) -> None:
@@ -226,6 +230,41 @@ def test_the_report_waits_for_half_of_the_queue_and_submits_the_others(queue: Qu
         "joined",
     ]
     assert "a label that is none" in of(plan)["choose-s0"].why
+
+
+def test_a_purged_encoder_is_made_again_where_something_starts_from_it(queue: Queue) -> None:
+    queue.prepared()
+    for name in ALL[1:]:
+        queue.done(name)
+    lost = [queue.folder(name).run.encoder for name in ("choose-s0", "choose-s0/toy", "none-s0/toy")]
+    (lost[0] / "model.safetensors").unlink()
+    for folder in lost[1:]:
+        shutil.rmtree(folder)
+    assert set(what(queue.plan()).values()) == {"done"}, "nothing is left to start from them"
+    queue.folder("choose-s0/toy/evaluate").run.done_marker.unlink()
+    plan = queue.plan()
+    assert [what(plan)[name] for name in ALL] == ["done", "done", "done", "submit", "submit", "submit", "submit"]
+    why = of(plan)["choose-s0"].why
+    assert why.startswith(f"done before, made again: {lost[0]}/model.safetensors is gone")
+    assert why.endswith("target choose/toy-s0 starts there"), "which is made again itself"
+    assert of(plan)["choose-s0/toy"].why.endswith("evaluate choose/toy-s0 starts there")
+    assert queue.folder("choose-s0").run.done, "a plan changes nothing"
+    assert queue.plan(anew=False).of("submit")[0].node.name == "choose-s0", "whatever it had as jobs before"
+
+
+def test_what_is_made_again_does_not_count_as_done(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.prepared()
+    queue.done("choose-s0")
+    shutil.rmtree(queue.folder("choose-s0").run.encoder)
+    sent = []
+
+    def stand_in(folder: JobFolder, profile: Profile, node: JobNode, *more: Any, **rest: Any) -> Submission:
+        sent.append((node.name, folder.run.done))
+        return Submission(str(100 + len(sent)), node.job_name, 0.0, "lab")
+
+    monkeypatch.setattr(xtrain.submitting, "submit_job", stand_in)
+    submit(queue.plan(), said=lambda one: None)
+    assert ("choose-s0", False) in sent
 
 
 def test_new_jobs_go_behind_those_in_their_lane(queue: Queue) -> None:

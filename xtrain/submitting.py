@@ -16,9 +16,9 @@ from xtrain.dispatch.site_limits import submit_limit
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import Behind, QueueFull, behind_of, nodes_to_avoid, submit_job
-from xtrain.errors import Problem, UserError, counted, raise_if_any
+from xtrain.errors import Problem, UserError, counted
 from xtrain.files import content_hash, read_json, write_text
-from xtrain.runner import Job, job_graph, job_title, lost_encoders
+from xtrain.runner import Job, job_graph, job_title, to_make_again
 from xtrain.study import Study
 
 # What becomes of a job upon submission.
@@ -57,6 +57,8 @@ class Plan:
     """The study as TOML, with its variant and ``--set`` laid on it."""
     anew: bool = True
     """Whether what was submitted before and has left no result is submitted again."""
+    again: Mapping[str, str] = field(default_factory=dict)
+    """Phases that were done and are made again, as what starts from them finds nothing: hash -> why."""
     decisions: list[Decision] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
 
@@ -73,9 +75,8 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     """
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
-    raise_if_any(lost_encoders(job))
     graph = job_graph(job, profile.to_mapping(), around=True)
-    plan = Plan(graph, job.out.absolute(), profile, study, anew)
+    plan = Plan(graph, job.out.absolute(), profile, study, anew, to_make_again(job))
     _check_signals(job.study, profile)
     alive = _alive(plan)
     _check_cancelled(plan, alive)
@@ -151,6 +152,8 @@ def _decide(
         if again and state.waiting and node.kind != REPORT:
             return Decision(node, SUBMIT, f"job {submission.job} waits for one that is gone", replaces=submission.job)
         return Decision(node, JOINED, f"job {submission.job} is in the queue", submission.job, submission.lane)
+    if node.hash in plan.again:
+        return Decision(node, SUBMIT, plan.again[node.hash])
     if node.kind == REPORT:
         new = [d for d in plan.decisions if d.what in (SUBMIT, JOINED)]
         if run.done and not new:
@@ -179,7 +182,8 @@ def _outdated(plan: Plan) -> bool:
     What changes a result is in a phase's hash, and makes it another one; how it is computed (``[engine]``) is not.
     """
     runs = [node.run(plan.out) for node in plan.graph.nodes if node.kind not in (PREPARE, REPORT)]
-    to_run = [run for run in runs if not run.done and not run.failed]
+    again = [plan.graph.by_hash[key].run(plan.out) for key in plan.again]
+    to_run = [run for run in runs if run in again or not (run.done or run.failed)]
     if not to_run:
         return False
     prepared = read_json(plan.graph.nodes[0].run(plan.out).done_marker)
@@ -265,7 +269,7 @@ def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
         return _start_local(plan)
     plan.graph.write(plan.out)
     if plan.of(SUBMIT, LATER):
-        _forget_report(plan)
+        _forget_results(plan)
     kinds = {decision.node.kind for decision in plan.of(SUBMIT)}
     excluded = {kind: nodes_to_avoid(plan.profile, kind, plan.out) for kind in sorted(kinds)}
     jobs = {d.node.hash: d.job for d in plan.of(JOINED)}
@@ -347,10 +351,11 @@ def waits_for(plan: Plan, node: JobNode, jobs: Mapping[str, str]) -> Behind:
     return behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
 
 
-def _forget_report(plan: Plan) -> None:
-    """The report of before is not that of what is submitted now, whenever its job is."""
+def _forget_results(plan: Plan) -> None:
+    """The report of before is not that of what is submitted now, whenever its job is; nor does what is made again count
+    as done."""
     for node in plan.graph.nodes:
-        if node.kind == REPORT:
+        if node.kind == REPORT or node.hash in plan.again:
             node.run(plan.out).done_marker.unlink(missing_ok=True)
 
 
@@ -382,6 +387,7 @@ def _start_local(plan: Plan) -> list[Submission]:
     if plan.of(SUBMIT):
         with held_as_queue(plan.out, plan.graph.study):  # nobody else runs it
             plan.graph.write(plan.out)
+            _forget_results(plan)
             for decision in plan.of(SUBMIT):
                 _reopened(decision.node, plan)
         start_queue(plan.out, plan.graph)

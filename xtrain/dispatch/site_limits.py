@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile, Resources
 
+_SACCTMGR = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
 PATIENCE_SECONDS = 10.0  # a command; where accounting is slow, sbatch will say the same
 
 
@@ -73,10 +74,8 @@ def _associations(profile: Profile) -> list[_Association]:
     cluster = next((line.split("=", 1)[1].strip() for line in _lines(["scontrol", "show", "config"])
                     if line.startswith("ClusterName") and "=" in line), "")  # fmt: skip
     user = pwd.getpwuid(os.getuid()).pw_name
-    said = _lines(
-        ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "user", user, "withassoc",
-         "format=DefaultAccount,Cluster,Account,Partition,MaxSubmitJobs,DefaultQOS"]
-    )  # fmt: skip
+    fields = "DefaultAccount,Cluster,Account,Partition,MaxSubmitJobs,DefaultQOS"
+    said = _lines([*_SACCTMGR, "user", user, "withassoc", f"format={fields}"])
     found = []
     for values in (line.split("|") for line in said):
         if len(values) == 6 and (not cluster or values[1] == cluster):
@@ -103,8 +102,8 @@ def _qos_of_partition(partition: str) -> str:
 def _qos_limits(names: set[str]) -> dict[str, int]:
     if not names:
         return {}
-    said = _lines(["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos", f"name={','.join(sorted(names))}",
-                   "format=Name,MaxSubmitJobsPerUser"])  # fmt: skip
+    which = f"name={','.join(sorted(names))}"
+    said = _lines([*_SACCTMGR, "qos", which, "format=Name,MaxSubmitJobsPerUser"])
     pairs = [line.split("|") for line in said if line.count("|") == 1]
     return {name: most for name, text in pairs if (most := _number(text)) is not None}
 
