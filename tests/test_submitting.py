@@ -277,6 +277,18 @@ def test_new_jobs_go_behind_those_in_their_lane(queue: Queue) -> None:
     assert {place.lane for place in by_name.values()} == {0}
 
 
+def test_jobs_on_another_cluster_are_not_seen(queue: Queue) -> None:
+    queue.plan().graph.write(queue.out)
+    assert queue.plan(cluster="alpha"), "nothing was submitted yet"
+    queue.put("choose-s0", "5", "RUNNING")
+    with pytest.raises(
+        UserError, match=r"cluster = 'alpha' of lab: jobs of these .* the own cluster(.|\n)*xtrain cancel"
+    ):
+        queue.plan(cluster="alpha")
+    queue.folder("choose-s0").end("cancelled", 1, "by the user")
+    assert queue.plan(cluster="alpha")
+
+
 def test_nothing_is_decided_while_slurm_is_silent(queue: Queue) -> None:
     queue.put("prepare", "5")
     queue.states.clear()

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from xtrain.cli import Flag, Options, StudyOptions
 from xtrain.console import new_console, run_command
+from xtrain.dispatch import slurm
 from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, Profile, load_profile
 from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobNode
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _submit(options: SubmitOptions) -> int:
     console = new_console()
     profile = load_profile(options.cluster)
+    slurm.ask_of(profile.cluster)
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
     study = options.study
     mapping = resolved(study.study, overrides=study.settings, variant=study.variant)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xtrain.dispatch import slurm
-from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file, study_file
+from xtrain.dispatch.cluster import SLURM, Profile
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file, graphs, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
 from xtrain.dispatch.local_queue import held, held_as_queue, start_queue
 from xtrain.dispatch.site_limits import submit_limit
@@ -78,6 +78,7 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     graph = job_graph(job, profile.to_mapping(), around=True)
     plan = Plan(graph, job.out.absolute(), profile, study, anew, to_make_again(job))
     _check_signals(job.study, profile)
+    _check_cluster(plan)
     alive = _alive(plan)
     _check_cancelled(plan, alive)
     without: dict[str, str] = {}  # hash -> why there will be no result
@@ -124,6 +125,20 @@ def _check_signals(study: Study, profile: Profile) -> None:
                 remedy="add it, or leave the key out: else nothing is saved when a job has to leave",
             )
         )
+
+
+def _check_cluster(plan: Plan) -> None:
+    """Raise a :class:`UserError` where jobs of these phases may be on another cluster, where they are not seen."""
+    for other in graphs(plan.out):
+        name = other.profile.get("cluster", "")
+        if other.profile.get("scheduler") != SLURM or name == plan.profile.cluster or plan.profile.is_local:
+            continue
+        runs = [node.run(plan.out) for node in other.nodes if node.hash in plan.graph.by_hash]
+        open_ones = [run for run in runs if not (run.done or JobFolder(run).ended()) and JobFolder(run).submissions()]
+        if open_ones:
+            what = f"jobs of these phases were submitted to {name or 'the own cluster'}, and may still be there"
+            remedy = f"python -m xtrain cancel {plan.out} first, or choose another --out"
+            raise UserError(Problem(f"cluster = {plan.profile.cluster!r} of {plan.profile.name}", what, remedy=remedy))
 
 
 def _check_cancelled(plan: Plan, alive: Mapping[str, tuple[Submission, JobState]]) -> None:

@@ -261,6 +261,14 @@ def test_in_a_container_of_srun() -> None:
     assert read.rank_python == "python3"
 
 
+def test_a_cluster_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    assert options(profile(cluster="alpha"))["clusters"] == "alpha"
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "alpha")
+    assert "clusters" not in options(profile(cluster="alpha")), "a job of it submits where it is"
+    assert "clusters" not in options(profile())
+
+
 def test_what_sites_want_in_a_script() -> None:
     found = options(profile({"memory_gib_per_cpu": 3.5, "comment": "project 7"}), comment="xtrain abc")
     assert found["mem-per-cpu"] == "3584M"

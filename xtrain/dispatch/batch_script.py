@@ -12,6 +12,7 @@ from typing import Any
 
 from xtrain.dispatch.cluster import LOCAL, Profile, Resources
 from xtrain.dispatch.rendezvous import is_of_launcher
+from xtrain.dispatch.slurm import is_here
 from xtrain.errors import Problem, UserError
 from xtrain.starting import PROJECT as PROJECT
 
@@ -68,6 +69,7 @@ def submitit_parameters(
         "stderr_to_stdout": True,
         "use_srun": False,
         "additional_parameters": {
+            **({} if is_here(profile.cluster) else {"clusters": profile.cluster}),
             **({"reservation": asked.reservation} if asked.reservation else {}),
             **dict(option.split("=", 1) for option in _gpus(asked)),
             **({"mem-per-cpu": _memory(asked.memory_gib_per_cpu)} if asked.memory_gib_per_cpu else {}),

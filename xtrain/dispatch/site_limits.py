@@ -71,8 +71,8 @@ class _Association:
 
 def _associations(profile: Profile) -> list[_Association]:
     """What sacctmgr has of this user on this cluster."""
-    cluster = next((line.split("=", 1)[1].strip() for line in _lines(["scontrol", "show", "config"])
-                    if line.startswith("ClusterName") and "=" in line), "")  # fmt: skip
+    config = (line.partition("=") for line in ([] if profile.cluster else _lines(["scontrol", "show", "config"])))
+    cluster = profile.cluster or next((value.strip() for name, _, value in config if name.strip() == "ClusterName"), "")
     user = pwd.getpwuid(os.getuid()).pw_name
     fields = "DefaultAccount,Cluster,Account,Partition,MaxSubmitJobs,DefaultQOS"
     said = _lines([*_SACCTMGR, "user", user, "withassoc", f"format={fields}"])

@@ -140,6 +140,7 @@ def _through_submitit(
     with tempfile.TemporaryDirectory(prefix="xtrain-") as private, _without(overruling):
         executor = submitit.SlurmExecutor(folder=private)
         executor.update_parameters(**parameters)
+        executor._get_job_id_from_submission_command = job_id_of
         try:
             job = executor._submit_command(in_place_of_bash(command))
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -148,6 +149,20 @@ def _through_submitit(
         number: str = job.job_id
         write_text(folder.submitit / f"{number}_submission.sh", job.paths.submission_file.read_text("utf-8"))
     return number
+
+
+def job_id_of(said: bytes | str) -> str:
+    """The id in what sbatch printed, whatever a site's own words around it say of jobs.
+
+    Raises submitit's ``FailedSubmissionError`` where there is none.
+    """
+    import submitit
+
+    text = said if isinstance(said, str) else said.decode(errors="replace")
+    found: list[str] = re.findall(r"Submitted batch job (\d+)", text)
+    if not found:
+        raise submitit.core.utils.FailedSubmissionError(f"sbatch said no job's number: {text.strip()!r}")
+    return found[-1]
 
 
 def nodes_to_avoid(profile: Profile, kind: str, out: Path, bad: Sequence[str] = ()) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile, load_profile
 from xtrain.doctor.allocation import JOB_MINUTES, NotGranted, allocated
 from xtrain.doctor.findings import PROBLEM, Finding, Section, note, problem, warning, worst
@@ -65,6 +66,7 @@ class Examination:
         if profile.is_local:
             found = f"{profile.name}: no SLURM, jobs run here; this machine's checks are all there are"
             return (yield Section("cluster", [note("scheduler", found)]))
+        slurm.ask_of(profile.cluster)
         profile = with_open_keys(profile, os.environ)
         site = ask_site(profile)
         if isinstance(site, Finding):
