@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from xtrain.dispatch.cluster import Network, Profile
+from xtrain.dispatch.cluster import Container, Network, Profile
+from xtrain.doctor.examination import places
 from xtrain.doctor.findings import Finding
 from xtrain.doctor.folders import FolderReport
 from xtrain.doctor.framing import MARK, Reader, emit
 from xtrain.doctor.hardware import TOOLS, Gpu, Hardware
 from xtrain.doctor.meeting import HERE, Acquaintance
 from xtrain.doctor.node import NodeReport
-from xtrain.doctor.node_findings import check_reports
+from xtrain.doctor.node_findings import INSIDE, OUTSIDE, check_reports
+from xtrain.doctor.nodes import NodeJob
 
 OUT, DATA = Path("/shared/out"), Path("/shared/data")
 GPU = Gpu("NVIDIA H100", "570.1", 80.0, "9.0")
@@ -99,6 +101,20 @@ def test_a_fault_of_one_node(changes: dict[str, Any], looked_at: str, level: str
     finding = look(**changes)[looked_at]
     assert (finding.level, words in finding.found) == (level, True), finding
     assert finding.to_do
+
+
+def test_an_image_needs_no_slurm_and_a_node_no_compiler() -> None:
+    """Each is looked for where it is used; what an image lacks is not said of the node."""
+    bare = {node: report(node, "", hardware=hardware(tools=())) for node in ("a",)}
+    profile = Profile("slurm", job={"gpus_per_node": 2, "time_limit": 60}, container=Container("x.sqsh"))
+    seen = {}
+    for place, work in places(NodeJob(profile, OUT, DATA)).items():
+        found = {one.looked_at for one in check_reports(bare, profile, OUT, DATA, place) if one.to_do}
+        options = [word for word in work.command("7", "intermediate", ["m"]) if word.startswith("--container")]
+        seen[place] = (found, bool(options))
+    assert seen == {OUTSIDE: ({"SLURM's commands in a job"}, False), INSIDE: ({"ops that build"}, True)}
+    (only,) = places(NodeJob(Profile("slurm", job={"time_limit": 60}), OUT)).items()
+    assert only[0] == ""
 
 
 def test_clocks() -> None:

@@ -26,8 +26,18 @@ SHARED_MEMORY_BYTES = 2**26
 _OUT_REMEDY = "choose a folder on a file system that the nodes share with --out (not /tmp or a node's own disk)"
 
 
-def check_reports(reports: Reports, profile: Profile, out: Path, data: Path | None) -> Iterator[Finding]:
-    """Everything that the reports of all nodes say together. ``reports`` is not empty."""
+OUTSIDE, INSIDE = ", outside the image", ", in the image"
+"""Where a process reports from, for a profile with a container: jobs start outside, their ranks run inside."""
+
+
+def check_reports(
+    reports: Reports, profile: Profile, out: Path, data: Path | None, place: str = ""
+) -> Iterator[Finding]:
+    """Everything that the reports of all nodes say together. ``reports`` is not empty.
+
+    ``place`` is :data:`OUTSIDE` or :data:`INSIDE` of an image, or empty where there is none: SLURM's commands are
+    called outside alone, and operators are compiled inside alone.
+    """
     yield from check_differences({node: dict(report.versions) for node, report in reports.items()})
     yield check_same_folder(reports, out)
     yield check_locks(reports, out)
@@ -37,8 +47,10 @@ def check_reports(reports: Reports, profile: Profile, out: Path, data: Path | No
     yield from check_interfaces(reports, profile.network.interface)
     yield from check_reach(reports)
     yield check_clocks(reports)
-    yield check_tools(reports)
-    yield check_commands(reports)
+    if place != OUTSIDE:
+        yield check_tools(reports)
+    if place != INSIDE:
+        yield check_commands(reports)
     yield from check_node_devices(reports, profile.resources(KIND))
     yield from _each("memory", reports, lambda report: check_memory(report.hardware))
     yield from _each("open files", reports, lambda report: check_open_files(report.hardware.open_files))
