@@ -20,7 +20,8 @@ _OTHER_CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE")  # of Hugging Face's, for 
 def hub_home(profile: Profile, environment: Mapping[str, str]) -> Path:
     """The hub's cache of the user who submits (``HF_HOME``); in the image, ``~`` may be another folder."""
     default = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    return Path(profile.environment.variables.get("HF_HOME") or environment.get("HF_HOME") or default).expanduser()
+    chosen = profile.environment.variables.get("HF_HOME") or environment.get("HF_HOME") or default
+    return Path(str(chosen)).expanduser()
 
 
 def base_folders(run: RunDirectory) -> list[Path]:

@@ -60,6 +60,12 @@ def submit_limit(profile: Profile, kinds: Iterable[str]) -> SubmitLimit | None:
     return min(known, key=lambda limit: limit.free)
 
 
+def default_qos(profile: Profile, kind: str) -> str:
+    """The QOS that jobs of ``kind`` get where the profile names none; an empty string if that is not to be learnt."""
+    rows = _applying(_associations(profile), profile.resources(kind))
+    return rows[0].default_qos if rows else ""
+
+
 @dataclass(frozen=True)
 class _Association:
     account: str

@@ -18,9 +18,10 @@ from xtrain.doctor.machine import check_machine
 from xtrain.doctor.network import check_all_reduce
 from xtrain.doctor.node_findings import INSIDE, OUTSIDE, check_reports
 from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes, with_open_keys
+from xtrain.doctor.preemption import check_preemption
 from xtrain.doctor.report import as_json, show_section, show_verdict
 from xtrain.doctor.scheduler import ask_site, check_site, longest_minutes, num_usable
-from xtrain.doctor.submission import SBATCH, check_submission
+from xtrain.doctor.submission import SBATCH, check_kinds, check_submission
 from xtrain.errors import EXIT_USER, Problem, UserError, counted, raise_if_any
 
 DEFAULT_NODES = 2
@@ -71,12 +72,13 @@ class Examination:
         site = ask_site(profile)
         if isinstance(site, Finding):
             return (yield Section("SLURM", [site]))
-        yield Section("SLURM", list(check_site(site, profile, self.nodes or profile.resources(KIND).nodes)))
+        wanted = self.nodes or profile.resources(KIND).nodes
+        yield Section("SLURM", [*check_site(site, profile, wanted), *check_preemption(site, profile)])
         nodes = min(self.nodes, num_usable(site, profile))  # what is missing has been said
         if nodes:
             minutes = min(JOB_MINUTES, longest_minutes(site) or JOB_MINUTES)
             taken = check_submission(with_nodes(profile, nodes))
-            yield Section("submission", [taken])
+            yield Section("submission", [taken, *check_kinds(profile)])
             if taken.looked_at == SBATCH and taken.level == PROBLEM:
                 return  # salloc would say the same
             yield from self._on_nodes(with_nodes(profile, nodes), nodes, minutes, say)

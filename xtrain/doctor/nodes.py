@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from xtrain.dispatch.batch_script import PROJECT, overruling_variables, rank_environment, setup_lines, srun_command
 from xtrain.dispatch.cluster import Container, Profile
 from xtrain.dispatch.rendezvous import slurm_port
-from xtrain.doctor.allocation import Allocation, Step, run_step
+from xtrain.doctor.allocation import Allocation, Step, options, run_step
 from xtrain.doctor.findings import Finding, note, problem
 from xtrain.doctor.meeting import HERE, PREFIX, locked, token_file
 from xtrain.doctor.node import NodeReport
@@ -127,6 +128,7 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
             f"--interface={profile.network.interface}",
             f"--patience={work.patience_seconds}",
             *([f"--data={work.data}"] if work.data else []),
+            *([f"--sbatch={_chained(work.profile)}"] if not work.profile.preemption.requeue else []),
         ]
         command = dataclasses.replace(work, profile=profile).command(allocation.job, KIND, arguments)
         environment = work.environment(allocation, 1)
@@ -141,6 +143,12 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
     silent = [node for node in allocation.nodes if node not in reports]
     never_began = [node for node in silent if step.last(node, "at") is None]
     return reports, [_silence(node, step, limit, [*never_began]) for node in silent]
+
+
+def _chained(profile: Profile) -> str:
+    """The options of a job that another one submits in its place."""
+    words = [f"--time={profile.resources(KIND).time_limit_minutes}", *options(profile, KIND, "doctor", script=True)]
+    return shlex.join(words)
 
 
 def _all_reported(step: Step, allocation: Allocation) -> bool:
