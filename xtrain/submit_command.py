@@ -28,6 +28,7 @@ from xtrain.dispatch.submit_job import job_comment
 from xtrain.errors import EXIT_FAILED, counted
 from xtrain.files import make_folder, write_text
 from xtrain.runner import look_at_rows
+from xtrain.source import snapshot
 from xtrain.starting import plain_arguments
 from xtrain.study import load, resolved
 from xtrain.submitting import (
@@ -64,6 +65,8 @@ class SubmitOptions:
     """Print the jobs, their batch scripts and what they would cost at most; submit nothing."""
     scripts: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """With --dry-run: write every job's batch script into this folder."""
+    snapshot: Flag = False
+    """Let the jobs run from a copy of the code, in OUT/code/: what is edited meanwhile does not reach them."""
     follow: Flag = False
     """Show the jobs until all have ended. Leaving with Ctrl-C leaves the jobs alone."""
 
@@ -71,7 +74,16 @@ class SubmitOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
-    return run_command(lambda: _submit(tyro.cli(SubmitOptions, args=given, prog="slurm/submit.py")))
+    return run_command(lambda: _begin(tyro.cli(SubmitOptions, args=given, prog="slurm/submit.py"), given))
+
+
+def _begin(options: SubmitOptions, given: Sequence[str]) -> int:
+    """Submit; from the snapshot where one is wanted, as each job runs the code that has submitted it."""
+    if options.snapshot:
+        folder = snapshot(options.study.out)
+        words = [word for word in given if word != "--snapshot"]
+        os.execv(sys.executable, [sys.executable, str(folder / "slurm" / "submit.py"), *words])
+    return _submit(options)
 
 
 def _submit(options: SubmitOptions) -> int:
