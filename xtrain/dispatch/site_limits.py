@@ -71,7 +71,7 @@ class _Association:
     account: str
     partition: str  # empty: any
     most: int | None
-    default_qos: str
+    default_qos: str  # SLURM's own is "normal"
     is_default: bool
 
 
@@ -86,7 +86,7 @@ def _associations(profile: Profile) -> list[_Association]:
     for values in (line.split("|") for line in said):
         if len(values) == 6 and (not cluster or values[1] == cluster):
             default, _, account, partition, most, qos = values
-            found.append(_Association(account, partition, _number(most), qos, account == default))
+            found.append(_Association(account, partition, _number(most), qos or "normal", account == default))
     return found
 
 
