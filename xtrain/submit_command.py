@@ -253,6 +253,7 @@ def _print_end(plan: Plan, new: Sequence[Submission], console: Console, study: S
         report = plan.graph.nodes[-1]
         how = "give this command again" if late[-1].node is report else f"{report.job_name} submits them"
         jobs = "1 job is" if len(late) == 1 else f"{len(late)} jobs are"
+        console.print(late[-1].why, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{jobs} left for later: {how} when there is room", highlight=False)
     console.print(f"watch:  python -m xtrain status {study.out}", highlight=False)
     console.print(f"ask:    python -m xtrain why PHASE --out {study.out}", highlight=False)

@@ -31,7 +31,7 @@ class Site:
             (folder / name).mkdir()
         (folder / "data" / "xnli.tsv").write_text("a\n")
 
-    def profile(self, **tables: Mapping[str, Any]) -> Path:
+    def profile(self, **tables: Any) -> Path:
         job = {"partition": "main", "time_limit": "01:00:00", "intermediate": {"nodes": 2, "tasks_per_node": 1}}
         mapping = {
             "scheduler": "slurm",
@@ -95,8 +95,9 @@ def test_a_healthy_cluster(site: Site) -> None:
 
 
 def test_a_node_that_submits_the_next_of_a_chain(site: Site) -> None:
-    code, report = site.doctor(site.profile(preemption={"requeue": False}), "--nodes", "1")
-    assert code == 0
+    """And the cluster by its name, as from the login node of several."""
+    code, report = site.doctor(site.profile(preemption={"requeue": False}, cluster="tests"), "--nodes", "1")
+    assert code == 0, findings(report)
     told = {finding["looked_at"]: finding["found"] for finding in findings(report)}
     assert told["SLURM's commands in a job"] == "srun, scontrol, squeue, sbatch on node n1"
     assert site.cluster.run("squeue", "-h", "-t", "R,PD").stdout == "", "sbatch was only asked"

@@ -396,6 +396,7 @@ def test_a_site_that_lets_in_few_jobs(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "submitted 4 jobs" in done.stdout
     assert "3 jobs are left for later: toy/report submits them when there is room" in done.stdout
+    assert ("MaxSubmitJobs of account root = 4" if told else "AssocMaxSubmitJobLimit") in done.stdout
     report = one.graph.nodes[-1]
     status = one.command("-m", "xtrain", "status", str(one.out)).stdout
     assert "no room in the queue; toy/report submits it later" in status

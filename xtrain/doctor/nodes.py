@@ -146,8 +146,9 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
 
 
 def _chained(profile: Profile) -> str:
-    """The options of a job that another one submits in its place."""
-    words = [f"--time={profile.resources(KIND).time_limit_minutes}", *options(profile, KIND, "doctor", script=True)]
+    """The options of a job that another one submits in its place, on its own cluster."""
+    here = dataclasses.replace(profile, cluster="")
+    words = [f"--time={here.resources(KIND).time_limit_minutes}", *options(here, KIND, "doctor", script=True)]
     return shlex.join(words)
 
 
