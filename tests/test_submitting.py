@@ -285,8 +285,11 @@ def test_jobs_on_another_cluster_are_not_seen(queue: Queue) -> None:
         UserError, match=r"cluster = 'alpha' of lab: jobs of these .* the own cluster(.|\n)*xtrain cancel"
     ):
         queue.plan(cluster="alpha")
-    queue.folder("choose-s0").end("cancelled", 1, "by the user")
-    assert queue.plan(cluster="alpha")
+    queue.folder("choose-s0").end("failed", 1, "a node was lost")
+    queue.put("choose-s0/toy", "6")
+    queue.folder("choose-s0/toy").ask_to_stop()
+    queue.states["6"] = "CANCELLED"
+    assert queue.plan(cluster="alpha"), "nothing of it is there any more"
 
 
 def test_nothing_is_decided_while_slurm_is_silent(queue: Queue) -> None:

@@ -133,9 +133,9 @@ def _check_cluster(plan: Plan) -> None:
         name = other.profile.get("cluster", "")
         if other.profile.get("scheduler") != SLURM or name == plan.profile.cluster or plan.profile.is_local:
             continue
-        runs = [node.run(plan.out) for node in other.nodes if node.hash in plan.graph.by_hash]
-        open_ones = [run for run in runs if not (run.done or JobFolder(run).ended()) and JobFolder(run).submissions()]
-        if open_ones:
+        folders = [JobFolder(node.run(plan.out)) for node in other.nodes if node.hash in plan.graph.by_hash]
+        over = [one for one in folders if one.run.done or one.ended() or one.asked_to_stop()]
+        if any(one.submissions() for one in folders if one not in over):
             what = f"jobs of these phases were submitted to {name or 'the own cluster'}, and may still be there"
             remedy = f"python -m xtrain cancel {plan.out} first, or choose another --out"
             raise UserError(Problem(f"cluster = {plan.profile.cluster!r} of {plan.profile.name}", what, remedy=remedy))
