@@ -76,7 +76,8 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
     graph = job_graph(job, profile.to_mapping(), around=True)
-    plan = Plan(graph, job.out.absolute(), profile, study, anew, to_make_again(job))
+    # Made again by the user's own submission alone: of jobs that see to it themselves, there might be no end.
+    plan = Plan(graph, job.out.absolute(), profile, study, anew, to_make_again(job) if anew else {})
     _check_signals(job.study, profile)
     _check_cluster(plan)
     alive = _alive(plan)
