@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from xtrain.source import checked_out, source_version
+from xtrain import submit_command
+from xtrain.source import checked_out, snapshot, source_version
 from xtrain.starting import PROJECT
 
 
@@ -47,3 +50,47 @@ def test_a_changed_module_is_other_code(tmp_path: Path) -> None:
     path.write_text(path.read_text("utf-8") + "# changed\n", "utf-8")
     assert source_version(tmp_path) != before
     assert set(before) == {"source"}
+
+
+def test_a_snapshot_is_the_code_as_it_was(tmp_path: Path) -> None:
+    """It runs by itself, knows its commit, and is made anew for a change of any file, a table too."""
+    project = tmp_path / "project"
+    for name in ("xtrain", "ds_configs", "slurm"):
+        shutil.copytree(PROJECT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "pyproject.toml"):
+        shutil.copy(PROJECT / name, project / name)
+    (project / ".git").mkdir()
+    (project / ".git" / "HEAD").write_text("abc123")
+    first = snapshot(tmp_path / "out", project)
+    before = source_version(project)
+    assert first.parent == tmp_path / "out" / "code"
+    assert source_version(first) == before == {"commit": "abc123", "source": before["source"]}
+    assert snapshot(tmp_path / "out", project) == first
+    table = next((project / "xtrain/tasks/catalog").glob("*.toml"))
+    table.write_text(table.read_text("utf-8") + "# changed\n", "utf-8")
+    assert snapshot(tmp_path / "out", project) != first
+    assert "# changed" not in (first / table.relative_to(project)).read_text("utf-8")
+    assert sorted(path.name for path in first.parent.iterdir() if path.name.startswith(".")) == []
+    code = "import xtrain.starting as s; print(s.PROJECT)"
+    environment = {**os.environ, "PYTHONPATH": f"{first}:{PROJECT}", "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(first), "what a job's PYTHONPATH begins with"
+
+
+def test_a_submission_goes_on_from_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(BaseException): ...
+
+    calls = []
+
+    def exec_(program: str, words: list[str]) -> None:
+        calls.append((program, words))
+        raise Gone
+
+    monkeypatch.setattr(os, "execv", exec_)
+    arguments = ["study.toml", "--cluster", "cpu", "--snapshot", "--out", str(tmp_path)]
+    with pytest.raises(Gone):
+        submit_command.main(arguments)
+    ((program, words),) = calls
+    (folder,) = (tmp_path / "code").iterdir()
+    rest = ["study.toml", "--cluster", "cpu", "--out", str(tmp_path)]
+    assert (program, words) == (sys.executable, [sys.executable, str(folder / "slurm/submit.py"), *rest])

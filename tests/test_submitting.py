@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from dataclasses import replace
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 from toy import study, write_study
 
+import xtrain.submitting
 from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import JobGraph
+from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.local_queue import held_as_queue
 from xtrain.dispatch.slurm import _SQUEUE_FIELDS
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
+from xtrain.model.export import ENCODER_FILES
 from xtrain.runner import Job, job_graph, open_study
 from xtrain.submit_command import too_small
 from xtrain.submitting import Decision, Plan, plan_submission, plan_unseen, submit, waits_for
@@ -60,7 +63,8 @@ class Queue:
     def done(self, name: str) -> None:
         run = self.folder(name).run
         run.encoder.mkdir(exist_ok=True)
-        (run.encoder / "config.json").touch()
+        for file in ENCODER_FILES:
+            (run.encoder / file).touch()
         run.mark_done({})
 
     def put(self, name: str, job: str, state: str = "PENDING", lane: int = 0) -> None:
@@ -228,6 +232,42 @@ def test_the_report_waits_for_half_of_the_queue_and_submits_the_others(queue: Qu
     assert "a label that is none" in of(plan)["choose-s0"].why
 
 
+def test_a_purged_encoder_is_made_again_where_something_starts_from_it(queue: Queue) -> None:
+    queue.prepared()
+    for name in ALL[1:]:
+        queue.done(name)
+    lost = [queue.folder(name).run.encoder for name in ("choose-s0", "choose-s0/toy", "none-s0/toy")]
+    (lost[0] / "model.safetensors").unlink()
+    for folder in lost[1:]:
+        shutil.rmtree(folder)
+    assert set(what(queue.plan()).values()) == {"done"}, "nothing is left to start from them"
+    queue.folder("choose-s0/toy/evaluate").run.done_marker.unlink()
+    plan = queue.plan()
+    assert [what(plan)[name] for name in ALL] == ["done", "done", "done", "submit", "submit", "submit", "submit"]
+    why = of(plan)["choose-s0"].why
+    assert why.startswith(f"done before, made again: {lost[0]}/model.safetensors is gone")
+    assert why.endswith("target choose/toy-s0 starts there"), "which is made again itself"
+    assert of(plan)["choose-s0/toy"].why.endswith("evaluate choose/toy-s0 starts there")
+    assert queue.folder("choose-s0").run.done, "a plan changes nothing"
+    found = what(queue.plan(anew=False))
+    assert [found[name] for name in ALL[3:6]] == ["done", "done", "submit"], "not by the report's job: without end"
+
+
+def test_what_is_made_again_does_not_count_as_done(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.prepared()
+    queue.done("choose-s0")
+    shutil.rmtree(queue.folder("choose-s0").run.encoder)
+    sent = []
+
+    def stand_in(folder: JobFolder, profile: Profile, node: JobNode, *more: Any, **rest: Any) -> Submission:
+        sent.append((node.name, folder.run.done))
+        return Submission(str(100 + len(sent)), node.job_name, 0.0, "lab")
+
+    monkeypatch.setattr(xtrain.submitting, "submit_job", stand_in)
+    submit(queue.plan(), said=lambda one: None)
+    assert ("choose-s0", False) in sent
+
+
 def test_new_jobs_go_behind_those_in_their_lane(queue: Queue) -> None:
     queue.prepared()
     queue.put("choose-s0", "5", "RUNNING", lane=0)
@@ -236,6 +276,21 @@ def test_new_jobs_go_behind_those_in_their_lane(queue: Queue) -> None:
     first = plan.graph.find("toy/choose-s0").hash
     assert by_name["none-s0/toy"].after == (first,)
     assert {place.lane for place in by_name.values()} == {0}
+
+
+def test_jobs_on_another_cluster_are_not_seen(queue: Queue) -> None:
+    queue.plan().graph.write(queue.out)
+    assert queue.plan(cluster="alpha"), "nothing was submitted yet"
+    queue.put("choose-s0", "5", "RUNNING")
+    with pytest.raises(
+        UserError, match=r"cluster = 'alpha' of lab: jobs of these .* the own cluster(.|\n)*xtrain cancel"
+    ):
+        queue.plan(cluster="alpha")
+    queue.folder("choose-s0").end("failed", 1, "a node was lost")
+    queue.put("choose-s0/toy", "6")
+    queue.folder("choose-s0/toy").ask_to_stop()
+    queue.states["6"] = "CANCELLED"
+    assert queue.plan(cluster="alpha"), "nothing of it is there any more"
 
 
 def test_nothing_is_decided_while_slurm_is_silent(queue: Queue) -> None:

@@ -86,7 +86,7 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
             language, and no more: needs no weights.
     """
     from xtrain.disk_plan import disk_plan
-    from xtrain.runner import check_only, look_at_data, write_phase
+    from xtrain.runner import begin_again, check_only, look_at_data, to_make_again, write_phase
 
     console = new_console()
     if check_data:
@@ -96,14 +96,19 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
     table = Table("state", "kind", "phase", "starts from", "disk", "run directory", title=f"plan of {job.study.name}")
     if write:
         look_at_data(job, console)
+        begin_again(job, console)
+    again = to_make_again(job)
     for phase in job.graph.phases.values():
         directory = phase.run_directory(job.out)
-        state = "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
+        made = phase.hash in again
+        state = "again" if made else "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
         if write and not directory.done:
             write_phase(job, phase, console)
         parent = job.graph.phases[phase.parent].name if phase.parent else job.study.base
         table.add_row(state, phase.kind, phase.name, parent, disk.of(phase.hash), str(directory.path))
     console.print(table)
+    for key, why in again.items():
+        console.print(f"{job.graph.phases[key].name}: {why}", highlight=False, markup=False, soft_wrap=True)
     for line in disk.lines(job.study.engine.keep_encoders):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -64,7 +64,8 @@ def bytes_below(*folders: Path) -> int:
 def _quota(place: str) -> tuple[int, int | None] | None:
     """Bytes and names that this user's quota leaves below ``place``; None where there is no quota, or nobody to ask.
 
-    Lustre's ``lfs quota`` and the quota tools have the same columns. Project quotas are in what statvfs says.
+    Lustre's ``lfs quota`` and the quota tools have the same columns; GPFS has a program of its own. Project quotas are
+    in what statvfs says.
     """
     left: list[tuple[int, int | None]] = []
     for command in (["lfs", "quota", "-q", "-u", str(os.getuid()), place], ["quota", "-w", "-p", "-f", place]):
@@ -84,7 +85,49 @@ def _quota(place: str) -> tuple[int, int | None] | None:
             limit = hard or soft
             if limit:
                 left.append((max(0, limit - used) * 1024, names_limit and max(0, names_limit - names)))
+    left += _gpfs_quota(place)
     return min(left, key=lambda one: one[0], default=None)
+
+
+def _gpfs_quota(place: str) -> list[tuple[int, int | None]]:
+    """The same of GPFS (Storage Scale): every quota of this user and of their groups on the device of ``place``."""
+    device = _device(place, "gpfs")
+    if not device:
+        return []
+    try:
+        done = subprocess.run(
+            ["mmlsquota", "-Y", "--block-size", "K", device],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ANSWER_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return []
+    left: list[tuple[int, int | None]] = []
+    header: list[str] = []
+    for words in (line.split(":") for line in done.stdout.splitlines()):
+        if words[2:3] == ["HEADER"]:
+            header = words
+            continue
+        row = {name: int(word) for name, word in zip(header, words, strict=False) if word.isdecimal()}
+        limit, names = row.get("blockLimit") or row.get("blockQuota"), row.get("filesLimit") or row.get("filesQuota")
+        if limit:
+            used = row.get("blockUsage", 0)
+            left.append((max(0, limit - used) * 1024, names and max(0, names - row.get("filesUsage", 0))))
+    return left
+
+
+def _device(place: str, kind: str, mounts: str = "/proc/self/mounts") -> str:
+    """The name of the file system of this kind that ``place`` is on; an empty string if it is of another kind."""
+    best, found = -1, ""
+    target = Path(place).resolve()
+    try:
+        lines = Path(mounts).read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for source, point, file_system in (line.split(" ")[:3] for line in lines if line.count(" ") > 2):
+        parts = len(Path(point).parts)
+        if target.is_relative_to(point) and parts >= best:  # of two mounts on one point the later is seen
+            best, found = parts, source if file_system == kind else ""
+    return found.removeprefix("/dev/")
 
 
 def _names(words: list[str]) -> tuple[int, int | None]:

@@ -31,7 +31,7 @@ from xtrain.model.config_file import read_config
 from xtrain.model.loading import resolve, tokenizer_folder
 from xtrain.phase import PhaseFile, ShardEntry
 from xtrain.phase.disk import check_disk
-from xtrain.phase.keeping import drop_evaluated, lost_encoder
+from xtrain.phase.keeping import drop_evaluated, missing_file
 from xtrain.report.accounts import language_table, print_accounts
 from xtrain.report.study_report import report_study
 from xtrain.run_directory import RunDirectory
@@ -176,8 +176,8 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     failed: dict[str, str] = {}  # hash -> name of the failed phase that it is or starts from
     with stopping_on(names):
         phases = list(job.graph.phases.values())
-        raise_if_any(lost_encoders(job))
         to_do = look_at_rows(job, console)
+        begin_again(job, console)
         _write_graph(job)
         drop_evaluated(job.out, job.study.engine.keep_encoders)  # of what was done before, perhaps with another choice
         _prepare(job, to_do, console)
@@ -198,14 +198,28 @@ def run_study(job: Job, *, ranks: int, console: Console) -> Path:
     return path
 
 
-def lost_encoders(job: Job) -> list[Problem]:
-    """What is to be said of phases without a result whose start was deleted (``engine.keep_encoders``)."""
-    found, phases = [], job.graph.phases
-    for phase in phases.values():
+def to_make_again(job: Job) -> dict[str, str]:
+    """The finished phases whose encoder is gone though a phase without a result starts from it: hash -> why.
+
+    Where nothing is left to start from one, it is not missed: ``engine.keep_encoders`` may have let it go.
+    """
+    found: dict[str, str] = {}
+    for phase in reversed(job.graph.phases.values()):  # one that is made again needs its own start
         run = phase.run_directory(job.out)
-        if phase.parent and not (run.done or run.failed):
-            found.append(lost_encoder(phases[phase.parent].run_directory(job.out), phase.name))
-    return [problem for problem in found if problem is not None]
+        if not phase.parent or phase.parent in found or (phase.hash not in found and (run.done or run.failed)):
+            continue
+        gone = missing_file(job.graph.phases[phase.parent].run_directory(job.out))
+        if gone is not None:
+            found[phase.parent] = f"done before, made again: {gone} is gone, and {phase.kind} {phase.name} starts there"
+    return found
+
+
+def begin_again(job: Job, console: Console) -> None:
+    """Mark as not done what is to be made again, and say so."""
+    for key, why in to_make_again(job).items():
+        phase = job.graph.phases[key]
+        console.print(f"{phase.kind} {phase.name}: {why}", highlight=False, markup=False, soft_wrap=True)
+        phase.run_directory(job.out).done_marker.unlink(missing_ok=True)
 
 
 def look_at_data(job: Job, console: Console) -> None:
@@ -216,7 +230,9 @@ def look_at_data(job: Job, console: Console) -> None:
 def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list[Phase]:
     """Check what the phases read that have no result yet; returns these."""
     failed: dict[str, str] = {}
-    phases = [p for p in job.graph.phases.values() if not _not_to_run(p, p.run_directory(job.out), failed)]
+    again = to_make_again(job)
+    every = job.graph.phases.values()
+    phases = [p for p in every if p.hash in again or not _not_to_run(p, p.run_directory(job.out), failed)]
     check_data(job.graph, job.data_root, job.out, console, phases, workers)
     return phases
 

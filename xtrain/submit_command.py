@@ -17,6 +17,7 @@ from rich.table import Table
 
 from xtrain.cli import Flag, Options, StudyOptions
 from xtrain.console import new_console, run_command
+from xtrain.dispatch import slurm
 from xtrain.dispatch.batch_script import cache_folder, script_text
 from xtrain.dispatch.cluster import LOCAL, Profile, load_profile
 from xtrain.dispatch.job_graph import JOBS, PREPARE, REPORT, JobNode
@@ -27,6 +28,7 @@ from xtrain.dispatch.submit_job import job_comment
 from xtrain.errors import EXIT_FAILED, counted
 from xtrain.files import make_folder, write_text
 from xtrain.runner import look_at_rows
+from xtrain.source import snapshot
 from xtrain.starting import plain_arguments
 from xtrain.study import load, resolved
 from xtrain.submitting import (
@@ -63,6 +65,8 @@ class SubmitOptions:
     """Print the jobs, their batch scripts and what they would cost at most; submit nothing."""
     scripts: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """With --dry-run: write every job's batch script into this folder."""
+    snapshot: Flag = False
+    """Let the jobs run from a copy of the code, in OUT/code/: what is edited meanwhile does not reach them."""
     follow: Flag = False
     """Show the jobs until all have ended. Leaving with Ctrl-C leaves the jobs alone."""
 
@@ -70,12 +74,22 @@ class SubmitOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     given = plain_arguments(sys.argv[1:] if arguments is None else arguments)
-    return run_command(lambda: _submit(tyro.cli(SubmitOptions, args=given, prog="slurm/submit.py")))
+    return run_command(lambda: _begin(tyro.cli(SubmitOptions, args=given, prog="slurm/submit.py"), given))
+
+
+def _begin(options: SubmitOptions, given: Sequence[str]) -> int:
+    """Submit; from the snapshot where one is wanted, as each job runs the code that has submitted it."""
+    if options.snapshot:
+        folder = snapshot(options.study.out)
+        words = [word for word in given if word != "--snapshot"]
+        os.execv(sys.executable, [sys.executable, str(folder / "slurm" / "submit.py"), *words])
+    return _submit(options)
 
 
 def _submit(options: SubmitOptions) -> int:
     console = new_console()
     profile = load_profile(options.cluster)
+    slurm.ask_of(profile.cluster)
     os.environ["XTRAIN_CACHE"] = str(cache_folder(profile))  # what is downloaded now is what the jobs will find
     study = options.study
     mapping = resolved(study.study, overrides=study.settings, variant=study.variant)
@@ -239,6 +253,7 @@ def _print_end(plan: Plan, new: Sequence[Submission], console: Console, study: S
         report = plan.graph.nodes[-1]
         how = "give this command again" if late[-1].node is report else f"{report.job_name} submits them"
         jobs = "1 job is" if len(late) == 1 else f"{len(late)} jobs are"
+        console.print(late[-1].why, highlight=False, markup=False, soft_wrap=True)
         console.print(f"{jobs} left for later: {how} when there is room", highlight=False)
     console.print(f"watch:  python -m xtrain status {study.out}", highlight=False)
     console.print(f"ask:    python -m xtrain why PHASE --out {study.out}", highlight=False)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xtrain.dispatch import slurm
-from xtrain.dispatch.cluster import Profile
-from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file, study_file
+from xtrain.dispatch.cluster import SLURM, Profile
+from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file, graphs, study_file
 from xtrain.dispatch.lanes import LaneJob, Placement, assign
 from xtrain.dispatch.local_queue import held, held_as_queue, start_queue
+from xtrain.dispatch.site_limits import submit_limit
 from xtrain.dispatch.slurm import JobState
 from xtrain.dispatch.submissions import JobFolder, Submission
-from xtrain.dispatch.submit_job import Behind, behind_of, nodes_to_avoid, submit_job
-from xtrain.errors import Problem, UserError, counted, raise_if_any
+from xtrain.dispatch.submit_job import Behind, QueueFull, behind_of, nodes_to_avoid, submit_job
+from xtrain.errors import Problem, UserError, counted
 from xtrain.files import content_hash, read_json, write_text
-from xtrain.runner import Job, job_graph, job_title, lost_encoders
+from xtrain.runner import Job, job_graph, job_title, to_make_again
 from xtrain.study import Study
 
 # What becomes of a job upon submission.
 DONE, JOINED, SUBMIT, FAILED, LEFT_OUT, LATER = "done", "joined", "submit", "failed", "left out", "later"
+MOST_TAKEN_BACK = 3  # jobs, of a queue that is full, to make room for the report's; others may be as quick to take it
 
 
 def held_for_submitting(out: Path, patience_seconds: float = 0.0) -> contextlib.AbstractContextManager[None]:
@@ -55,6 +57,8 @@ class Plan:
     """The study as TOML, with its variant and ``--set`` laid on it."""
     anew: bool = True
     """Whether what was submitted before and has left no result is submitted again."""
+    again: Mapping[str, str] = field(default_factory=dict)
+    """Phases that were done and are made again, as what starts from them finds nothing: hash -> why."""
     decisions: list[Decision] = field(default_factory=list)
     placements: dict[str, Placement] = field(default_factory=dict)
 
@@ -71,10 +75,11 @@ def plan_submission(job: Job, profile: Profile, study: str, *, anew: bool = True
     """
     if "%" in str(job.out.absolute()):
         raise UserError(Problem(f"--out {job.out}", "% has a meaning in the paths of SLURM's logs", remedy="rename it"))
-    raise_if_any(lost_encoders(job))
     graph = job_graph(job, profile.to_mapping(), around=True)
-    plan = Plan(graph, job.out.absolute(), profile, study, anew)
+    # Made again by the user's own submission alone: of jobs that see to it themselves, there might be no end.
+    plan = Plan(graph, job.out.absolute(), profile, study, anew, to_make_again(job) if anew else {})
     _check_signals(job.study, profile)
+    _check_cluster(plan)
     alive = _alive(plan)
     _check_cancelled(plan, alive)
     without: dict[str, str] = {}  # hash -> why there will be no result
@@ -123,6 +128,20 @@ def _check_signals(study: Study, profile: Profile) -> None:
         )
 
 
+def _check_cluster(plan: Plan) -> None:
+    """Raise a :class:`UserError` where jobs of these phases may be on another cluster, where they are not seen."""
+    for other in graphs(plan.out):
+        name = other.profile.get("cluster", "")
+        if other.profile.get("scheduler") != SLURM or name == plan.profile.cluster or plan.profile.is_local:
+            continue
+        folders = [JobFolder(node.run(plan.out)) for node in other.nodes if node.hash in plan.graph.by_hash]
+        over = [one for one in folders if one.run.done or one.ended() or one.asked_to_stop()]
+        if any(one.submissions() for one in folders if one not in over):
+            what = f"jobs of these phases were submitted to {name or 'the own cluster'}, and may still be there"
+            remedy = f"python -m xtrain cancel {plan.out} first, or choose another --out"
+            raise UserError(Problem(f"cluster = {plan.profile.cluster!r} of {plan.profile.name}", what, remedy=remedy))
+
+
 def _check_cancelled(plan: Plan, alive: Mapping[str, tuple[Submission, JobState]]) -> None:
     """Raise a :class:`UserError` where jobs that were cancelled are still there: they will not go on, nor be joined."""
     folders = {node: JobFolder(node.run(plan.out)) for node in plan.graph.nodes if node.hash in alive}
@@ -149,6 +168,8 @@ def _decide(
         if again and state.waiting and node.kind != REPORT:
             return Decision(node, SUBMIT, f"job {submission.job} waits for one that is gone", replaces=submission.job)
         return Decision(node, JOINED, f"job {submission.job} is in the queue", submission.job, submission.lane)
+    if node.hash in plan.again:
+        return Decision(node, SUBMIT, plan.again[node.hash])
     if node.kind == REPORT:
         new = [d for d in plan.decisions if d.what in (SUBMIT, JOINED)]
         if run.done and not new:
@@ -166,7 +187,7 @@ def _decide(
     folder = JobFolder(run)
     ended = folder.ended()
     why = f"ended before ({ended.how}): {_first_line(ended.reason)}" if ended else ""
-    if not plan.anew and folder.submissions():
+    if not plan.anew and folder.submissions() and not folder.postponed():
         return Decision(node, FAILED, why or f"job {folder.submissions()[-1].job} has left no result")
     return Decision(node, SUBMIT, why)
 
@@ -177,7 +198,8 @@ def _outdated(plan: Plan) -> bool:
     What changes a result is in a phase's hash, and makes it another one; how it is computed (``[engine]``) is not.
     """
     runs = [node.run(plan.out) for node in plan.graph.nodes if node.kind not in (PREPARE, REPORT)]
-    to_run = [run for run in runs if not run.done and not run.failed]
+    again = [plan.graph.by_hash[key].run(plan.out) for key in plan.again]
+    to_run = [run for run in runs if run in again or not (run.done or run.failed)]
     if not to_run:
         return False
     prepared = read_json(plan.graph.nodes[0].run(plan.out).done_marker)
@@ -211,15 +233,22 @@ def _alive(plan: Plan) -> dict[str, tuple[Submission, JobState]]:
 
 
 def _limit_queue(plan: Plan) -> None:
-    """No more jobs at once than the profile allows; the report's job submits the others when there is room again.
+    """No more jobs at once than profile and site allow; the report's job submits the others when there is room again.
 
     Where there is no room for that one, or nothing that it could wait for, they are left for the next submission.
     """
+    wanted = plan.of(SUBMIT)
+    if plan.profile.is_local or not wanted:
+        return
     limits = plan.profile.limits
     chained = 0 if plan.profile.preemption.requeue else limits.running  # each that runs may submit its successor
-    room = limits.queued - chained - len(plan.of(JOINED))
-    wanted = plan.of(SUBMIT)
-    if len(wanted) <= room or plan.profile.is_local:
+    room = limits.queued - len(plan.of(JOINED))
+    why = f"limits.queued of {plan.profile.name}: {counted(limits.queued, 'job')} in the queue at once"
+    site = submit_limit(plan.profile, {decision.node.kind for decision in wanted})
+    if site is not None and site.free < room:
+        room, why = site.free, f"{site}: the site lets you have no more"
+    room -= chained
+    if len(wanted) <= room:
         return
     phases = [d for d in wanted if d.node.kind != REPORT]
     if not plan.anew and room > 1:
@@ -228,7 +257,6 @@ def _limit_queue(plan: Plan) -> None:
     late = {d.node.hash for d in phases[len(kept) :]}
     if room < 1 or not (kept or [d for d in plan.of(JOINED) if d.node.kind != REPORT]):
         late |= {d.node.hash for d in wanted if d.node.kind == REPORT}
-    why = f"limits.queued of {plan.profile.name}: {counted(plan.profile.limits.queued, 'job')} in the queue at once"
     plan.decisions = [Decision(d.node, LATER, why) if d.node.hash in late else d for d in plan.decisions]
 
 
@@ -250,18 +278,20 @@ def _place(plan: Plan) -> None:
 def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
     """Submit what is decided, in order, each behind what it needs; returns the new jobs, and tells ``said`` of each.
 
-    What is submitted is written down at once: when this is interrupted, submitting again goes on from there.
+    What is submitted is written down at once: when this is interrupted, submitting again goes on from there. Where the
+    queue takes no more in the middle of it, the others become ``LATER`` ones of ``plan``, left to the report's job.
     """
     if plan.profile.is_local:
         return _start_local(plan)
     plan.graph.write(plan.out)
     if plan.of(SUBMIT, LATER):
-        _forget_report(plan)
+        _forget_results(plan)
     kinds = {decision.node.kind for decision in plan.of(SUBMIT)}
     excluded = {kind: nodes_to_avoid(plan.profile, kind, plan.out) for kind in sorted(kinds)}
     jobs = {d.node.hash: d.job for d in plan.of(JOINED)}
-    new = []
-    for decision in plan.of(SUBMIT):
+    new: dict[str, Submission] = {}  # by the hash of the job's node
+
+    def send(decision: Decision) -> None:
         node = decision.node
         if decision.replaces:
             slurm.cancel([decision.replaces])
@@ -272,9 +302,56 @@ def submit(plan: Plan, said: Callable[[Submission], None]) -> list[Submission]:
         excluding = excluded[node.kind]
         submission = submit_job(folder, plan.profile, node, plan.graph, behind, lane=lane, excluded=excluding)
         jobs[node.hash] = submission.job
-        new.append(submission)
+        new[node.hash] = submission
         said(submission)
-    return [*new, *_let_report_wait(plan, jobs)] if new else new
+
+    def finish() -> list[Submission]:
+        for decision in plan.of(SUBMIT):
+            if decision.node.hash not in new:
+                send(decision)
+        for decision in plan.of(LATER):
+            JobFolder(decision.node.run(plan.out)).postpone()
+        return [*new.values(), *_let_report_wait(plan, jobs)] if new else []
+
+    for _ in range(1 + MOST_TAKEN_BACK):
+        try:
+            return finish()
+        except QueueFull as full:
+            if not _leave_rest(plan, new, jobs, full):
+                raise
+    return finish()
+
+
+def _leave_rest(plan: Plan, new: dict[str, Submission], jobs: dict[str, str], full: QueueFull) -> bool:
+    """Leave to the report's job what the queue does not take; whether there is a job to do so, or may be.
+
+    Where no place was left for that job itself, it gets the one of the newest phase, which is then left to it as well.
+    """
+    phases = [d.node for d in plan.of(SUBMIT) if d.node.kind not in (PREPARE, REPORT)]
+    late = {node.hash for node in phases if node.hash not in new}
+    if not new or plan.graph.nodes[-1].kind != REPORT:
+        return False
+    if not late:  # it was the report's job that was refused
+        taken = next((node for node in reversed(phases) if node.hash in new and _took_back(node, plan, new)), None)
+        if taken is None:
+            return False
+        del new[taken.hash], jobs[taken.hash]
+        late.add(taken.hash)
+    why = full.problems[0].what
+    plan.decisions = [replace(d, what=LATER, why=why) if d.node.hash in late else d for d in plan.decisions]
+    return True
+
+
+def _took_back(node: JobNode, plan: Plan, new: Mapping[str, Submission]) -> bool:
+    """Whether a job could be taken out of the queue again before it began."""
+    job = new[node.hash].job
+    slurm.cancel([job], waiting=True)
+    answer = slurm.squeue([job])
+    state = answer.states.get(job)
+    if not answer.complete or (state is not None and not state.ended):
+        return False
+    JobFolder(node.run(plan.out)).forget(job)
+    return True
 
 
 def waits_for(plan: Plan, node: JobNode, jobs: Mapping[str, str]) -> Behind:
@@ -290,10 +367,11 @@ def waits_for(plan: Plan, node: JobNode, jobs: Mapping[str, str]) -> Behind:
     return behind_of(node, plan.graph, jobs, [jobs[key] for key in place.after] if place else [])
 
 
-def _forget_report(plan: Plan) -> None:
-    """The report of before is not that of what is submitted now, whenever its job is."""
+def _forget_results(plan: Plan) -> None:
+    """The report of before is not that of what is submitted now, whenever its job is; nor does what is made again count
+    as done."""
     for node in plan.graph.nodes:
-        if node.kind == REPORT:
+        if node.kind == REPORT or node.hash in plan.again:
             node.run(plan.out).done_marker.unlink(missing_ok=True)
 
 
@@ -325,6 +403,7 @@ def _start_local(plan: Plan) -> list[Submission]:
     if plan.of(SUBMIT):
         with held_as_queue(plan.out, plan.graph.study):  # nobody else runs it
             plan.graph.write(plan.out)
+            _forget_results(plan)
             for decision in plan.of(SUBMIT):
                 _reopened(decision.node, plan)
         start_queue(plan.out, plan.graph)

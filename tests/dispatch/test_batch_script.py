@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import submitit
 
+from xtrain.dispatch import container
 from xtrain.dispatch.batch_script import (
     cache_folder,
     helper_command,
@@ -25,7 +26,10 @@ from xtrain.dispatch.batch_script import (
     warning_seconds,
 )
 from xtrain.dispatch.cluster import KINDS, TRAINING, Profile, load_profile
+from xtrain.dispatch.container import base_folders
+from xtrain.dispatch.job_graph import study_file
 from xtrain.errors import UserError
+from xtrain.run_directory import RunDirectory
 from xtrain.study import Recipe
 from xtrain.tasks import catalog
 
@@ -257,8 +261,57 @@ def test_in_a_container_of_srun() -> None:
     line = srun_command(read, "target", Path("/out/run"), mounts=[Path("/out")])
     assert "--container-image=/images/x.sqsh" in line
     (mounts,) = [option for option in line if option.startswith("--container-mounts=")]
-    assert mounts.endswith(",/out:/out,/cache:/cache,/local:/local,/data:/data,/a:/b:ro")
+    assert ",/out:/out,/cache:/cache,/local:/local" in mounts
+    assert mounts.endswith(",/data:/data,/a:/b:ro")
     assert read.rank_python == "python3"
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_what_we_set_goes_before_the_images_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool) -> None:
+    program = tmp_path / "srun"
+    program.write_text(f"#!/bin/sh\necho '{'--container-env=NAME[,NAME...]' if knows else '--container-image'}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    container._srun_knows.cache_clear()
+    read = profile(container=CONTAINER, storage={"scratch": "/local", "cache": "/cache"})
+    line = srun_command(read, "target", Path("/out/run"), exported=["XTRAIN_CACHE", "HF_HOME"])
+    container._srun_knows.cache_clear()
+    assert ("--container-env=XTRAIN_CACHE,HF_HOME" in line) == knows
+    assert any(word.startswith("--container-env") for word in line) == knows
+
+
+def test_an_image_sees_the_hubs_cache_and_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hub", "base", "sets"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "sets"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    read = profile(container=CONTAINER, storage={"scratch": "/local", "cache": "/cache"})
+    run = RunDirectory(tmp_path / "run").create()
+    assert base_folders(run) == []
+    run.phase_file.write_text(f'base_folder = "{tmp_path}/base"\n')
+    line = srun_command(read, "target", run.path, mounts=base_folders(run))
+    (mounts,) = [option.partition("=")[2].split(",") for option in line if option.startswith("--container-mounts=")]
+    mine = [mount.partition(":")[0].removeprefix(f"{tmp_path}/") for mount in mounts if str(tmp_path) in mount]
+    assert mine == ["base", "hub", "sets"], "what is not there cannot be mounted"
+    assert rank_environment(read, "target", "7")["HF_HOME"] == str(tmp_path / "hub")
+    assert "HF_HOME" not in rank_environment(profile(), "target", "7")
+
+
+def test_the_study_names_the_base_of_what_is_prepared(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run").create()
+    study_file(run).write_text(f'base = "{tmp_path}"\n')
+    assert base_folders(run) == [tmp_path]
+    study_file(run).write_text('base = "FacebookAI/xlm-roberta-large"\n')
+    assert base_folders(run) == []
+
+
+def test_a_cluster_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    assert options(profile(cluster="alpha"))["clusters"] == "alpha"
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "alpha")
+    assert "clusters" not in options(profile(cluster="alpha")), "a job of it submits where it is"
+    assert "clusters" not in options(profile())
 
 
 def test_what_sites_want_in_a_script() -> None:

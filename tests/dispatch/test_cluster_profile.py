@@ -211,6 +211,7 @@ def test_prepare_is_one_process(key: str, value: int) -> None:
         ("ntasks_per_node", "by tasks_per_node"),
         ("signal", r"by [preemption] signal"),
         ("output", "by the run directory"),
+        ("clusters", "by cluster, beside scheduler"),
     ],
 )
 def test_options_of_ours_are_refused_in_sbatch(option: str, said: str) -> None:
@@ -231,11 +232,18 @@ def test_no_options(option: str) -> None:
     assert "is no option" in problems(**job(sbatch={option: "1"}))[0]
 
 
+def test_a_cluster_is_one_name() -> None:
+    assert profile(cluster="alpha-2.hpc").cluster == "alpha-2.hpc"
+    (said,) = problems(cluster="alpha,beta")
+    assert said.startswith("profile: cluster: 'alpha,beta' is not allowed")
+
+
 def test_a_local_profile_has_no_queue() -> None:
     with pytest.raises(UserError) as caught:
         Profile.from_mapping(
             {
                 "scheduler": "local",
+                "cluster": "alpha",
                 "job": {"partition": "gpu", "target": {"nodes": 2}},
                 "environment": {"modules": ["cuda"]},
                 "container": {"image": "/a.sif"},
@@ -245,6 +253,7 @@ def test_a_local_profile_has_no_queue() -> None:
     assert where == [
         "profile: job.partition",
         "profile: job.target.nodes",
+        "profile: cluster",
         "profile: environment.modules",
         "profile: container.image",
     ]

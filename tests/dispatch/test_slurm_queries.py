@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,37 @@ def test_jobs_that_are_over_need_no_cancelling(programs: Path) -> None:
     program(programs, "scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
     assert slurm.cancel(["5"]) == Reply(False, "scancel: error: Access/permission denied")
     assert slurm.cancel([]).ok
+
+
+@pytest.fixture
+def alpha(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The cluster alpha is asked, from a machine that is none of its own."""
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    slurm.ask_of("alpha")
+    yield
+    slurm.ask_of("")
+
+
+@pytest.mark.usefixtures("alpha")
+def test_one_of_several_clusters_is_asked_by_its_name(programs: Path) -> None:
+    for name in ("squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr"):
+        program(programs, name, f"echo {name} $1 >> {programs}/calls; echo 'CLUSTER: alpha'; echo '{RUNNING}'")
+    program(programs, "sinfo", f"echo sinfo $1 >> {programs}/calls; echo 'CLUSTER: alpha'; echo 'n1|gpu*'")
+    assert set(slurm.squeue(["13"]).states) == {"13"}
+    slurm.sacct(["13"])
+    slurm.cancel(["13"])
+    slurm.requeue("13")
+    assert slurm.nodes_of("") == {"n1"}
+    _, out = slurm.asked(["sacctmgr", "show"])
+    assert out == f"{RUNNING}\n", "without the line that names the cluster"
+    named = [f"{name} --clusters=alpha" for name in ("squeue", "sacct", "scancel", "scontrol", "sinfo")]
+    assert (programs / "calls").read_text("utf-8").splitlines() == [*named, "sacctmgr show"]
+
+
+@pytest.mark.usefixtures("alpha")
+def test_in_a_job_of_that_cluster_nothing_is_looked_up(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "alpha")
+    slurm.ask_of("alpha")
+    program(programs, "squeue", f"echo $1 >> {programs}/calls; echo '{RUNNING}'")
+    assert "13" in slurm.squeue(["13"]).states
+    assert (programs / "calls").read_text("utf-8") == "--noheader\n"

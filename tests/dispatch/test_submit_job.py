@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.job_spec import JobSpec
-from xtrain.dispatch.submit_job import Behind, behind_of
+from xtrain.dispatch.submit_job import Behind, behind_of, job_id_of
 from xtrain.errors import UserError
 
 PREPARE = JobNode("p", "prepare", "prepare", "toy/prepare", "prepare/toy-p")
@@ -69,3 +70,19 @@ def test_a_job_has_what_it_goes_by_from_its_command(tmp_path: Path) -> None:
 def test_the_report_knows_no_others(tmp_path: Path) -> None:
     """It looks at what there is when it begins."""
     assert JobSpec.of(GRAPH, REPORT, PROFILE, tmp_path).parents == ()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Submitted batch job 77\n", "Submitted batch job 77 on cluster alpha\n",
+     "Welcome! Your last job 5 used 3 %.\nsee job 6\nSubmitted batch job 77\nThis job 7 costs 12 units.\n"],
+)  # fmt: skip
+def test_a_jobs_number_among_a_sites_own_words(said: str) -> None:
+    assert job_id_of(said) == job_id_of(said.encode()) == "77"
+
+
+def test_no_number_is_no_refusal() -> None:
+    """A job may be in the queue all the same: it is looked for by its comment."""
+    with pytest.raises(Exception, match="sbatch said no job's number: 'job 5'") as caught:
+        job_id_of("job 5")
+    assert slurm.is_unreachable(str(caught.value))

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xtrain.cli import main
+from xtrain.disk_space import Space
 from xtrain.dispatch.cluster import Preemption, Profile
 from xtrain.dispatch.slurm import Reply
-from xtrain.doctor import machine, submission, versions
+from xtrain.doctor import folders, limits, machine, servers, submission, versions
 from xtrain.doctor.allocation import options, salloc_command
 from xtrain.doctor.commands import Said, plain_environment
 from xtrain.doctor.findings import Finding
 from xtrain.doctor.folders import FolderReport, check_folder, file_system, look_at
-from xtrain.doctor.hardware import Hardware, this_machine
+from xtrain.doctor.hardware import Gpu, Hardware, this_machine
 from xtrain.doctor.nodes import with_open_keys
 
 MOUNTS = """\
@@ -223,9 +231,103 @@ def test_the_users_own_variables_say_what_the_profile_leaves_open(monkeypatch: p
 def test_a_trial_submission(
     monkeypatch: pytest.MonkeyPatch, requeue: bool, kept: int, allowed: bool, level: str, looked_at: str
 ) -> None:
-    said = {"sbatch": "7\n", "scontrol": f"JobId=7 Requeue={kept} Restarts=0\n", "scancel": ""}
+    banner = "This job 3 is charged to a.\n12 days left\n7;far\n"
+    said = {"sbatch": banner, "scontrol": f"JobId=7 Requeue={kept} Restarts=0\n", "scancel": ""}
     monkeypatch.setattr(submission, "ask", lambda words: Said(0, said[words[0]]))
-    monkeypatch.setattr(submission.slurm, "requeue", lambda job: Reply(allowed, "no"))
+    monkeypatch.setattr(submission.slurm, "requeue", lambda job: Reply(allowed and job == "7", "no"))
     profile = Profile("slurm", job={"time_limit": 60}, preemption=Preemption(requeue=requeue))
     found = submission.check_submission(profile)
     assert (found.level, found.looked_at) == (level, looked_at)
+
+
+def test_jobs_of_every_kind_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def ask(words: list[str]) -> Said:
+        tried.append(words)
+        gpus = [word for word in words if word.startswith("--gpus-per-node")]
+        return Said(
+            int(not gpus), "", "sbatch: error: this partition wants GPUs\nallocation failure: Unspecified error"
+        )
+
+    monkeypatch.setattr(submission, "ask", ask)
+    job = {"gpus_per_node": 4, "time_limit": 60}
+    found = submission.check_kinds(Profile("slurm", job=job))
+    assert [(one.level, one.looked_at) for one in found] == [("problem", "jobs of kind prepare")], (
+        "report asks the same"
+    )
+    assert "this partition wants GPUs Unspecified error" in found[0].found
+    assert "[job.prepare]" in found[0].to_do
+    assert all("--test-only" in words for words in tried)
+    tried.clear()
+    more = {kind: {"gpus_per_node": number} for number, kind in enumerate(("prepare", "evaluate", "report"), 1)}
+    (good,) = submission.check_kinds(Profile("slurm", job={**job, **more}))
+    assert (good.level, len(tried)) == ("ok", 3)
+
+
+def test_a_wrapper_that_hides_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "ask", lambda words: Said(0, "your job was sent\n"))
+    found = submission.check_submission(Profile("slurm", job={"time_limit": 60}))
+    assert (found.level, found.looked_at) == ("problem", "sbatch")
+    assert "'your job was sent'" in found.found
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("check", "limit", "on_gpus", "on_cpus"),
+    [
+        ("locked_memory", 64 * 1024, "warning", "ok"), ("locked_memory", -1, "ok", "ok"),
+        ("processes", 1024, "warning", "warning"), ("processes", 4096, "ok", "ok"),
+        ("address_space", 128 * GIB, "warning", "ok"), ("address_space", 8 * GIB, "warning", "warning"),
+        ("address_space", -1, "ok", "ok"),
+    ],
+)  # fmt: skip
+def test_limits_of_a_process(check: str, limit: int, on_gpus: str, on_cpus: str) -> None:
+    plain = replace(this_machine(), gpus=(), **{check: limit})
+    with_gpus = replace(plain, gpus=(Gpu("H100", "570", 80.0, "9.0"),))
+    levels = [getattr(limits, f"check_{check}")(hardware).level for hardware in (with_gpus, plain)]
+    assert levels == [on_gpus, on_cpus]
+
+
+def test_limits_are_read() -> None:
+    code = (
+        "import resource as r\nfrom xtrain.doctor.hardware import this_machine\n"
+        "for one in (r.RLIMIT_MEMLOCK, r.RLIMIT_NPROC): r.setrlimit(one, (4096, 4096))\n"
+        "found = this_machine()\nprint(found.locked_memory, found.processes)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "4096 4096\n", done.stderr
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *words: object) -> None: ...
+
+
+def test_servers_are_reached_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    silent = socket.create_server(("127.0.0.1", 0))  # it takes calls and never answers
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server, silent:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = f"http://127.0.0.1:{server.server_port}"
+        away = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        found = servers.unreached({"HF_ENDPOINT": there, "WANDB_BASE_URL": away}, seconds=1.0)
+        assert time.monotonic() - began < 10
+        server.shutdown()
+    assert found[servers.HUB] == "", "a refusal is an answer"
+    assert found[servers.WANDB].startswith(away)
+
+
+def test_the_quota_counts_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "space", lambda path: Space(2**20, 7, "the quota of this user on /home"))
+    report = look_at(tmp_path)
+    finding = check_folder("output folder", report, remedy="choose another")
+    assert finding.level == "problem"
+    assert "1 MiB free" in finding.found
+    assert "by the quota of this user on /home" in finding.found

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from xtrain.dispatch.cluster import Network, Profile
+from xtrain.dispatch.cluster import Container, Network, Profile
+from xtrain.doctor.examination import places
 from xtrain.doctor.findings import Finding
 from xtrain.doctor.folders import FolderReport
 from xtrain.doctor.framing import MARK, Reader, emit
 from xtrain.doctor.hardware import TOOLS, Gpu, Hardware
 from xtrain.doctor.meeting import HERE, Acquaintance
 from xtrain.doctor.node import NodeReport
-from xtrain.doctor.node_findings import check_reports
+from xtrain.doctor.node_findings import INSIDE, OUTSIDE, check_reports
+from xtrain.doctor.nodes import NodeJob
+from xtrain.doctor.servers import HUB, WANDB
 
 OUT, DATA = Path("/shared/out"), Path("/shared/data")
 GPU = Gpu("NVIDIA H100", "570.1", 80.0, "9.0")
@@ -87,6 +90,11 @@ def test_two_nodes_that_are_alike() -> None:
         ({"met": {"a": Acquaintance("timed out")}}, "nodes reach each other", "problem", "a cannot be reached from b"),
         ({"hardware": hardware(tools=("c++", *TOOLS[3:]))}, "ops that build", "warning", "ninja not found on b"),
         ({"hardware": hardware(tools=TOOLS[:3])}, "SLURM's commands in a job", "problem", "scontrol, squeue not found"),
+        ({"hardware": hardware(locked_memory=2**16)}, "locked memory", "warning", "node b: at most 64 KiB"),
+        ({"hardware": hardware(processes=512)}, "processes", "warning", "node b: at most 512"),
+        ({"hardware": hardware(address_space=2**36)}, "address space", "warning", "node b: at most 64.0 GiB"),
+        ({"servers": {HUB: "timed out"}}, HUB, "note", "not reached from node b: timed out"),
+        ({"servers": {WANDB: "no route"}}, WANDB, "note", "not reached from node b: no route"),
         ({"hardware": hardware(gpus=(GPU,))}, "GPUs", "problem", "1 on b"),
         ({"hardware": hardware(driver_trouble="Unknown Error")}, "GPUs", "problem", "b: Unknown Error"),
         ({"hardware": hardware(open_files=1024)}, "open files", "warning", "node b: at most 1024"),
@@ -99,6 +107,36 @@ def test_a_fault_of_one_node(changes: dict[str, Any], looked_at: str, level: str
     finding = look(**changes)[looked_at]
     assert (finding.level, words in finding.found) == (level, True), finding
     assert finding.to_do
+
+
+def test_an_image_needs_no_slurm_and_a_node_no_compiler() -> None:
+    """Each is looked for where it is used; what an image lacks is not said of the node."""
+    bare = {node: report(node, "", hardware=hardware(tools=())) for node in ("a",)}
+    profile = Profile("slurm", job={"gpus_per_node": 2, "time_limit": 60}, container=Container("x.sqsh"))
+    seen = {}
+    for place, work in places(NodeJob(profile, OUT, DATA)).items():
+        found = {one.looked_at for one in check_reports(bare, profile, OUT, DATA, place) if one.to_do}
+        options = [word for word in work.command("7", "intermediate", ["m"]) if word.startswith("--container")]
+        seen[place] = (found, bool(options))
+    assert seen == {OUTSIDE: ({"SLURM's commands in a job"}, False), INSIDE: ({"ops that build"}, True)}
+    (only,) = places(NodeJob(Profile("slurm", job={"time_limit": 60}), OUT)).items()
+    assert only[0] == ""
+
+
+def test_chains_need_sbatch_on_the_nodes() -> None:
+    def commands(chains: bool, **changes: Any) -> Finding:
+        mapping = {"scheduler": "slurm", "job": {"time_limit": 60}, "preemption": {"requeue": not chains}}
+        profile = Profile.from_mapping(mapping)
+        found = check_reports({"a": report("a", "", **changes)}, profile, OUT, None)
+        return next(one for one in found if one.looked_at == "SLURM's commands in a job")
+
+    without = {"hardware": hardware(tools=TOOLS[:-1])}
+    assert commands(True, **without).found == "sbatch not found on a"
+    assert commands(False, **without).level == "ok"
+    refused = {"sbatch": "Access/permission denied"}
+    assert commands(True, **refused).found == "sbatch on a: Access/permission denied"
+    assert commands(True, **refused).level == "problem"
+    assert commands(True).level == commands(False, **refused).level == "ok"
 
 
 def test_clocks() -> None:

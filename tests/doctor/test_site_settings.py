@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.site_limits import SubmitLimit
 from xtrain.doctor import scheduler
 from xtrain.doctor.commands import Said
 from xtrain.doctor.findings import Finding
-from xtrain.doctor.scheduler import Site, SiteNode, _gpus, ask_site, check_site, num_usable, parse_grace
+from xtrain.doctor.preemption import check_preemption, parse_grace
+from xtrain.doctor.scheduler import QosRules, Site, SiteNode, _gpus, ask_site, check_site, num_usable
 
 CONFIG = {
     "SLURM_VERSION": "24.05.1",
@@ -44,13 +46,16 @@ def look(
     partition: dict[str, str] | None = None,
     nodes: tuple[SiteNode, ...] = (node("g1"), node("g2"), node("g3")),
     preemption: dict[str, Any] | None = None,
+    qos: QosRules | None = None,
     **job: Any,
 ) -> dict[str, Finding]:
     """The findings by what was looked at."""
     asked = {"partition": "gpu", "gpus_per_node": 8, "time_limit": "12:00:00", "constraint": "ib", "nodes": 2, **job}
     profile = Profile("slurm", job=asked, preemption=Profile.from_mapping(mapping(asked, preemption or {})).preemption)
-    site = Site("24.05.1", {**CONFIG, **(config or {})}, {**PARTITION, **(partition or {})}, ("gpu", "cpu"), nodes)
-    return {finding.looked_at: finding for finding in check_site(site, profile, 2)}
+    settings = {**CONFIG, **(config or {})}
+    site = Site(settings["SLURM_VERSION"], settings, {**PARTITION, **(partition or {})}, ("gpu", "cpu"), nodes, qos)
+    found = [*check_site(site, profile, 2), *check_preemption(site, profile)]
+    return {finding.looked_at: finding for finding in found}
 
 
 def mapping(job: dict[str, Any], preemption: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +94,65 @@ def test_a_setting_that_matters(change: dict[str, Any], looked_at: str, level: s
     finding = look(**change)[looked_at]
     assert (finding.level, words in finding.found) == (level, True), finding
     assert finding.to_do or level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("version", "asked_for"),
+    [
+        ("22.05.8", "SlurmctldParameters=preempt_send_user_signal"),
+        ("23.02.0", "PreemptParameters=send_user_signal"),
+        ("24.05.1", "PreemptParameters=send_user_signal"),
+        ("", "PreemptParameters=send_user_signal"),
+    ],
+)
+def test_the_signal_is_asked_for_where_this_version_has_it(version: str, asked_for: str) -> None:
+    nothing = {"SLURM_VERSION": version, "SlurmctldParameters": "(null)"}
+    found = look(config=nothing)["signal before preemption"]
+    assert found.level == "warning"
+    assert f"ask the site for {asked_for} " in found.to_do
+    newer = look(config={**nothing, "PreemptParameters": "youngest_first,send_user_signal"})["signal before preemption"]
+    assert (newer.level, newer.found) == ("ok", "SIGUSR2 (PreemptParameters=send_user_signal)")
+    other = look(config={**nothing, "PreemptParameters": "send_user_signals"})["signal before preemption"]
+    assert other.level == "warning", "another word"
+
+
+def test_a_qos_that_is_preempted_says_how_and_for_how_long() -> None:
+    config = {"PreemptType": "preempt/qos", "PreemptMode": "REQUEUE"}
+    found = look(config=config, qos=QosRules("low", "cancel", "00:00:05", ("high", "urgent")))
+    assert found["preemption"].level == "warning"
+    assert "QOS low, preempted by high, urgent cancels preempted jobs" in found["preemption"].found
+    assert found["GraceTime of QOS low"].found.startswith("5 s"), "not the partition's 120"
+    found = look(config=config, qos=QosRules("low", "cluster", "00:02:00", ("high",)))
+    assert found["preemption"].found == "QOS low, preempted by high: requeue"
+    assert found["GraceTime of QOS low"].level == "ok"
+    assert look(config=config, qos=QosRules("low", "cancel", "00:00:05", ()))["preemption"].found == "off in QOS low"
+
+
+def test_the_rules_of_the_jobs_qos_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "high|low,normal|cluster|00:00:00\nlow||cancel|00:01:00\nnormal|low|cluster|00:00:00\n"
+
+    def ask(words: list[str]) -> Said:
+        return Said(0, rows if words[0] == "sacctmgr" else "PreemptType = preempt/qos\n" * (words[-1] == "config"))
+
+    monkeypatch.setattr(scheduler, "ask", ask)
+    monkeypatch.setattr(scheduler, "default_qos", lambda profile, kind: "normal")
+    site = ask_site(Profile("slurm", job={"partition": "gpu", "qos": "low"}))
+    assert isinstance(site, Site)
+    assert site.qos == QosRules("low", "cancel", "00:01:00", ("high", "normal"))
+    site = ask_site(Profile("slurm", job={"partition": "gpu"}))
+    assert isinstance(site, Site)
+    assert site.qos == QosRules("normal", "cluster", "00:00:00", ("high",))
+
+
+def test_how_many_jobs_the_site_lets_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert look()["jobs in the queue"].level == "ok", "nobody tells"
+    monkeypatch.setattr(scheduler, "submit_limit", lambda *args: SubmitLimit(20, "MaxSubmitJobs of account a", 3))
+    found = look()["jobs in the queue"]
+    assert (found.level, found.found) == (
+        "note",
+        "MaxSubmitJobs of account a = 20, 3 in the queue; limits.queued = 1000: the report's job submits what there is "
+        "no room for, if nodes may call sbatch",
+    )
 
 
 def test_nodes_out_of_service_are_named_with_their_reasons() -> None:

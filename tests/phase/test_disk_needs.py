@@ -10,6 +10,7 @@ import pytest
 from made_up_run import make_run
 from transformers import XLMRobertaConfig
 
+from xtrain import disk_space
 from xtrain.disk_space import Space, bytes_below, space
 from xtrain.errors import UserError
 from xtrain.phase import PhaseFile
@@ -97,6 +98,9 @@ def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
         ("quota", "/dev/sda1 450* 400 0 6days 7 0 0 0\n", 0, None),
         ("quota", "Disk quotas for user me (uid 1000): none\n", None, None),
         ("quota", "/dev/sda1 450 0 0 0 7 0 0 0\n", None, None),
+        ("mmlsquota", "mmlsquota::HEADER:v:r:r:filesystemName:quotaType:blockUsage:blockQuota:blockLimit:filesUsage:"
+                      "filesQuota:filesLimit:\nmmlsquota::0:1:::fs1:USR:1000:0:1500:12:0:20:\n"
+                      "mmlsquota::0:1:::fs1:GRP:1000:0:0:12:0:0:\n", 500 * 1024, 8),
         ("lfs", "/lustre 1000 0 3000 - 12 0 20 -\n", 2000 * 1024, 8),
     ],
 )  # fmt: skip
@@ -108,6 +112,7 @@ def test_the_quota_of_this_user(
     program.write_text(f"#!/bin/sh\ncat <<'EOF'\n{answer}EOF\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(disk_space, "_device", lambda place, kind: "fs1")
     now = os.statvfs(tmp_path)
     monkeypatch.setattr(os, "statvfs", lambda place: now)  # other tests write meanwhile
     found = space(tmp_path)
@@ -118,3 +123,12 @@ def test_the_quota_of_this_user(
     else:
         assert (found.free, found.by) == (free, f"the quota of this user on {tmp_path}")
         assert files is None or found.files == files
+
+
+def test_the_device_of_a_folder(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda1 / ext4 rw 0 0\n/dev/fs1 {tmp_path}/far gpfs rw 0 0\nserver:/x {tmp_path}/nfs nfs4 rw 0 0\n"
+    )
+    found = [disk_space._device(f"{tmp_path}/{name}", "gpfs", str(mounts)) for name in ("far/out", "nfs", "farther")]
+    assert found == ["fs1", "", ""]

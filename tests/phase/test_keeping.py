@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from xtrain.dispatch.job_graph import JobGraph, JobNode
-from xtrain.phase.keeping import drop_evaluated, lost_encoder, lost_last
+from xtrain.model.export import ENCODER_FILES
+from xtrain.phase.keeping import drop_evaluated, lost_encoder, lost_last, missing_file
 from xtrain.run_directory import RunDirectory
 
 FIRST = JobNode("i", "intermediate", "mnli-s0", "toy/mnli-s0", "intermediate/i")
@@ -27,7 +28,8 @@ def out(tmp_path: Path) -> Path:
         if node is not EVALUATED:
             for folder in (run.encoder, run.encoder_last):
                 folder.mkdir()
-                (folder / "config.json").write_text("{}")
+                for name in ENCODER_FILES:
+                    (folder / name).write_text("{}")
         run.mark_done({"steps": 100, "selected_step": 80})
     return tmp_path
 
@@ -71,8 +73,18 @@ def test_what_is_said_where_it_is_needed(out: Path) -> None:
     problem = lost_encoder(target, "late")
     assert problem is not None
     assert "phase late starts from it" in problem.what
-    assert f"rm {target.done_marker}, then the same command" in problem.remedy
+    assert "give xtrain run or slurm/submit.py again" in problem.remedy
     assert lost_last(target)
     assert lost_encoder(RunDirectory(out / "target/never"), "late") is None, "it is still to be trained"
     target.done_marker.write_text(json.dumps({"steps": 100, "selected_step": 100}))
     assert not lost_last(target)
+
+
+@pytest.mark.parametrize("name", ENCODER_FILES)
+def test_a_site_purges_single_files(out: Path, name: str) -> None:
+    target = TARGET.run(out)
+    assert missing_file(target) is None
+    (target.encoder / name).unlink()
+    assert missing_file(target) == target.encoder / name
+    target.done_marker.unlink()
+    assert missing_file(target) is None, "it is still to be trained"

@@ -14,6 +14,10 @@ import pytest
 import tomli_w
 from cluster import Cluster
 
+from xtrain.dispatch.cluster import Profile
+from xtrain.doctor import scheduler
+from xtrain.doctor.scheduler import QosRules
+
 PROJECT = Path(__file__).resolve().parents[2]
 MakeCluster = Callable[..., Cluster]
 
@@ -27,7 +31,7 @@ class Site:
             (folder / name).mkdir()
         (folder / "data" / "xnli.tsv").write_text("a\n")
 
-    def profile(self, **tables: Mapping[str, Any]) -> Path:
+    def profile(self, **tables: Any) -> Path:
         job = {"partition": "main", "time_limit": "01:00:00", "intermediate": {"nodes": 2, "tasks_per_node": 1}}
         mapping = {
             "scheduler": "slurm",
@@ -84,8 +88,31 @@ def test_a_healthy_cluster(site: Site) -> None:
         assert timing["bytes"] / timing["seconds"] / 1e9 == pytest.approx(timing["algorithm_gbs"], rel=1e-2)
     told = {finding["looked_at"]: finding["found"] for finding in findings(report)}
     assert told["sbatch"] == "takes the jobs of the profile; scontrol requeue is allowed"
+    assert told["jobs of all kinds"].startswith("sbatch --test-only takes them: prepare, intermediate")
+    assert told["jobs in the queue"].startswith("no limit that sacctmgr tells")
     assert not list((site.folder / "out").iterdir())  # nothing is left behind
     assert site.cluster.run("squeue", "-h", "-t", "R,PD").stdout == ""
+
+
+def test_a_node_that_submits_the_next_of_a_chain(site: Site) -> None:
+    """And the cluster by its name, as from the login node of several."""
+    code, report = site.doctor(site.profile(preemption={"requeue": False}, cluster="tests"), "--nodes", "1")
+    assert code == 0, findings(report)
+    told = {finding["looked_at"]: finding["found"] for finding in findings(report)}
+    assert told["SLURM's commands in a job"] == "srun, scontrol, squeue, sbatch on node n1"
+    assert site.cluster.run("squeue", "-h", "-t", "R,PD").stdout == "", "sbatch was only asked"
+
+
+def test_the_rules_of_a_qos(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.use_in(monkeypatch)
+    cluster.run("sacctmgr", "-i", "add", "qos", "urgent", "set", "Preempt=normal", "GraceTime=60", "PreemptMode=cancel")
+    try:
+        rules = {name: scheduler._qos_rules(Profile("slurm", job={"qos": name})) for name in ("", "urgent", "none")}
+    finally:
+        cluster.run("sacctmgr", "-i", "delete", "qos", "urgent")
+    assert rules[""] == QosRules("normal", "cluster", "00:00:00", ("urgent",))
+    assert rules["urgent"] == QosRules("urgent", "cancel", "00:01:00", ())
+    assert rules["none"] is None
 
 
 def test_faults_of_a_node(site: Site) -> None:
@@ -152,7 +179,8 @@ def test_faults_of_the_scheduler(make_cluster: MakeCluster, tmp_path: Path) -> N
     code, report = site.doctor(site.profile(job={"intermediate": {"nodes": 2}}), "--nodes", "0")
     assert code == 2
     said(report, "nodes", "2 are wanted, 1 of main can serve", "n2 (drained: fan broken)")
-    said(report, "signal before preemption", "preempt_send_user_signal", "5 s (KillWait)", level="warning")
+    mended = said(report, "signal before preemption", "preempt_send_user_signal", "5 s (KillWait)", level="warning")
+    assert "SlurmctldParameters=preempt_send_user_signal" in mended["to_do"], "this version has it there"
     said(report, "GraceTime of main", "has 5 s to save", level="warning")
     said(report, "accounting", "off", level="note")
 

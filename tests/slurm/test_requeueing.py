@@ -423,6 +423,42 @@ def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_m
     assert "nothing to submit" in one.submit().stdout
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["by sacctmgr", "by sbatch's refusal"])
+def test_a_site_that_lets_in_few_jobs(
+    make_cluster: MakeCluster, tmp_path: Path, tiny_model: Path, toy_data: Path, told: bool
+) -> None:
+    """MaxSubmitJobs: the report's job gets a place, and submits the others; all from a snapshot."""
+    cluster = make_cluster(nodes=2, extra="AccountingStorageEnforce=limits")
+    cluster.run("sacctmgr", "-i", "modify", "user", "root", "set", "MaxSubmitJobs=4")
+    for folder in ("bin", "bin-node") if not told else ():
+        (cluster.folder / folder / "sacctmgr").write_text("#!/bin/sh\nexit 1\n")
+    one = Submitted(cluster, tmp_path, tiny_model, toy_data, target=[{"task": "toy"}])
+    played = python_of(tmp_path / "ranks", "train.py", "-m xtrain report ")
+    one.write_profile(
+        environment={"python": str(played)}, limits={"running": 2}, preemption={"check_nodes": False},
+        **({"cluster": "tests"} if told else {}),
+    )  # fmt: skip
+    done = one.submit("--snapshot")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "submitted 4 jobs" in done.stdout
+    assert "3 jobs are left for later: toy/report submits them when there is room" in done.stdout
+    assert ("MaxSubmitJobs of account root = 4" if told else "AssocMaxSubmitJobLimit") in done.stdout
+    report = one.graph.nodes[-1]
+    status = one.command("-m", "xtrain", "status", str(one.out)).stdout
+    assert "no room in the queue; toy/report submits it later" in status
+    assert "toy/report" in status
+    (code,) = (one.out / "code").iterdir()
+    scripts = list(one.out.glob("*/*/job/submitit/*.sh"))
+    assert len(scripts) >= 4
+    assert all(f"export PYTHONPATH={code}" in script.read_text() for script in scripts)
+    one.wait_empty()
+    assert all(node.run(one.out).done for node in one.graph.nodes), one.logs()
+    assert len(JobFolder(report.run(one.out)).submissions()) > 1
+    scripts = list(JobFolder(report.run(one.out)).submitit.glob("*.sh"))
+    assert all(f"export PYTHONPATH={code}" in script.read_text() for script in scripts), "what jobs submit, too"
+    assert "nothing to submit" in one.submit().stdout
+
+
 SBATCH = """#!/bin/sh
 # The real one; its answer gets lost once.
 answer=$({real} "$@") || exit

@@ -6,10 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from by_hand import every_state
+
+from xtrain.dispatch import slurm
+from xtrain.errors import UserError
+from xtrain.watching.studies import studies
 
 
 def xtrain(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -67,6 +72,21 @@ def test_mistakes_are_told_without_a_traceback(out: Path) -> None:
         assert message in result.stderr
         assert result.returncode == 2
         assert "Traceback" not in result.stderr
+
+
+def test_each_study_is_asked_of_its_own_cluster(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CLUSTER_NAME", raising=False)
+    (known,) = studies(out / "out")
+    for name, cluster in (("phang", "alpha"), ("second", "beta")):
+        replace(known, study=name, profile={"scheduler": "slurm", "cluster": cluster}).write(out / "out")
+    try:
+        for name, cluster in (("phang", "alpha"), ("second", "beta")):
+            studies(out / "out", name)
+            assert slurm.addressed(["squeue", "-h"]) == ["squeue", f"--clusters={cluster}", "-h"]
+        with pytest.raises(UserError, match="its studies are on several clusters: alpha, beta"):
+            studies(out / "out")
+    finally:
+        slurm.ask_of("")
 
 
 def test_cancel_says_what_it_could_not_do(out: Path) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.dispatch.cluster import LOCAL, Profile, Resources
+from xtrain.dispatch.container import hub_home, mounts_of, pyxis_options
 from xtrain.dispatch.rendezvous import is_of_launcher
+from xtrain.dispatch.slurm import is_here
 from xtrain.errors import Problem, UserError
 from xtrain.starting import PROJECT as PROJECT
 
@@ -68,6 +70,7 @@ def submitit_parameters(
         "stderr_to_stdout": True,
         "use_srun": False,
         "additional_parameters": {
+            **({} if is_here(profile.cluster) else {"clusters": profile.cluster}),
             **({"reservation": asked.reservation} if asked.reservation else {}),
             **dict(option.split("=", 1) for option in _gpus(asked)),
             **({"mem-per-cpu": _memory(asked.memory_gib_per_cpu)} if asked.memory_gib_per_cpu else {}),
@@ -147,11 +150,13 @@ def srun_command(
     mounts: Sequence[Path] = (),
     batch: int = 0,
     environment: Mapping[str, str] | None = None,
+    exported: Sequence[str] = (),
 ) -> list[str]:
     """The srun line that starts the ranks, up to the command that each of them runs (``profile.rank_python`` ...).
 
     Every rank prints into ``RUN_DIR/logs/rank-N.log``. ``mounts`` are the folders that a container must see beside
-    those of the profile, under their own names: the output folder, the data.
+    those of the profile, under their own names: the output folder, the data. ``exported`` are the variables that mean
+    the same in the container, whatever its image sets.
     """
     asked = profile.resources(kind, batch)
     return [
@@ -173,7 +178,7 @@ def srun_command(
         f"--wait={LEAVING_SECONDS}",
         f"--output={_pattern(run_dir / 'logs')}/rank-%t.log",
         "--open-mode=append",
-        *_container(profile, asked, mounts),
+        *_container(profile, asked, mounts, exported),
     ]
 
 
@@ -207,15 +212,13 @@ def _pattern(folder: Path) -> str:
     return str(folder.absolute()).replace("%", "%%")
 
 
-def _container(profile: Profile, asked: Resources, mounts: Sequence[Path]) -> list[str]:
+def _container(profile: Profile, asked: Resources, mounts: Sequence[Path], exported: Sequence[str]) -> list[str]:
     container = profile.container
     if not container.image:
         return []
-    own = [str(path.absolute()) for path in (PROJECT, *mounts)]
-    own += [str(cache_folder(profile)), str(scratch_root(profile))]
-    bound = [mount if ":" in mount else f"{mount}:{mount}" for mount in dict.fromkeys([*own, *container.mounts])]
+    bound = mounts_of(profile, [PROJECT, *mounts, cache_folder(profile), scratch_root(profile)])
     if container.runtime == "pyxis":
-        return [f"--container-image={container.image}", f"--container-mounts={','.join(bound)}"]
+        return pyxis_options(profile, bound, exported)
     cuda = ["--nv"] if asked.gpus_per_node else []
     return [container.runtime, "exec", *cuda, "--bind", ",".join(bound), container.image]
 
@@ -239,6 +242,8 @@ def rank_environment(
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
         "TORCH_EXTENSIONS_DIR": str(scratch / "extensions"),  # our own ops are in XTRAIN_CACHE
     }
+    if profile.container.image:
+        result["HF_HOME"] = str(hub_home(profile, env))
     if profile.network.interface:
         names = profile.network.interface.split(",")
         result["GLOO_SOCKET_IFNAME"] = ",".join(names)

@@ -221,6 +221,9 @@ class Profile:
     file: str = ""
     """Where it was read from."""
     description: str = ""
+    cluster: str = ""
+    """Its name for SLURM (``sacctmgr show clusters``), where the machine that submits belongs to several or to another
+    one; the machine's own if empty."""
     job: Mapping[str, Any] = field(default_factory=dict)
     """``[job]`` with its ``[job.KIND]`` as written; :meth:`resources` lays them on one another."""
     preemption: Preemption = Preemption()

@@ -25,7 +25,7 @@ TAKEN: Mapping[str, str] = {
     "mem": "memory_gib", "mem-per-cpu": "memory_gib_per_cpu", "mem-per-gpu": "memory_gib", "time": "time_limit",
     "exclusive": "exclusive", "signal": "[preemption] signal and lead_seconds", "requeue": "[preemption] requeue",
     "job-name": "the phase's name", "dependency": "the study's graph",
-    "clusters": "SLURM: jobs wait for each other within one cluster", "cluster": "SLURM",
+    "clusters": "cluster, beside scheduler", "cluster": "cluster, beside scheduler",
     "kill-on-invalid-dep": "the study's graph", "array": "the study's graph", "output": "the run directory",
     "error": "the run directory", "input": "the run directory", "open-mode": "the run directory",
     "chdir": "the run directory", "comment": "the study", "wrap": "the batch script", "wait": "the submission",
@@ -62,6 +62,9 @@ def check(profile: Profile, resources: Mapping[str, Resources], where: str, prob
         found += [problem for problem in job.problems if problem not in found]  # of [job] itself: once
     if profile.scheduler == LOCAL:
         _check_local(profile, where, found)
+    elif not re.fullmatch(r"[\w.-]*", profile.cluster):
+        what = f"{profile.cluster!r} is not allowed"
+        found.append(Problem(f"{where}: cluster", what, "one name, as sacctmgr show clusters has it"))
     _check_environment(profile, where, found)
     _check_rest(profile, where, found)
     hidden = {secret.where for secret in secrets}  # what else is said of a key shows what stands there
@@ -151,6 +154,7 @@ class _Job:
 
 def _check_local(profile: Profile, where: str, problems: list[Problem]) -> None:
     given = {
+        "cluster": profile.cluster,
         "environment.modules": profile.environment.modules,
         "environment.setup": profile.environment.setup,
         "container.image": profile.container.image,

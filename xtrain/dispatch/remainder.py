@@ -22,7 +22,9 @@ def never_submitted(out: Path, report: JobNode) -> list[JobNode]:
     found = []
     for node in nodes:
         run = node.run(out)
-        if node.kind != REPORT and not (run.done or run.failed or JobFolder(run).submissions()):
+        folder = JobFolder(run)
+        submitted = folder.submissions() and not folder.postponed()
+        if node.kind != REPORT and not (run.done or run.failed or submitted):
             found.append(node)
     return found
 

@@ -188,10 +188,16 @@ def job_states(jobs: Sequence[str], budget: float = BUDGET_SECONDS) -> Answer:
     return Answer(known, {**queue.silent, **accounting.silent})
 
 
-def cancel(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> Reply:
-    """End the jobs; those that are over are passed over."""
+def asked(command: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> tuple[Reply, str]:
+    """Whether a command of SLURM's that only shows things has answered, and what it printed."""
+    done = _call(command, timeout)
+    return _reply(done), done.out
+
+
+def cancel(jobs: Sequence[str], timeout: float = TIMEOUT_SECONDS, *, waiting: bool = False) -> Reply:
+    """End the jobs, or only those of them that are still ``waiting``; those that are over are passed over."""
     for some in _chunks(jobs):
-        done = _call(["scancel", *some], timeout)
+        done = _call(["scancel", *(["--state=PENDING"] if waiting else []), *some], timeout)
         wrong = [line for line in done.words.splitlines() if not _NOT_CANCELLABLE.search(line)]
         if not done.ran or (done.code and wrong):
             return _reply(done)
@@ -243,11 +249,40 @@ class _Call:
     words: str  # on standard error, or why it did not run
 
 
+_elsewhere = ""  # the cluster that is asked, where it is not this machine's own
+_OF_SEVERAL = ("squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")
+
+
+def ask_of(cluster: str) -> None:
+    """Let SLURM's commands ask ``cluster`` from now on (``--clusters``), for a machine that reaches several.
+
+    An empty name stands for the machine's own. In a job of that cluster it is the same: nothing has to be looked up.
+    """
+    global _elsewhere
+    _elsewhere = "" if is_here(cluster) else cluster
+
+
+def is_here(cluster: str) -> bool:
+    """Whether SLURM's commands reach ``cluster`` without being told its name: it is none, or this is a job of it."""
+    return not cluster or os.environ.get("SLURM_CLUSTER_NAME") == cluster
+
+
+def addressed(command: Sequence[str]) -> list[str]:
+    """A command of SLURM's with the name of the cluster that is asked, where it needs one."""
+    program, *rest = command
+    return [program, *([f"--clusters={_elsewhere}"] if _elsewhere and program in _OF_SEVERAL else []), *rest]
+
+
+def without_heading(out: str) -> str:
+    """What a command printed but for the line that names the cluster, which no option turns off."""
+    return "".join(line for line in out.splitlines(keepends=True) if not line.startswith("CLUSTER: "))
+
+
 def clean_environment() -> dict[str, str]:
     """The environment for SLURM's commands, so that they answer the same whoever asks: times in seconds since 1970.
 
-    What users have set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us; sbatch is not
-    told of other clusters either.
+    What users have set for their own eyes (SQUEUE_PARTITION, SACCT_FORMAT...) would hide jobs from us; which cluster is
+    asked, the profile says (:func:`ask_of`).
     """
     mine = re.compile(r"(SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO)_|SLURM_CLUSTERS$")
     env = {name: value for name, value in os.environ.items() if not mine.match(name)}
@@ -255,7 +290,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def _call(command: Sequence[str], timeout: float) -> _Call:
-    env = clean_environment()
+    env, command = clean_environment(), addressed(command)
     try:
         done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout)
         if done.returncode < 0:
@@ -266,7 +301,8 @@ def _call(command: Sequence[str], timeout: float) -> _Call:
         return _Call(False, 0, "", f"{command[0]} did not answer within {timeout:g} s")
     except OSError as error:
         return _Call(False, 0, "", f"{command[0]}: {error.strerror}")
-    return _Call(True, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    out, words = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+    return _Call(True, done.returncode, without_heading(out), words)
 
 
 def _reply(done: _Call) -> Reply:

@@ -99,7 +99,27 @@ class JobFolder:
             handle.seek(max(0, size - 1))
             torn = size > 0 and handle.read(1) != b"\n"
             handle.write(b"\n" * torn + json.dumps(dataclasses.asdict(submission)).encode() + b"\n")
-        self.sending.unlink(missing_ok=True)
+        for path in (self.sending, self._later):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _later(self) -> Path:
+        return self.path / "later"
+
+    def postpone(self) -> None:
+        """Note that a phase which was submitted before is to be so again, when there is room in the queue."""
+        if self.submissions():
+            self.reopen()
+            write_text(self._later, "")
+
+    def postponed(self) -> bool:
+        """Whether it is left for later, whatever became of its earlier jobs."""
+        return self._later.is_file()
+
+    def forget(self, job: str) -> None:
+        """Of a job that was cancelled before it began, to be submitted later: as if it had never been."""
+        left = [one for one in self.submissions() if one.job != job]
+        write_text(self.path / "submissions.jsonl", "".join(f"{json.dumps(dataclasses.asdict(one))}\n" for one in left))
 
     def ended(self) -> Ended | None:
         """How the phase ended without a result, if it did."""

@@ -34,6 +34,10 @@ _ANY_LIMIT = re.compile(r"job violates accounting/QOS policy", re.IGNORECASE)
 _NAMED_LIMIT = re.compile(r"\b(QOS|Assoc)\w+Limit\b", re.IGNORECASE)
 
 
+class QueueFull(UserError):
+    """sbatch takes no more jobs of this user for now: a limit of the site on how many may be in the queue."""
+
+
 @dataclass(frozen=True)
 class Behind:
     """What a job waits for in the queue."""
@@ -62,7 +66,7 @@ def submit_job(
 ) -> Submission:
     """Put the job of a run directory into the queue, and write that down there.
 
-    Raises a :class:`UserError` with sbatch's own words where SLURM refuses it.
+    Raises a :class:`UserError` with sbatch's own words where SLURM refuses it; :class:`QueueFull` for want of room.
     """
     make_folder(folder.submitit)  # SLURM does not make it
     out = folder.run.path.absolute().parents[len(Path(node.folder).parts) - 1]
@@ -136,13 +140,29 @@ def _through_submitit(
     with tempfile.TemporaryDirectory(prefix="xtrain-") as private, _without(overruling):
         executor = submitit.SlurmExecutor(folder=private)
         executor.update_parameters(**parameters)
+        executor._get_job_id_from_submission_command = job_id_of
         try:
             job = executor._submit_command(in_place_of_bash(command))
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise UserError(_refusal(error, parameters)) from error
+            refusal = _refusal(error, parameters)
+            raise (QueueFull if _too_many(str(refusal)) else UserError)(refusal) from error
         number: str = job.job_id
         write_text(folder.submitit / f"{number}_submission.sh", job.paths.submission_file.read_text("utf-8"))
     return number
+
+
+def job_id_of(said: bytes | str) -> str:
+    """The id in what sbatch printed, whatever a site's own words around it say of jobs.
+
+    Raises submitit's ``FailedSubmissionError`` where there is none.
+    """
+    import submitit
+
+    text = said if isinstance(said, str) else said.decode(errors="replace")
+    found: list[str] = re.findall(r"Submitted batch job (\d+)", text)
+    if not found:
+        raise submitit.core.utils.FailedSubmissionError(f"sbatch said no job's number: {text.strip()!r}")
+    return found[-1]
 
 
 def nodes_to_avoid(profile: Profile, kind: str, out: Path, bad: Sequence[str] = ()) -> list[str]:
@@ -193,7 +213,7 @@ def patiently(submit: Callable[[], T]) -> T:
         try:
             return submit()
         except UserError as error:
-            for_now = slurm.is_unreachable(str(error)) or _too_many(str(error))
+            for_now = slurm.is_unreachable(str(error)) or isinstance(error, QueueFull)
             if not for_now or time.monotonic() > until:
                 raise
             print(f"{error}\ntrying again", flush=True)

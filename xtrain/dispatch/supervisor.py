@@ -32,6 +32,7 @@ from xtrain.dispatch.batch_script import (
     srun_command,
 )
 from xtrain.dispatch.cluster import Profile, Resources, lead_for
+from xtrain.dispatch.container import base_folders
 from xtrain.dispatch.interfaces import address_of
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graphs, study_file
 from xtrain.dispatch.job_spec import JobSpec
@@ -316,23 +317,23 @@ class Supervisor:
 
     def _folders(self) -> list[Path]:
         """What a container must see."""
-        return [self.out, *([Path(self.graph.data)] if self.graph.data else [])]
+        return [self.out, *([Path(self.graph.data)] if self.graph.data else []), *base_folders(self.run)]
 
     def _run_ranks(self, fence: Fence, end: float | None) -> int:
         """Start the ranks, pass on what they must know, and wait for them; srun's exit code."""
-        command = [
-            *srun_command(self.profile, self.node.kind, self.run.path, self._folders(), self.node.batch),
-            *self._command(),
-        ]
         make_folder(cache_folder(self.profile))  # a container cannot mount what is not there
-        environment = {
-            **os.environ,
+        own = {
             **rank_environment(self.profile, self.node.kind, self.job, batch=self.node.batch),
             attempts.VARIABLE: str(fence.number),
             # this is the first node; its name may stand for another network than the one that was chosen
             "MASTER_ADDR": address_of(self.profile.network.interface) or self.nodes[0],
             "MASTER_PORT": str(probed_port(int(self.job), self.restart, 0)),
         }
+        srun = srun_command(
+            self.profile, self.node.kind, self.run.path, self._folders(), self.node.batch,
+            exported=[*own, "PYTHONPATH"],
+        )  # fmt: skip
+        command, environment = [*srun, *self._command()], {**os.environ, **own}
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             return self._watch(process, fence, end)

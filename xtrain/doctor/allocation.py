@@ -14,6 +14,7 @@ from typing import Any
 
 from xtrain.dispatch.batch_script import submitit_parameters
 from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.slurm import addressed
 from xtrain.doctor.commands import ask, plain_environment
 from xtrain.doctor.framing import Reader
 
@@ -146,8 +147,8 @@ def run_step(
     """Run a step until it ends, or ``done`` says that all has come, or ``timeout`` seconds are over."""
     step, frames, lock = Step(), Reader(), threading.Lock()
     process = subprocess.Popen(
-        command, env={**plain_environment(), **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+        addressed(command), env={**plain_environment(), **environment}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
 
     def out(line: str) -> None:

@@ -27,7 +27,7 @@ def ask(command: Sequence[str], timeout: float = ANSWER_SECONDS) -> Said:
     """Run a command; never raises for its failure."""
     try:
         done = subprocess.run(
-            command, env=plain_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            slurm.addressed(command), env=plain_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             errors="replace", timeout=timeout,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -35,7 +35,7 @@ def ask(command: Sequence[str], timeout: float = ANSWER_SECONDS) -> Said:
     except OSError as error:
         return Said(-1, "", f"{command[0]}: {error.strerror}")
     trouble = " ".join(done.stderr.split()) or f"{command[0]} ended with exit code {done.returncode}"
-    return Said(done.returncode, done.stdout, "" if done.returncode == 0 else trouble)
+    return Said(done.returncode, slurm.without_heading(done.stdout), "" if done.returncode == 0 else trouble)
 
 
 def plain_environment() -> dict[str, str]:

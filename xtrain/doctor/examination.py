@@ -10,16 +10,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile, load_profile
 from xtrain.doctor.allocation import JOB_MINUTES, NotGranted, allocated
 from xtrain.doctor.findings import PROBLEM, Finding, Section, note, problem, warning, worst
 from xtrain.doctor.machine import check_machine
 from xtrain.doctor.network import check_all_reduce
-from xtrain.doctor.node_findings import check_reports
+from xtrain.doctor.node_findings import INSIDE, OUTSIDE, check_reports
 from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes, with_open_keys
+from xtrain.doctor.preemption import check_preemption
 from xtrain.doctor.report import as_json, show_section, show_verdict
 from xtrain.doctor.scheduler import ask_site, check_site, longest_minutes, num_usable
-from xtrain.doctor.submission import SBATCH, check_submission
+from xtrain.doctor.submission import SBATCH, check_kinds, check_submission
 from xtrain.errors import EXIT_USER, Problem, UserError, counted, raise_if_any
 
 DEFAULT_NODES = 2
@@ -76,16 +78,18 @@ class Examination:
         if profile.is_local:
             found = f"{profile.name}: no SLURM, jobs run here; this machine's checks are all there are"
             return (yield Section("cluster", [note("scheduler", found)]))
+        slurm.ask_of(profile.cluster)
         profile = with_open_keys(profile, os.environ)
         site = ask_site(profile)
         if isinstance(site, Finding):
             return (yield Section("SLURM", [site]))
-        yield Section("SLURM", list(check_site(site, profile, self.nodes or profile.resources(KIND).nodes)))
+        wanted = self.nodes or profile.resources(KIND).nodes
+        yield Section("SLURM", [*check_site(site, profile, wanted), *check_preemption(site, profile)])
         nodes = min(self.nodes, num_usable(site, profile))  # what is missing has been said
         if nodes:
             minutes = min(JOB_MINUTES, longest_minutes(site) or JOB_MINUTES)
             taken = check_submission(with_nodes(profile, nodes))
-            yield Section("submission", [taken])
+            yield Section("submission", [taken, *check_kinds(profile)])
             if taken.looked_at == SBATCH and taken.level == PROBLEM:
                 return  # salloc would say the same
             yield from self._on_nodes(with_nodes(profile, nodes), nodes, minutes, say)
@@ -104,17 +108,25 @@ class Examination:
             with contextlib.ExitStack() as stack:
                 with _waiting(say, f"waiting for {counted(nodes, 'node')} (at most {self.wait_seconds:.0f} s)"):
                     lent = stack.enter_context(allocated(profile, KIND, self.wait_seconds, minutes))
-                with _waiting(say, f"asking {', '.join(lent.nodes)}"):
-                    reports, silent = ask_nodes(work, lent)
-                findings = [*silent, *(check_reports(reports, profile, work.out, work.data) if reports else ())]
-                details = {node: report.to_mapping() for node, report in reports.items()}
-                yield Section(title, findings, details=details)
-                if reports and not silent:
+                well = True
+                for place, one in places(work).items():
+                    with _waiting(say, f"asking {', '.join(lent.nodes)}{place}"):
+                        reports, silent = ask_nodes(one, lent)
+                    found = check_reports(reports, one.profile, work.out, work.data, place) if reports else ()
+                    details = {node: report.to_mapping() for node, report in reports.items()}
+                    yield Section(f"{title}{place}", [*silent, *found], details=details)
+                    well = well and bool(reports) and not silent
+                if well:
                     with _waiting(say, "timing all-reduces"):
                         section = check_all_reduce(work, lent)
                     yield section
         except NotGranted as refusal:
             yield Section(title, [_not_granted(refusal, nodes)])
+
+
+def places(work: NodeJob) -> dict[str, NodeJob]:
+    """Where nodes are looked at: as they are, and in the image of the profile where it names one."""
+    return {OUTSIDE: work.outside, INSIDE: work} if work.profile.container.image else {"": work}
 
 
 def _waiting(console: Console | None, text: str) -> contextlib.AbstractContextManager[object]:

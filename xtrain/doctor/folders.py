@@ -6,11 +6,11 @@ import errno
 import os
 import platform
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from xtrain.disk_space import Space, space
 from xtrain.doctor.findings import Finding, gib, ok, problem, warning
 from xtrain.files import existing
 
@@ -38,6 +38,8 @@ class FolderReport:
     """Files that may still be made; None where the file system does not count them."""
     kind: str = ""
     """The file system: ``ext4``, ``nfs4``, ``tmpfs``."""
+    quota: str = ""
+    """Whose quota it is that leaves so little, where it is one."""
 
     @property
     def on_network(self) -> bool:
@@ -58,8 +60,9 @@ def look_at(path: Path, *, create: bool = False) -> FolderReport:
     except OSError as error:
         refused = error.strerror or str(error)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    free, files_free = _free(existing(path))
-    return FolderReport(str(path), path.is_dir(), refused, full, free, files_free, file_system(path))
+    left = space(path) or Space(0, None, "")
+    quota = left.by if left.by.startswith("the quota") else ""
+    return FolderReport(str(path), path.is_dir(), refused, full, left.free, left.files, file_system(path), quota)
 
 
 def _write_and_remove(folder: Path) -> None:
@@ -73,15 +76,6 @@ def _write_and_remove(folder: Path) -> None:
             raise OSError(errno.EIO, "what was read back is not what was written")
     finally:
         path.unlink(missing_ok=True)
-
-
-def _free(folder: Path) -> tuple[int, int | None]:
-    try:
-        free = shutil.disk_usage(folder).free
-        status = os.statvfs(folder)
-    except OSError:
-        return 0, None
-    return free, status.f_favail if status.f_files else None
 
 
 def file_system(path: Path, mounts: str | None = None) -> str:
@@ -113,6 +107,7 @@ def check_folder(
     """
     place = f"{report.path}{f' on {where}' if where else ''}"
     room = f"{gib(report.free)} free" + (f", {report.kind}" if report.kind else "")
+    room += f", by {report.quota}" if report.quota else ""
     if report.full or (not report.refused and report.free < least):
         found = f"{place}: the disk is full ({room})" if report.full else f"{place}: {room}, less than {gib(least)}"
         return problem(looked_at, found, f"free some space there, or {remedy}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 DRIVER_SECONDS = 20.0  # nvidia-smi of a machine with a broken GPU can hang for ever
 BUILD_TOOLS = ("ninja", "c++", "nvcc")
-TOOLS = (*BUILD_TOOLS, "srun", "scontrol", "squeue")
+TOOLS = (*BUILD_TOOLS, "srun", "scontrol", "squeue", "sbatch")
 _SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
@@ -52,6 +52,12 @@ class Hardware:
     """Soft limit on open files; -1: none."""
     tools: tuple[str, ...] = ()
     """Of :data:`TOOLS` those that were found on PATH."""
+    locked_memory: int = -1
+    """Soft limit on memory that must not be swapped, in bytes; -1: none."""
+    processes: int = -1
+    """Soft limit on the processes and threads of this user; -1: none."""
+    address_space: int = -1
+    """Soft limit on a process's address space, in bytes; -1: none."""
 
 
 def this_machine() -> Hardware:
@@ -59,7 +65,6 @@ def this_machine() -> Hardware:
     gpus, trouble = _gpus()
     memory, free = _memory()
     info = _text("/proc/cpuinfo")
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Hardware(
         processor=_processor(info),
         cores=len(os.sched_getaffinity(0)),
@@ -68,9 +73,17 @@ def this_machine() -> Hardware:
         memory_free=free,
         gpus=gpus,
         driver_trouble=trouble,
-        open_files=-1 if soft == resource.RLIM_INFINITY else soft,
+        open_files=_soft(resource.RLIMIT_NOFILE),
         tools=tuple(tool for tool in TOOLS if shutil.which(tool)),
+        locked_memory=_soft(resource.RLIMIT_MEMLOCK),
+        processes=_soft(resource.RLIMIT_NPROC),
+        address_space=_soft(resource.RLIMIT_AS),
     )
+
+
+def _soft(limit: int) -> int:
+    soft, _ = resource.getrlimit(limit)
+    return -1 if soft == resource.RLIM_INFINITY else soft
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:

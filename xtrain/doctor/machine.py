@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 from xtrain.doctor.findings import Finding, Section, gib, note, ok, problem, warning
 from xtrain.doctor.folders import check_folder, disk_wanted, look_at, node_local_caches
 from xtrain.doctor.hardware import BUILD_TOOLS, Hardware, this_machine
+from xtrain.doctor.limits import check_address_space, check_locked_memory, check_open_files, check_processes
 from xtrain.doctor.versions import check_versions
 from xtrain.errors import counted
 from xtrain.study import Engine
@@ -20,8 +21,6 @@ from xtrain.tracking.settings import TrackingSettings, chosen
 
 LEAST_MEMORY = 4 * 2**30
 WANTED_MEMORY = 16 * 2**30  # a rank of XLM-R Large on its way into a GPU, and a copy of its state on its way to disk
-LEAST_OPEN_FILES = 1024
-WANTED_OPEN_FILES = 4096
 COMPILER_SECONDS = 20.0
 
 
@@ -32,9 +31,13 @@ def check_machine(out: Path, data: Path | None) -> list[Section]:
         Section("versions", check_versions()),
         Section("devices", [*check_devices(hardware), *check_ops(hardware)]),
         Section("folders", [*check_folders(out, data), *check_caches(os.environ)]),
-        Section("limits", [check_memory(hardware), check_open_files(hardware.open_files)]),
+        Section("limits", [check_memory(hardware), check_open_files(hardware.open_files), *_other_limits(hardware)]),
         Section("tracking", [check_tracking(os.environ)]),
     ]
+
+
+def _other_limits(hardware: Hardware) -> list[Finding]:
+    return [check(hardware) for check in (check_locked_memory, check_processes, check_address_space)]
 
 
 def check_devices(hardware: Hardware) -> list[Finding]:
@@ -186,16 +189,6 @@ def check_memory(hardware: Hardware) -> Finding:
         )
         return warning("memory", found, to_do)
     return ok("memory", found)
-
-
-def check_open_files(limit: int, where: str = "") -> Finding:
-    """The soft limit on open files, which memory-mapped shards and data workers share."""
-    looked_at = f"open files{f' on {where}' if where else ''}"
-    if limit < 0 or limit >= WANTED_OPEN_FILES:
-        return ok(looked_at, "no limit" if limit < 0 else f"at most {limit}")
-    to_do = f"ulimit -n {WANTED_OPEN_FILES} before the start (a setup line of the cluster's profile)"
-    kind = problem if limit < LEAST_OPEN_FILES else warning
-    return kind(looked_at, f"at most {limit} a process (ulimit -n)", to_do)
 
 
 def check_tracking(environ: Mapping[str, str]) -> Finding:

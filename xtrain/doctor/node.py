@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import shlex
 import socket
 import sys
 import time
@@ -19,10 +20,12 @@ import xtrain
 from xtrain.dispatch.batch_script import cache_folder, scratch_root
 from xtrain.dispatch.cluster import SLURM, Profile, Storage
 from xtrain.dispatch.interfaces import address_of, interfaces
+from xtrain.doctor.commands import ask
 from xtrain.doctor.folders import LEAST_BYTES, FolderReport, look_at
 from xtrain.doctor.framing import emit
 from xtrain.doctor.hardware import Gpu, Hardware, this_machine
 from xtrain.doctor.meeting import Acquaintance, Meeting
+from xtrain.doctor.servers import unreached
 from xtrain.doctor.versions import installed, package_name, requirements
 from xtrain.errors import UserError
 from xtrain.starting import prepare
@@ -60,6 +63,10 @@ class NodeReport:
     not_locked: tuple[str, ...] = ()
     bytes_per_second: float = 0.0
     """That were written into the output folder and synced; 0 where it was not measured."""
+    servers: Mapping[str, str] = field(default_factory=dict)
+    """Why the hub and W&B's server are not reached; empty strings where they are."""
+    sbatch: str = ""
+    """Why a job may not be submitted from here; empty where it may, or that was not tried."""
 
     def to_mapping(self) -> dict[str, Any]:
         """As plain values for JSON; :meth:`from_mapping` reads them."""
@@ -122,6 +129,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cache", required=True, help="the folder that nodes share")
     parser.add_argument("--scratch", required=True, help="a folder of the node's own disk")
     parser.add_argument("--interface", default="", help="network interfaces, with commas between")
+    parser.add_argument("--sbatch", default="", help="options of a job that is to be submitted from a node, as a trial")
     parser.add_argument("--patience", type=float, default=40.0, help="seconds that others may take to come")
     return parser.parse_args(arguments)
 
@@ -135,6 +143,8 @@ def _look(node: str, options: argparse.Namespace, meeting: Meeting, found: dict[
     if options.data is not None:
         at(f"data folder, {options.data}")
         data = _unreadable(options.data)
+    at("the hub and W&B")
+    servers = unreached(os.environ)
     at("devices")
     hardware = this_machine()
     at("versions")
@@ -163,7 +173,14 @@ def _look(node: str, options: argparse.Namespace, meeting: Meeting, found: dict[
         no_locks=meeting.no_locks,
         not_locked=tuple(meeting.not_locked),
         bytes_per_second=speed,
+        servers=servers,
+        sbatch=_refused(options.sbatch) if options.sbatch and node == options.nodes.split(",")[0] else "",
     )
+
+
+def _refused(options: str) -> str:
+    """Why sbatch does not take a job with these options from this node; nothing is submitted."""
+    return ask(["sbatch", "--test-only", "--wrap=true", *shlex.split(options)]).trouble
 
 
 def _folders(options: argparse.Namespace) -> dict[str, Path | FolderReport]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from xtrain.dispatch.cluster import Profile, Resources
 from xtrain.doctor.findings import OK, Finding, note, ok, problem, seconds, warning
 from xtrain.doctor.folders import CHECKPOINT_BYTES, FolderReport, check_folder, disk_wanted
-from xtrain.doctor.machine import check_memory, check_open_files
+from xtrain.doctor.limits import check_address_space, check_locked_memory, check_open_files, check_processes
+from xtrain.doctor.machine import check_memory
 from xtrain.doctor.meeting import HERE
 from xtrain.doctor.node import NodeReport
 from xtrain.doctor.nodes import KIND
+from xtrain.doctor.servers import HUB, WANDB
 from xtrain.doctor.versions import check_differences
 from xtrain.errors import listed
 from xtrain.study import Engine
@@ -26,8 +28,18 @@ SHARED_MEMORY_BYTES = 2**26
 _OUT_REMEDY = "choose a folder on a file system that the nodes share with --out (not /tmp or a node's own disk)"
 
 
-def check_reports(reports: Reports, profile: Profile, out: Path, data: Path | None) -> Iterator[Finding]:
-    """Everything that the reports of all nodes say together. ``reports`` is not empty."""
+OUTSIDE, INSIDE = ", outside the image", ", in the image"
+"""Where a process reports from, for a profile with a container: jobs start outside, their ranks run inside."""
+
+
+def check_reports(
+    reports: Reports, profile: Profile, out: Path, data: Path | None, place: str = ""
+) -> Iterator[Finding]:
+    """Everything that the reports of all nodes say together. ``reports`` is not empty.
+
+    ``place`` is :data:`OUTSIDE` or :data:`INSIDE` of an image, or empty where there is none: SLURM's commands are
+    called outside alone, and operators are compiled inside alone.
+    """
     yield from check_differences({node: dict(report.versions) for node, report in reports.items()})
     yield check_same_folder(reports, out)
     yield check_locks(reports, out)
@@ -37,11 +49,17 @@ def check_reports(reports: Reports, profile: Profile, out: Path, data: Path | No
     yield from check_interfaces(reports, profile.network.interface)
     yield from check_reach(reports)
     yield check_clocks(reports)
-    yield check_tools(reports)
-    yield check_commands(reports)
+    if place != OUTSIDE:
+        yield check_tools(reports)
+    if place != INSIDE:
+        yield check_commands(reports, profile)
     yield from check_node_devices(reports, profile.resources(KIND))
     yield from _each("memory", reports, lambda report: check_memory(report.hardware))
     yield from _each("open files", reports, lambda report: check_open_files(report.hardware.open_files))
+    yield from _each("locked memory", reports, lambda report: check_locked_memory(report.hardware))
+    yield from _each("processes", reports, lambda report: check_processes(report.hardware))
+    yield from _each("address space", reports, lambda report: check_address_space(report.hardware))
+    yield from check_servers(reports)
     yield from check_speed(reports, profile)
 
 
@@ -229,18 +247,41 @@ def check_tools(reports: Reports) -> Finding:
     return warning("ops that build", found, to_do)
 
 
-def check_commands(reports: Reports) -> Finding:
-    """Whether a job can call SLURM from inside: to start ranks, to ask for its end, to go back into the queue."""
+def check_commands(reports: Reports, profile: Profile) -> Finding:
+    """Whether a job can call SLURM from inside: to start ranks, to ask for its end, to go back into the queue, and to
+    submit the next one where the profile has chains."""
+    looked_at, chains = "SLURM's commands in a job", not profile.preemption.requeue
+    needed = ("srun", "scontrol", "squeue", *(["sbatch"] if chains else []))
     lacking = {
         node: missing
         for node, report in reports.items()
-        if (missing := [tool for tool in ("srun", "scontrol", "squeue") if tool not in report.hardware.tools])
+        if (missing := [tool for tool in needed if tool not in report.hardware.tools])
     }
     if lacking:
         said = "; ".join(f"{', '.join(missing)} not found on {node}" for node, missing in lacking.items())
         to_do = "put the folder of SLURM's commands on PATH (variables or setup in [environment] of the profile)"
-        return problem("SLURM's commands in a job", said, to_do)
-    return ok("SLURM's commands in a job", f"srun, scontrol and squeue on {_nodes(reports)}")
+        return problem(looked_at, said, to_do)
+    refused = {node: report.sbatch for node, report in reports.items() if report.sbatch}
+    if refused and chains:
+        said = "; ".join(f"sbatch on {node}: {why}" for node, why in refused.items())
+        to_do = "set preemption.requeue = true in the profile: a job that has to leave cannot submit the next one"
+        return problem(looked_at, said, f"{to_do}; or ask the site to let nodes submit (AllocNodes of the partition)")
+    return ok(looked_at, f"{listed(needed)} on {_nodes(reports)}")
+
+
+def check_servers(reports: Reports) -> Iterator[Finding]:
+    """Whether nodes reach the hub and W&B; many do not, and nothing fails where it is known beforehand."""
+    to_do = {
+        HUB: "submit from a machine that reaches it, with HF_HOME on a file system that all nodes share: bases and "
+        "data sets of the hub are fetched then, and the job prepare finds them",
+        WANDB: "nothing: runs are written offline, and wandb sync uploads them from elsewhere",
+    }
+    for server in dict.fromkeys(name for report in reports.values() for name in report.servers):
+        away = {node: why for node, report in reports.items() if (why := report.servers.get(server))}
+        if away:
+            yield note(server, f"not reached from {_nodes(away)}: {next(iter(away.values()))}", to_do[server])
+        else:
+            yield ok(server, f"reached from {_nodes(reports)}")
 
 
 def check_node_devices(reports: Reports, asked: Resources) -> Iterator[Finding]:

@@ -7,14 +7,15 @@ import dataclasses
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xtrain.dispatch.batch_script import PROJECT, overruling_variables, rank_environment, setup_lines, srun_command
-from xtrain.dispatch.cluster import Profile
+from xtrain.dispatch.cluster import Container, Profile
 from xtrain.dispatch.rendezvous import slurm_port
-from xtrain.doctor.allocation import Allocation, Step, run_step
+from xtrain.doctor.allocation import Allocation, Step, options, run_step
 from xtrain.doctor.findings import Finding, note, problem
 from xtrain.doctor.meeting import HERE, PREFIX, locked, token_file
 from xtrain.doctor.node import NodeReport
@@ -39,7 +40,9 @@ class NodeJob:
     def command(self, job: str, kind: str, arguments: Sequence[str]) -> list[str]:
         """The srun line for a module of ours: as ranks are started, but each may end as it likes."""
         dropped = ("--output=", "--open-mode=", "--kill-on-bad-exit=", "--wait=")
-        first, *words = srun_command(self.profile, kind, self.out, [path for path in (self.out, self.data) if path])
+        exported = [*self._variables(job), "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH"]
+        folders = [path for path in (self.out, self.data) if path]
+        first, *words = srun_command(self.profile, kind, self.out, folders, exported=exported)
         kept = [word for word in words if not word.startswith(dropped)]
         run = [self.profile.rank_python, "-u", "-m", *arguments]
         if not self.profile.container.image:  # what it exports is in the environment; modules are not in an image
@@ -48,11 +51,20 @@ class NodeJob:
 
     def environment(self, allocation: Allocation, step: int) -> dict[str, str]:
         """What the tasks get beside this environment."""
-        found = {"MASTER_ADDR": allocation.nodes[0], "MASTER_PORT": str(slurm_port(int(allocation.job), 0, step))}
-        with contextlib.suppress(UserError):  # a variable that only a job on a node has: the nodes report it
-            found = {**rank_environment(self.profile, KIND, allocation.job), **found}
+        found = self._variables(allocation.job)
+        found |= {"MASTER_ADDR": allocation.nodes[0], "MASTER_PORT": str(slurm_port(int(allocation.job), 0, step))}
         before = found.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")
         return {**found, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), before]))}
+
+    def _variables(self, job: str) -> dict[str, str]:
+        with contextlib.suppress(UserError):  # a variable that only a job on a node has: the nodes report it
+            return rank_environment(self.profile, KIND, job)
+        return {}
+
+    @property
+    def outside(self) -> NodeJob:
+        """The same without the image: what a job's own supervisor finds on a node."""
+        return dataclasses.replace(self, profile=dataclasses.replace(self.profile, container=Container()))
 
 
 def with_nodes(profile: Profile, nodes: int) -> Profile:
@@ -116,6 +128,7 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
             f"--interface={profile.network.interface}",
             f"--patience={work.patience_seconds}",
             *([f"--data={work.data}"] if work.data else []),
+            *([f"--sbatch={_chained(work.profile)}"] if not work.profile.preemption.requeue else []),
         ]
         command = dataclasses.replace(work, profile=profile).command(allocation.job, KIND, arguments)
         environment = work.environment(allocation, 1)
@@ -130,6 +143,13 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
     silent = [node for node in allocation.nodes if node not in reports]
     never_began = [node for node in silent if step.last(node, "at") is None]
     return reports, [_silence(node, step, limit, [*never_began]) for node in silent]
+
+
+def _chained(profile: Profile) -> str:
+    """The options of a job that another one submits in its place, on its own cluster."""
+    here = dataclasses.replace(profile, cluster="")
+    words = [f"--time={here.resources(KIND).time_limit_minutes}", *options(here, KIND, "doctor", script=True)]
+    return shlex.join(words)
 
 
 def _all_reported(step: Step, allocation: Allocation) -> bool:

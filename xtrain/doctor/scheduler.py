@@ -1,4 +1,4 @@
-"""SLURM's own settings, against what a study's jobs need to live through preemption, time limits and lost nodes."""
+"""SLURM's own settings, against what a study's jobs need to live through time limits and lost nodes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from xtrain.dispatch.cluster import Profile, Resources
+from xtrain.dispatch.cluster import KINDS, Profile, Resources
+from xtrain.dispatch.site_limits import default_qos, submit_limit
 from xtrain.dispatch.slurm import duration_seconds
 from xtrain.doctor.commands import ask
-from xtrain.doctor.findings import Finding, note, ok, problem, seconds, warning
+from xtrain.doctor.findings import Finding, note, ok, problem, seconds
 from xtrain.doctor.nodes import KIND
 from xtrain.errors import counted, listed, nearest
 
-SAVE_SECONDS = 30  # XLM-R Large's 6.7 GB at a little over 200 MB/s, as a measure for settings
 LONG_SILENCE_SECONDS = 600
 _IN_SERVICE = ("idle", "mixed", "allocated", "completing", "planned", "reserved", "blocked")
 # What sinfo appends (NODE STATE CODES in its manual page): jobs still completing; asleep, waking, about to sleep or
@@ -36,6 +36,20 @@ class Site:
     partitions: tuple[str, ...]
     nodes: tuple[SiteNode, ...]
     """Of the partition."""
+    qos: QosRules | None = None
+    """Of the jobs' quality of service, where that decides who preempts whom and sacctmgr tells."""
+
+
+@dataclass(frozen=True)
+class QosRules:
+    """What a quality of service says of preemption."""
+
+    name: str
+    mode: str
+    """``requeue``, ``cancel``..., or ``cluster`` for what slurm.conf has."""
+    grace: str
+    """As SLURM writes a time."""
+    preempted_by: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,9 +88,21 @@ def ask_site(profile: Profile) -> Site | Finding:
     partitions = {fields["PartitionName"]: fields for fields in all_of_them if "PartitionName" in fields}
     default = next((name for name, fields in partitions.items() if fields.get("Default") == "YES"), "")
     name = profile.resources(KIND).partition.split(",")[0] or default
-    return Site(
-        settings.get("SLURM_VERSION", ""), settings, partitions.get(name, {}), tuple(partitions), _site_nodes(name)
-    )
+    qos = _qos_rules(profile) if settings.get("PreemptType") == "preempt/qos" else None
+    version = settings.get("SLURM_VERSION", "")
+    return Site(version, settings, partitions.get(name, {}), tuple(partitions), _site_nodes(name), qos)
+
+
+def _qos_rules(profile: Profile) -> QosRules | None:
+    """The rules of the QOS that the jobs have: the profile's, or their association's default one."""
+    name = profile.resources(KIND).qos or default_qos(profile, KIND)
+    said = ask(["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos",
+                "format=Name,Preempt,PreemptMode,GraceTime"])  # fmt: skip
+    rows = {line.split("|")[0]: line.split("|") for line in said.out.splitlines() if line.count("|") == 3}
+    if name not in rows:
+        return None
+    others = tuple(other for other, row in rows.items() if name in row[1].split(","))
+    return QosRules(name, rows[name][2], rows[name][3], others)
 
 
 def _settings(text: str) -> dict[str, str]:
@@ -99,7 +125,11 @@ def _site_nodes(partition: str) -> tuple[SiteNode, ...]:
     for line in said.out.splitlines():
         name, state, gres, features, cpus, memory, reason = (part.strip() for part in line.split("|", 6))
         kinds, reasons = _gpus(gres), "" if reason == "none" else reason
-        found.append(SiteNode(name, state, kinds, tuple(features.split(",")), reasons, _number(cpus), _number(memory)))
+        found.append(
+            SiteNode(
+                name, state, kinds, tuple(features.split(",")), reasons, leading_number(cpus), leading_number(memory)
+            )
+        )
     return tuple(found)
 
 
@@ -123,7 +153,7 @@ def check_site(site: Site, profile: Profile, nodes: int) -> Iterator[Finding]:
     yield from check_nodes(site, asked, nodes)
     yield from check_times(site, profile)
     yield check_accounting(site.config)
-    yield from check_preemption(site, profile)
+    yield check_queue_limit(profile)
     yield from check_requeue(site.config, profile)
     yield from check_rest(site.config)
 
@@ -223,77 +253,22 @@ def check_accounting(config: Settings) -> Finding:
     """Whether sacct will answer."""
     kind = config.get("AccountingStorageType", "")
     if kind in ("", "(null)", "accounting_storage/none"):
-        age = _number(config.get("MinJobAge", ""))
+        age = leading_number(config.get("MinJobAge", ""))
         found = f"off: xtrain goes by squeue, which forgets ended jobs after {seconds(age)}, and by the run directories"
         return note("accounting", found, "nothing; a job that died without a word is only known by its run directory")
     return ok("accounting", kind.partition("/")[2] or kind)
 
 
-def check_preemption(site: Site, profile: Profile) -> Iterator[Finding]:
-    """What a preempted job is told, and how long it has; 0 steps are lost where it can save in that time."""
-    config, partition = site.config, site.partition
-    modes = partition.get("PreemptMode", config.get("PreemptMode", "OFF")).upper()
-    mode = next((word for word in modes.split(",") if word != "GANG"), "OFF")
-    name = partition["PartitionName"]
-    wait = _number(config.get("KillWait", ""))
-    if config.get("PreemptType", "preempt/none") == "preempt/none" or mode in ("OFF", "DISABLED"):
-        yield ok("preemption", f"off in {name}")
-        return (yield _kill_wait(wait, profile, preempted=False))
-    if mode == "SUSPEND":
-        to_do = "ask for a partition that requeues: suspended ranks keep their memory, and their connections time out"
-        return (yield warning("preemption", f"{name} suspends jobs", to_do))
-    grace = parse_grace(partition.get("GraceTime", "0"))
-    signal = profile.preemption.signal
-    kept = "submit again after a preemption that left no time to save: finished phases and checkpoints are kept; or "
-    if mode == "CANCEL":
-        found = f"{name} cancels preempted jobs and does not requeue them"
-        yield warning("preemption", found, f"{kept}choose another partition")
-    elif profile.resources(KIND).sbatch.get("no-requeue"):
-        found = f"{name} requeues preempted jobs, but cancels those with no-requeue ([job.sbatch] of the profile)"
-        yield warning("preemption", found, f"{kept}remove no-requeue")
-    else:
-        yield ok("preemption", f"{name}: {mode.lower()}")
-    told = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
-    if not told:
-        found = (
-            f"preempt_send_user_signal is not in SlurmctldParameters: a preempted job gets no {signal}, only SIGTERM"
-        )
-        found += f", and {seconds(grace)} (GraceTime) + {seconds(wait)} (KillWait) until SIGKILL"
-        to_do = (
-            "ask the site for SlurmctldParameters=preempt_send_user_signal and a GraceTime; xtrain saves upon SIGTERM "
-            f"too, but has to be done in {seconds(max(grace, wait))}: keep engine.checkpoint_every small"
-        )
-        yield warning("signal before preemption", found, to_do)
-    else:
-        yield ok("signal before preemption", f"{signal} (preempt_send_user_signal)")
-    yield check_grace(name, grace, wait)
-    if grace < SAVE_SECONDS:
-        yield _kill_wait(wait, profile, preempted=True)
-
-
-def check_grace(partition: str, grace: int, wait: int) -> Finding:
-    """GraceTime, with the arithmetic of a save."""
-    looked_at = f"GraceTime of {partition}"
-    if grace >= SAVE_SECONDS:
-        return ok(looked_at, seconds(grace))
-    found = f"{seconds(grace)}: with KillWait {seconds(wait)}, a preempted job has {seconds(grace + wait)} to save"
-    found += f"; XLM-R Large takes about {SAVE_SECONDS} s (6.7 GB at 200 MB/s)"
-    to_do = (
-        f"ask the site for GraceTime={2 * SAVE_SECONDS} or more on {partition}; until then a preemption costs the "
-        "steps since the last periodic checkpoint: engine.checkpoint_every sets how many"
-    )
-    return warning(looked_at, found, to_do)
-
-
-def _kill_wait(wait: int, profile: Profile, *, preempted: bool) -> Finding:
-    """The time between SIGTERM and SIGKILL."""
-    if wait >= SAVE_SECONDS:
-        return ok("KillWait", seconds(wait))
-    when = "a preemption, a requeue by hand or scancel" if preempted else "a requeue by hand or scancel"
-    found = f"{seconds(wait)} between SIGTERM and SIGKILL: {when} leaves less than a save of XLM-R Large takes"
-    signal = profile.preemption.signal.removeprefix("SIG")
-    to_do = f"before a requeue by hand, scancel --signal={signal} JOB lets it save first"
-    return note("KillWait", found, to_do)
+def check_queue_limit(profile: Profile) -> Finding:
+    """``MaxSubmitJobs`` of the user's association or QOS, against ``limits.queued`` of the profile."""
+    limit, queued = submit_limit(profile, KINDS), profile.limits.queued
+    if limit is None:
+        return ok("jobs in the queue", f"no limit that sacctmgr tells; at most {queued} of a study (limits.queued)")
+    found = f"{limit}"
+    if limit.most < queued:
+        later = "the report's job submits what there is no room for, if nodes may call sbatch"
+        return note("jobs in the queue", f"{found}; limits.queued = {queued}: {later}", "nothing, or ask for more")
+    return ok("jobs in the queue", found)
 
 
 def check_requeue(config: Settings, profile: Profile) -> Iterator[Finding]:
@@ -311,7 +286,7 @@ def check_requeue(config: Settings, profile: Profile) -> Iterator[Finding]:
 
 def check_rest(config: Settings) -> Iterator[Finding]:
     """Settings that change what a user sees, and seldom matter."""
-    silence = _number(config.get("SlurmdTimeout", ""))
+    silence = leading_number(config.get("SlurmdTimeout", ""))
     if silence == 0 or silence > LONG_SILENCE_SECONDS:
         found = "never" if silence == 0 else f"after {seconds(silence)}"
         to_do = "nothing; the ranks notice by themselves after engine.stall_minutes, and the job goes on elsewhere"
@@ -328,11 +303,7 @@ def check_rest(config: Settings) -> Iterator[Finding]:
         yield note("DisableRootJobs", "root may not run jobs", "submit as a user")
 
 
-def parse_grace(text: str) -> int:
-    """Seconds of a GraceTime: a number, or a time as SLURM writes it."""
-    return int(duration_seconds(text) or _number(text))
-
-
-def _number(text: str) -> int:
+def leading_number(text: str) -> int:
+    """The number that a value like ``60 sec`` begins with; 0 where it begins with none."""
     match = re.match(r"\d+", text)
     return int(match.group()) if match else 0

@@ -25,8 +25,11 @@ from xtrain.model.weight_sources import InMemory, WeightSource
 BLOCK = 16 * 2**20
 """Bytes of a tensor that are read and written at once."""
 
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _HEADS_FILE = "heads.safetensors"
 _HEADS_INDEX = "heads.json"
+ENCODER_FILES = (_CONFIG, _WEIGHTS, _HEADS_FILE, _HEADS_INDEX)
+"""What every exported encoder has; which files of a tokenizer come with them is up to the base."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def save_encoder(
             for name in TOKENIZER_FILES:
                 if (tokenizer_folder / name).is_file():
                     shutil.copyfile(tokenizer_folder / name, temporary / name)
-            _save(source, temporary / "model.safetensors")
+            _save(source, temporary / _WEIGHTS)
             _write_heads(heads, temporary)
             if notes is not None:
                 write_json(temporary / "xtrain.json", dict(notes))
@@ -102,7 +105,7 @@ def load_heads(folder: Path) -> dict[str, SavedHead]:
 def _write_config(config: EncoderConfig, folder: Path) -> None:
     values = {key: value for key, value in config.values.items() if key != "torch_dtype"}  # the older name of dtype
     values |= {"architectures": [ARCHITECTURES[config.model_type]], "dtype": "float32"}
-    write_json(folder / "config.json", values)
+    write_json(folder / _CONFIG, values)
 
 
 def _write_heads(heads: Mapping[str, SavedHead], folder: Path) -> None:

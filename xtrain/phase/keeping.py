@@ -10,6 +10,7 @@ from pathlib import Path
 from xtrain.dispatch.job_graph import REPORT, TARGET, graphs
 from xtrain.errors import Problem, UserError
 from xtrain.files import read_json
+from xtrain.model.export import ENCODER_FILES
 from xtrain.run_directory import RunDirectory
 
 ALL, SELECTED, NONE = "all", "selected", "none"
@@ -42,16 +43,26 @@ def drop_evaluated(out: Path, keep: str) -> list[RunDirectory]:
     return list(dict.fromkeys(lost))
 
 
+def missing_file(run: RunDirectory) -> Path | None:
+    """What is gone of the encoder of a finished phase: ``encoder/``, or a file of it: sites purge single ones."""
+    if not run.done:
+        return None
+    if not run.encoder.is_dir():
+        return run.encoder
+    return next((path for name in ENCODER_FILES if not (path := run.encoder / name).is_file()), None)
+
+
 def lost_encoder(parent: RunDirectory, name: str) -> Problem | None:
-    """What to say where ``parent`` is done but has no encoder any more, which phase ``name`` starts from."""
-    if not parent.done or (parent.encoder / "config.json").is_file():
+    """What to say where ``parent`` is done but has no whole encoder any more, which phase ``name`` starts from."""
+    gone = missing_file(parent)
+    if gone is None:
         return None
     return Problem(
-        str(parent.encoder),
-        f"is not there: phase {name} starts from it, and it was deleted when all that had started from it was done "
-        "(engine.keep_encoders)",
-        remedy=f'train it again: rm {parent.done_marker}, then the same command, with --set engine.keep_encoders="all" '
-        "to keep it",
+        str(gone),
+        f"is not there: phase {name} starts from it. The site has purged it, or it was deleted when all that had "
+        "started from it was done (engine.keep_encoders)",
+        remedy="give xtrain run or slurm/submit.py again, which train that phase again; under a launcher of your own, "
+        "xtrain plan --write, then that phase first",
     )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from xtrain.dispatch.cluster import SLURM
 from xtrain.dispatch.job_graph import JOBS, JobGraph, JobNode, graph_file, graphs
-from xtrain.dispatch.slurm import BUDGET_SECONDS, Answer, is_slurm_job, job_states
+from xtrain.dispatch.slurm import BUDGET_SECONDS, Answer, ask_of, is_slurm_job, job_states
 from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.watching.run_view import RunView, jobs_to_ask, views
 from xtrain.watching.state import PhaseState, observe
@@ -46,7 +47,7 @@ def studies(out: Path, name: str = "") -> list[JobGraph]:
     if name:
         path = graph_file(out, name)
         if path.is_file():
-            return [JobGraph.read(path)]
+            return _asked_of(out, [JobGraph.read(path)])
     found = list(graphs(out))
     if not found:
         what = "no study was run or submitted into this folder" if out.is_dir() else "there is no such folder"
@@ -56,6 +57,16 @@ def studies(out: Path, name: str = "") -> list[JobGraph]:
     if name:
         known = [graph.study for graph in found]
         raise UserError(Problem(f"--study {name}", f"is no study in {out}", listed(known), nearest(name, known)))
+    return _asked_of(out, found)
+
+
+def _asked_of(out: Path, found: list[JobGraph]) -> list[JobGraph]:
+    """``found``, once SLURM's commands ask the cluster that these were submitted to."""
+    clusters = sorted({graph.profile.get("cluster", "") for graph in found if graph.profile.get("scheduler") == SLURM})
+    if len(clusters) > 1:
+        what = f"its studies are on several clusters: {', '.join(name or 'the own one' for name in clusters)}"
+        raise UserError(Problem(str(out), what, remedy="name a study with --study, or a phase by its run directory"))
+    ask_of(*clusters or [""])
     return found
 
 
@@ -88,6 +99,7 @@ def _by_path(path: Path) -> Found | None:
             for graph in graphs(out):
                 for node in graph.nodes:
                     if out / node.folder == path:
+                        _asked_of(out, [graph])
                         return Found(out, graph, node)
     return None
 
