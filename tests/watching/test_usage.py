@@ -19,13 +19,14 @@ from xtrain.watching.usage_view import show_usage, usage_json
 
 AGO = 20_000  # seconds; when the study was submitted
 DOWN = "echo 'Unable to contact slurm controller' >&2; exit 1"
-# Of the job that was killed: as sacct of 22.05 writes the steps of two starts, with what a site with GPUs collects.
+# As sacct of 22.05 writes the starts of a job and their steps, with what a site with GPUs collects.
 SACCT = """\
 101|NODE_FAIL|{0}|{990}|{2600}|1610|billing=64,cpu=64,gres/gpu=8,mem=512G,node=2|billing=64,cpu=64,energy=5040000,gres/gpu=8,mem=512G,node=2|5040000||
 101.batch|CANCELLED|{990}|{990}|{2600}|1610||cpu=32,gres/gpu=4,mem=256G,node=1|2520000|cpu=00:00:10,energy=2520000,fs/disk=25,mem=120M,pages=0,vmem=1G|cpu=00:00:10,mem=120M,pages=0
 101.0|CANCELLED|{1001}|{1001}|{2600}|1599||cpu=64,gres/gpu=8,mem=512G,node=2|5040000|cpu=03:33:12,energy=0,fs/disk=2012,gres/gpumem=70000M,gres/gpuutil=90,mem=30G,pages=0,vmem=31G|cpu=28:26:00,mem=256G,pages=0
-101|COMPLETED|{2600}|{3990}|{8105}|4115|billing=64,cpu=64,gres/gpu=8,mem=512G,node=2|billing=64,cpu=64,energy=10080000,gres/gpu=8,mem=512G,node=2|10080000||
-101.0|COMPLETED|{4001}|{4001}|{8105}|4104||cpu=64,gres/gpu=8,mem=512G,node=2|10080000|cpu=03:33:12,gres/gpuutil=70,mem=20G|mem=128G
+101|REQUEUED|{2600}|{3990}|{5125}|1135|billing=64,cpu=64,gres/gpu=8,mem=512G,node=2|billing=64,cpu=64,gres/gpu=8,mem=512G,node=2|0||
+101|COMPLETED|{5125}|{5995}|{8105}|2110|billing=64,cpu=64,gres/gpu=8,mem=512G,node=2|billing=64,cpu=64,energy=10080000,gres/gpu=8,mem=512G,node=2|10080000||
+101.0|COMPLETED|{6001}|{6001}|{8105}|2104||cpu=64,gres/gpu=8,mem=512G,node=2|10080000|cpu=03:33:12,gres/gpuutil=70,mem=20G|mem=128G
 102|RUNNING|{0}|{8200}|Unknown|11800|cpu=64,gres/gpu=8,mem=512G,node=2|cpu=64,gres/gpu=8,mem=512G,node=2|0||
 103|PENDING|{0}|Unknown|Unknown|0|cpu=64,mem=512G,node=2|||
 """
@@ -59,7 +60,7 @@ class Lab:
 
     def accounting(self) -> None:
         text = SACCT
-        for second in (0, 990, 1001, 2600, 3990, 4001, 8105, 8200):
+        for second in (0, 990, 1001, 2600, 3990, 5125, 5995, 6001, 8105, 8200):
             text = text.replace(f"{{{second}}}", f"{self.zero + second:.0f}")
         self.program("sacct", f"cat << 'EOF'\n{text}EOF")
 
@@ -188,13 +189,13 @@ def test_accounting_knows_when_a_killed_start_ended(lab: Lab) -> None:
 def test_accounting_has_gpu_use_memory_and_energy(lab: Lab) -> None:
     lab.accounting()
     one = total([lab.phase("mnli-s0")])
-    assert one.allocated_gpu_hours == pytest.approx((1610 + 4115) * 8 / 3600)
-    assert one.gpu_percent == pytest.approx((90 * 1610 + 70 * 4115) / (1610 + 4115))
+    assert one.allocated_gpu_hours == pytest.approx((1610 + 1135 + 2110) * 8 / 3600)
+    assert one.gpu_percent == pytest.approx((90 * 1610 + 70 * 2110) / (1610 + 2110))
     assert (one.memory_share, one.joules) == (0.5, 15_120_000)
     other = total([lab.phase("mnli-s0/xnli")])
     assert (other.gpu_percent, other.memory_share, other.joules) == (None, None, None), "not collected, or not yet"
     text = lab.shown()
-    for part in ("GPU use", "76%", "50%", "4.2", "SLURM's accounting", "4.2 kWh"):
+    for part in ("GPU use", "79%", "50%", "4.2", "SLURM's accounting", "4.2 kWh"):
         assert part in text, part
 
 
@@ -286,5 +287,5 @@ def test_everything_is_in_the_json(lab: Lab) -> None:
         (40, 8, True), (0, 8, True), (0, 8, True),
     ]  # fmt: skip
     assert phases["phang/mnli-s0/xnli"]["attempts"][0]["running"]
-    assert len(phases["phang/mnli-s0"]["accounting"]) == 2
+    assert [one["state"] for one in phases["phang/mnli-s0"]["accounting"]] == ["NODE_FAIL", "REQUEUED", "COMPLETED"]
     assert value["totals"]["redone_steps"] == study["totals"]["redone_steps"] == 40

@@ -71,12 +71,11 @@ def _start(row: Mapping[str, str], steps: Sequence[Mapping[str, str]]) -> JobSta
     longest = max(measured, key=lambda step: _number(step["ElapsedRaw"]) or 0.0, default=None)
     used = [_tres(step["TRESUsageInTot"]).get("mem") or 0.0 for step in steps]
     energies = [_joules(one["ConsumedEnergyRaw"]) for one in (row, *steps)]  # of the nodes: steps have the same again
-    waits = row["State"].partition(" ")[0] in slurm.WAITING
     return JobStart(
         job=row["JobID"],
         state=row["State"].partition(" ")[0],
         submitted=_number(row["Submit"]),
-        start=None if waits else _number(row["Start"]),
+        start=_number(row["Start"]),  # Unknown while it waits; a start that was put back (REQUEUED) has one
         end=_number(row["End"]),
         seconds=_number(row["ElapsedRaw"]) or 0.0,
         gpus=int(held.get("gres/gpu", 0)),

@@ -138,7 +138,7 @@ def _lines(one: Total) -> list[str]:
     accounting = [
         f"{hours(one.allocated_gpu_hours)} GPU-hours allocated" if one.allocated_gpu_hours else "",
         "" if one.gpu_percent is None else f"GPUs {one.gpu_percent:.0f}% in use",
-        "" if one.memory_share is None else f"at most {_share(one.memory_share)} of the memory that was asked for",
+        "" if one.memory_share is None else f"{_share(one.memory_share)} of the memory that was asked for at most",
         "" if one.joules is None else f"{hours(one.joules / _KWH)} kWh",
     ]
     if any(accounting):
