@@ -156,6 +156,18 @@ def test_the_plan_keeps_to_it(job: Job, tmp_path: Path) -> None:
     assert "MaxSubmitJobs of account main = 5, 1 in the queue" in plan.of("later")[0].why
 
 
+def test_the_job_that_submits_leaves_room_for_the_one_that_follows_it(job: Job, tmp_path: Path) -> None:
+    """It is in the queue itself, and that one comes before it has left."""
+    site = Site(tmp_path, job)
+    (tmp_path / "associations").write_text("main|lab|main||7|normal\n")
+    (tmp_path / "mine").write_text("main|gpu|normal|\n")
+    report = site.plan().graph.nodes[-1]
+    JobFolder(report.run(job.out).create()).add(Submission("9", report.job_name, 0.0, "lab"))
+    (tmp_path / "queue").write_text("9 RUNNING\n")
+    plan = plan_submission(job, profile(), TEXT, anew=False)
+    assert (len(plan.of("submit")), len(plan.of("later")), len(plan.of("joined"))) == (5, 1, 1)
+
+
 @pytest.mark.parametrize("script", ["exit 1", "echo what is this; echo 'a|b'", None])
 def test_without_accounting_there_is_no_limit(job: Job, tmp_path: Path, script: str | None) -> None:
     site = Site(tmp_path, job)

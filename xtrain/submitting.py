@@ -248,11 +248,11 @@ def _limit_queue(plan: Plan) -> None:
     if site is not None and site.free < room:
         room, why = site.free, f"{site}: the site lets you have no more"
     room -= chained
+    if not plan.anew and room > 1:
+        room -= 1  # the job that submits these is still there when the one that follows it comes into the queue
     if len(wanted) <= room:
         return
     phases = [d for d in wanted if d.node.kind != REPORT]
-    if not plan.anew and room > 1:
-        room -= 1  # the job that submits these is still there when the one that follows it comes into the queue
     kept = phases[: max(0, room - (len(wanted) - len(phases)))]
     late = {d.node.hash for d in phases[len(kept) :]}
     if room < 1 or not (kept or [d for d in plan.of(JOINED) if d.node.kind != REPORT]):
