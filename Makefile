@@ -14,7 +14,7 @@ test: install
 
 # tests/slurm on a cluster of SLURM 24.11 in place of this machine's release: unpacked from Debian, never installed.
 # TESTS=tests/slurm is all of it.
-TESTS ?= tests/slurm/test_cluster.py tests/slurm/test_life.py
+TESTS ?= tests/slurm/test_cluster.py tests/slurm/test_queries.py tests/slurm/test_life.py
 SLURM_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/xtrain-ci/slurm
 slurm-trixie: install
 	root=$$($(BIN)/python tests/slurm/daemons.py $(SLURM_CACHE) trixie) && \
