@@ -47,6 +47,7 @@ _NOBODY_THERE = re.compile(
     r"|^Unexpected message received for job \d+$"  # scontrol's words for the same
     r"|^srun: Check SLURM_JOB_ID environment variable\. Expired or invalid job \d+$"  # after the line above
     r"|^Slurm accounting storage is disabled$"
+    r"|^You are not running a supported accounting_storage plugin$|^Only 'accounting_storage/slurmdbd' is supported\.$"
     r"|^Slurmctld\(primary\) at \S+ is DOWN$|^\*+$|^\*\* RESTORE SLURMCTLD DAEMON TO SERVICE \*\*$"  # scontrol ping
 )
 

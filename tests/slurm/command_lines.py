@@ -25,14 +25,17 @@ from xtrain.dispatch.batch_script import helper_command, job_scratch, srun_comma
 from xtrain.dispatch.cluster import KINDS, TRAINING, Profile, Resources, load_profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.job_spec import VARIABLE, JobSpec
+from xtrain.dispatch.site_limits import submit_limit
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import Behind, submit_job
 from xtrain.doctor import allocation
 from xtrain.doctor.allocation import NotGranted, allocated
 from xtrain.doctor.network import check_all_reduce
-from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, with_nodes
+from xtrain.doctor.node import refusal_of_sbatch
+from xtrain.doctor.nodes import KIND, NodeJob, ask_nodes, options_of_chain, with_nodes
 from xtrain.doctor.scheduler import ask_site
-from xtrain.doctor.submission import check_submission
+from xtrain.doctor.submission import check_kinds, check_submission
+from xtrain.watching.accounting import ask_accounting
 
 SHIPPED = ("a100", "cpu", "h100")
 JOB = "77"
@@ -47,7 +50,11 @@ case "$name $*" in
     "sbatch "*--parsable*) echo {job} ;;
     "sbatch "*) echo "Submitted batch job {job}" ;;
     "salloc "*) echo "salloc: Granted job allocation {job}" >&2 ;;
-    "scontrol show hostnames "*) printf 'n1\\nn2\\n' ;;
+    "scontrol "*"show hostnames "*) printf 'n1\\nn2\\n' ;;
+    "scontrol "*"show config"*) printf 'ClusterName = lab\\nPreemptType = preempt/qos\\n' ;;
+    "scontrol "*"--oneliner show partition "*) echo "PartitionName=gpu QoS=night" ;;
+    "sacctmgr "*" show user "*) echo "me|lab|me||100|normal" ;;
+    "sacctmgr "*"format=Name,MaxSubmitJobsPerUser"*) echo "normal|50" ;;
     "squeue "*--format=%N*) echo "n[1-2]" ;;
     "sinfo "*"%N|%P"*) printf 'n1|main*\\nn2|main*\\nn3|main*\\nn4|main*\\n' ;;
     "srun "*train.py*) exit 75 ;;
@@ -116,6 +123,7 @@ def profiles() -> Iterator[Profile]:
     yield made("gres", {**gpus, "gpu_option": "gres"})
     yield made("shared", {"tasks_per_node": 4, "nodes": 2}, preemption={"signal": "SIGTERM"})
     yield made("more", {**gpus, "sbatch": {**mail, **more}}, preemption={"signal": "SIGUSR1"})
+    yield made("elsewhere", gpus, cluster="other")
     yield made("no requeue", {"sbatch": {"no-requeue": True}}, preemption={"requeue": False})
     for runtime in ("pyxis", "apptainer", "singularity"):
         yield made(runtime, gpus, container={**image, "runtime": runtime})
@@ -196,6 +204,8 @@ def ask_slurm() -> None:
     slurm.nodes_of("main")
     slurm.nodes_of("")
     slurm.cancel(["7", "8"])
+    slurm.cancel(["7", "8"], waiting=True)
+    ask_accounting(["7", "8"])
     slurm.requeue("7")
     slurm.update_dependency("7", "afterok:12:13,afterany:9")
     slurm.update_dependency("7", "")
@@ -207,6 +217,9 @@ def examine(profile: Profile, out: Path) -> None:
     profile = with_nodes(profile, 2)
     ask_site(profile)
     check_submission(profile)
+    check_kinds(profile)
+    refusal_of_sbatch(options_of_chain(profile))
+    submit_limit(profile, KINDS)
     with allocated(profile, KIND, 10.0) as lent:
         work = NodeJob(profile, out, out, patience_seconds=1.0)
         ask_nodes(work, lent)
@@ -248,9 +261,13 @@ def every_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     out, scratch = folder / "out put", {"scratch": str(folder / "scratch")}  # with a blank, as a user's may have
     steps = []
     for profile in profiles():
+        slurm.ask_of(profile.cluster)
+        if profile.cluster:
+            ask_slurm()
         submit_all(profile, out)
         examine(profile, out)
         steps += steps_of(profile, out)
+        slurm.ask_of("")
     for number, preemption in enumerate([{"check_nodes": False}, {"check_nodes": True}, {"requeue": False}]):
         live(made("life", {"nodes": 2}, preemption=preemption, storage=scratch), folder / f"{number}", monkeypatch)
     return list({line.key: line for line in [*recorder.lines(), *steps]}.values())

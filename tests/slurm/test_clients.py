@@ -16,7 +16,7 @@ from clients import HOW, SUITES, SYSTEM, Clients, installed
 from command_lines import Line, Recorder, every_line, live, made, made_in_source
 
 RELEASES = (SYSTEM, *SUITES)
-OF_PYXIS = ("--container-image=", "--container-mounts=")  # the plug-in's options, not SLURM's
+OF_PYXIS = ("--container-image=", "--container-mounts=", "--container-env=")  # the plug-in's options, not SLURM's
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_all_that_the_source_makes_is_among_the_lines(lines: list[Line]) -> None
 
 def test_every_line_is_taken(clients: Clients, lines: list[Line], capsys: pytest.CaptureFixture[str]) -> None:
     def refusal(line: Line) -> str:
-        words = [word for word in line.words if not word.startswith(OF_PYXIS)]
-        return clients.refusal(words, line.environment, line.script)
+        words = [word for word in line.words if not word.startswith((*OF_PYXIS, "--clusters="))]
+        return clients.refusal(words, line.environment, line.script.replace("#SBATCH --clusters=other\n", ""))
 
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(refusal, lines))
@@ -76,6 +76,15 @@ WRONG = [
     ("scontrol update JobId=7 Nonsense=1", "Update of this parameter is not supported"),
     ("sbatch FILE", "unrecognized option '--nonsense=1'"),
 ]
+
+
+def test_another_cluster_is_looked_up(clients: Clients, lines: list[Line]) -> None:
+    """A client that is to ask another cluster looks for it first, in a database that is not there; then it ends."""
+    told = {line.words[0]: line for line in lines if "--clusters=other" in (*line.words, *line.script.split())}
+    assert set(told) >= {"sbatch", "salloc", "srun", "squeue", "sinfo", "scancel", "scontrol"}
+    for name, line in told.items():
+        said = clients.run(line.words, line.environment, line.script).stderr
+        assert "roblem talking to" in said or "accounting storage is disabled" in said, f"{name}: {said}"
 
 
 def test_a_wrong_line_is_refused(clients: Clients) -> None:

@@ -174,11 +174,11 @@ def _look(node: str, options: argparse.Namespace, meeting: Meeting, found: dict[
         not_locked=tuple(meeting.not_locked),
         bytes_per_second=speed,
         servers=servers,
-        sbatch=_refused(options.sbatch) if options.sbatch and node == options.nodes.split(",")[0] else "",
+        sbatch=refusal_of_sbatch(options.sbatch) if options.sbatch and node == options.nodes.split(",")[0] else "",
     )
 
 
-def _refused(options: str) -> str:
+def refusal_of_sbatch(options: str) -> str:
     """Why sbatch does not take a job with these options from this node; nothing is submitted."""
     return ask(["sbatch", "--test-only", "--wrap=true", *shlex.split(options)]).trouble
 

@@ -128,7 +128,7 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
             f"--interface={profile.network.interface}",
             f"--patience={work.patience_seconds}",
             *([f"--data={work.data}"] if work.data else []),
-            *([f"--sbatch={_chained(work.profile)}"] if not work.profile.preemption.requeue else []),
+            *([f"--sbatch={options_of_chain(work.profile)}"] if not work.profile.preemption.requeue else []),
         ]
         command = dataclasses.replace(work, profile=profile).command(allocation.job, KIND, arguments)
         environment = work.environment(allocation, 1)
@@ -145,7 +145,7 @@ def ask_nodes(work: NodeJob, allocation: Allocation) -> tuple[dict[str, NodeRepo
     return reports, [_silence(node, step, limit, [*never_began]) for node in silent]
 
 
-def _chained(profile: Profile) -> str:
+def options_of_chain(profile: Profile) -> str:
     """The options of a job that another one submits in its place, on its own cluster."""
     here = dataclasses.replace(profile, cluster="")
     words = [f"--time={here.resources(KIND).time_limit_minutes}", *options(here, KIND, "doctor", script=True)]
