@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from xtrain import submit_command
+from xtrain.errors import UserError
 from xtrain.source import checked_out, snapshot, source_version
 from xtrain.starting import PROJECT
 
@@ -71,6 +72,11 @@ def test_a_snapshot_is_the_code_as_it_was(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "out", project) != first
     assert "# changed" not in (first / table.relative_to(project)).read_text("utf-8")
     assert sorted(path.name for path in first.parent.iterdir() if path.name.startswith(".")) == []
+    (project / table.relative_to(project)).write_text((first / table.relative_to(project)).read_text("utf-8"), "utf-8")
+    (first / "xtrain" / "planted.py").write_text("", "utf-8")
+    with pytest.raises(UserError, match="is not what was copied there"):
+        snapshot(tmp_path / "out", project)
+    (first / "xtrain" / "planted.py").unlink()
     code = "import xtrain.starting as s; print(s.PROJECT)"
     environment = {**os.environ, "PYTHONPATH": f"{first}:{PROJECT}", "PYTHONSAFEPATH": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

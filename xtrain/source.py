@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from xtrain.errors import Problem, UserError
 from xtrain.files import make_folder, writing
 from xtrain.starting import PROJECT
 
@@ -34,12 +35,13 @@ def _hash(project: Path, paths: Iterable[Path]) -> str:
 def snapshot(out: Path, project: Path = PROJECT) -> Path:
     """A copy of the code in ``OUT/code/HASH``, made once for each state of it: what jobs run from, whatever is edited.
 
-    Raises a :class:`~xtrain.errors.UserError` where it cannot be written.
+    Raises a :class:`~xtrain.errors.UserError` where it cannot be written, or an earlier copy was changed.
     """
-    tables = [path for name in _FOLDERS for path in (project / name).rglob("*.*") if path.suffix != ".pyc"]
-    files = [path for path in (*tables, *(project / name for name in _FILES)) if path.is_file()]
+    files = _copied(project)
     folder = out.absolute() / "code" / _hash(project, files)  # tables of tasks and of DeepSpeed too
     if folder.is_dir():
+        if _hash(folder, _copied(folder)) != folder.name:
+            raise UserError(Problem(str(folder), "is not what was copied there", remedy="remove it: it is made anew"))
         return folder
     make_folder(folder.parent)
     with writing(folder), tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
@@ -51,6 +53,11 @@ def snapshot(out: Path, project: Path = PROJECT) -> Path:
         with contextlib.suppress(OSError):  # another submission was as quick
             copy.rename(folder)
     return folder
+
+
+def _copied(project: Path) -> list[Path]:
+    tables = [path for name in _FOLDERS for path in (project / name).rglob("*.*") if path.suffix != ".pyc"]
+    return [path for path in (*tables, *(project / name for name in _FILES)) if path.is_file()]
 
 
 def _noted(path: Path) -> str:
