@@ -105,10 +105,10 @@ def test_ranks_see_the_same_batches_and_losses(toy: Toy) -> None:
     """Batches of eight by any number of ranks, more than eight too: identical example ids, losses to 1e-5."""
     batches, curves = [], []
     for ranks in (1, 2, 3, 5, 7, 9):
-        run = toy.train(toy.planned(f"ranks{ranks}", **training_only(30)), ranks)
+        run = toy.train(toy.planned(f"ranks{ranks}", **training_only(15)), ranks)
         batches.append([(line["step"], line["ids"]) for line in read_jsonl(run / "batches.jsonl")])
         curves.append(losses(run))
-    assert len(curves[0]) == len(batches[0]) == 30
+    assert len(curves[0]) == len(batches[0]) == 15
     for other, curve in zip(batches[1:], curves[1:], strict=True):
         assert other == batches[0]
         assert curve == pytest.approx(curves[0], abs=1e-5)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from life import ENVIRONMENT
+from long import with_long
 from planted import plant
 from test_whole_studies import Submitted
 from toy import PROJECT
@@ -423,7 +424,7 @@ def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_m
     assert "nothing to submit" in one.submit().stdout
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["by sacctmgr", "by sbatch's refusal"])
+@pytest.mark.parametrize("told", with_long([False], [True]), ids=["by sbatch's refusal", "by sacctmgr"])
 def test_a_site_that_lets_in_few_jobs(
     make_cluster: MakeCluster, tmp_path: Path, tiny_model: Path, toy_data: Path, told: bool
 ) -> None:

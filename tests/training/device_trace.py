@@ -24,7 +24,6 @@ from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.runtime.zero import linear, partitioned_param_coordinator
 from torch.fx.experimental import _config as config
-from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -71,7 +70,7 @@ class Waits:
 
 def _root(filename: str) -> Path:
     packages = [Path(path) for path in sys.path if path.endswith("site-packages")]
-    return next((path for path in [PROJECT, *packages] if Path(filename).is_relative_to(path)), Path("/"))
+    return next((path for path in [*packages, PROJECT] if Path(filename).is_relative_to(path)), Path("/"))
 
 
 WAITS = Waits()
@@ -153,15 +152,20 @@ class Traced(CPU_Accelerator):
         return True
 
 
-class Factories(TorchFunctionMode):
-    """Notes tensors that are made of Python's numbers on the GPU."""
+def note_factories() -> None:
+    """Note tensors that are made of Python's numbers on the GPU, as well."""
 
-    def __torch_function__(self, func: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
-        named = named or {}
-        made = func in (torch.tensor, torch.as_tensor) and named.get("device") is not None
-        if made and torch.device(named["device"]) == GPU and not isinstance(arguments[0], torch.Tensor):
-            WAITS.note("numbers to the GPU")
-        return func(*arguments, **named)
+    def noted(make: Any) -> Any:
+        def made(values: Any, *arguments: Any, **named: Any) -> torch.Tensor:
+            there = named.get("device") is not None and torch.device(named["device"]) == GPU
+            if there and not isinstance(values, torch.Tensor):
+                WAITS.note("numbers to the GPU")
+            found: torch.Tensor = make(values, *arguments, **named)
+            return found
+
+        return made
+
+    torch.tensor, torch.as_tensor = noted(torch.tensor), noted(torch.as_tensor)
 
 
 class Dispatched(TorchDispatchMode):
@@ -242,7 +246,7 @@ def trainer_of(
 ) -> Trainer:
     """A trainer of a mixture of all tasks; a batch is made when it is asked for, and nothing is saved."""
     recipe = Recipe(batch_size=8, max_steps=400, learning_rate=1e-3, temperature=5.0)
-    settings = Engine(ds_config, precision=precision, tokens_per_micro_batch=150)
+    settings = Engine(ds_config, precision=precision, tokens_per_micro_batch=100_000)
     resolved, _ = resolve_ds_config(settings, PROJECT / "ds_configs", recipe.max_grad_norm)
     model = model_of(folder, specs)
     masked = {task: Masking.of(folder, spec, 3) for task, spec in specs.items() if spec.format == MASKED}
@@ -294,6 +298,7 @@ def main(folder: Path, data: Path, out: Path, cases: Sequence[str]) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("fake", verbose=False, dist_init_required=False)
     no_kernels()
+    note_factories()
     optimizer.provide = lambda _: ""  # type: ignore[assignment]
     partitioned_param_coordinator.assert_ints_same_as_other_ranks = lambda _: WAITS.note("an agreement")
     linear._get_autocast_dtype, linear._is_autocast_enabled = lambda _: None, lambda _: False
@@ -307,7 +312,7 @@ def main(folder: Path, data: Path, out: Path, cases: Sequence[str]) -> None:
     shards = {task: prepare(spec, "train", "en", folder, 48, data, out / "prepared") for task, spec in specs.items()}
     found = {}
     for case in cases:
-        with Factories(), Dispatched():
+        with Dispatched():
             found[case] = traced(trainer_of(folder, specs, shards, *case.split(), out=out))
     (out / "waits.json").write_text(json.dumps(found))
 
