@@ -326,8 +326,9 @@ def test_munge_is_away_when_a_job_wants_back(
     one.wait_done(A)
     assert one.jobs(A) == [job]
     assert (one.calls(A), one.attempts(A)) == (2, 2), one.story()
-    ends = Attempts(A.run(one.out)).read_end(1), Attempts(A.run(one.out)).read_end(2)
-    assert [end and end.how for end in ends] == ["preempted", "done"]
+    attempts = Attempts(A.run(one.out))
+    one.wait(lambda: attempts.read_end(2) is not None)  # written down when the ranks have ended, after DONE
+    assert [end and end.how for end in (attempts.read_end(1), attempts.read_end(2))] == ["preempted", "done"]
 
 
 def test_cancelled_by_the_user(cluster: Cluster, jobs: Callable[..., Jobs]) -> None:
