@@ -142,7 +142,13 @@ class Jobs:
             time.sleep(0.1)
 
     def wait_done(self, *nodes: JobNode) -> None:
-        self.wait(lambda: all(node.run(self.out).done for node in nodes))
+        """Until each has its result, and its last attempt's end is written down, which comes after."""
+
+        def over(node: JobNode) -> bool:
+            attempts = Attempts(node.run(self.out))
+            return node.run(self.out).done and attempts.read_end(attempts.newest()) is not None
+
+        self.wait(lambda: all(map(over, nodes)))
 
     def wait_state(self, job: str, state: str) -> None:
         self.wait(lambda: self.cluster.job_states().get(job) == state)
@@ -326,9 +332,8 @@ def test_munge_is_away_when_a_job_wants_back(
     one.wait_done(A)
     assert one.jobs(A) == [job]
     assert (one.calls(A), one.attempts(A)) == (2, 2), one.story()
-    attempts = Attempts(A.run(one.out))
-    one.wait(lambda: attempts.read_end(2) is not None)  # written down when the ranks have ended, after DONE
-    assert [end and end.how for end in (attempts.read_end(1), attempts.read_end(2))] == ["preempted", "done"]
+    ends = Attempts(A.run(one.out)).read_end(1), Attempts(A.run(one.out)).read_end(2)
+    assert [end and end.how for end in ends] == ["preempted", "done"]
 
 
 def test_cancelled_by_the_user(cluster: Cluster, jobs: Callable[..., Jobs]) -> None:
