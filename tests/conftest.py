@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import order
 import pytest
 from long import ALL_FAULTS, LeaveOut
 from runs import Nursery
 from tiny import make_tiny_model
-from toy import Toy, make_data
+from toy import Toy, make_data, study, write_study
+
+if TYPE_CHECKING:
+    from xtrain.runner import Job
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +36,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data of the toy study; not to be written into."""
     return make_data(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> Job:
+    """none-s0 and choose-s0, each with the target phase toy and its evaluation."""
+    from xtrain.runner import open_study  # with all of training, which few tests need
+
+    path = tmp_path_factory.mktemp("study") / "study.toml"
+    write_study(path, study(tiny_model, target=[{"task": "toy"}]))
+    return open_study(path, data_root=toy_data, out=path.parent)
 
 
 @pytest.fixture(scope="session")

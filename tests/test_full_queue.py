@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from test_submitting import ALL, TEXT, profile, what
-from toy import study, write_study
 
 from xtrain.dispatch.remainder import never_submitted
 from xtrain.dispatch.site_limits import SubmitLimit, submit_limit
 from xtrain.dispatch.slurm import _SQUEUE_FIELDS
 from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.dispatch.submit_job import QueueFull
-from xtrain.runner import Job, open_study
+from xtrain.runner import Job
 from xtrain.submitting import Plan, plan_submission, submit
 
 SBATCH = """#!/bin/sh
@@ -66,13 +65,6 @@ class Site:
 
     def folder(self, plan: Plan, name: str) -> JobFolder:
         return JobFolder(plan.graph.find(f"toy/{name}").run(plan.out))
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> Job:
-    path = tmp_path_factory.mktemp("study") / "study.toml"
-    write_study(path, study(tiny_model, target=[{"task": "toy"}]))
-    return open_study(path, data_root=toy_data, out=path.parent)
 
 
 @pytest.fixture

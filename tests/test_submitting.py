@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import study, write_study
 
 import xtrain.submitting
 from xtrain.dispatch.cluster import Profile
@@ -22,7 +21,7 @@ from xtrain.dispatch.submissions import JobFolder, Submission
 from xtrain.errors import UserError
 from xtrain.files import content_hash
 from xtrain.model.export import ENCODER_FILES
-from xtrain.runner import Job, job_graph, open_study
+from xtrain.runner import Job, job_graph
 from xtrain.submit_command import too_small
 from xtrain.submitting import Decision, Plan, plan_submission, plan_unseen, submit, waits_for
 
@@ -94,14 +93,6 @@ def of(plan: Plan) -> dict[str, Decision]:
 
 def what(plan: Plan) -> dict[str, str]:
     return {name: decision.what for name, decision in of(plan).items()}
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path) -> Job:
-    """none-s0 and choose-s0, each with the target phase toy and its evaluation."""
-    path = tmp_path_factory.mktemp("study") / "study.toml"
-    write_study(path, study(tiny_model, target=[{"task": "toy"}]))
-    return open_study(path, data_root=toy_data, out=path.parent)
 
 
 @pytest.fixture

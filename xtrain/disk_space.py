@@ -115,19 +115,33 @@ def _gpfs_quota(place: str) -> list[tuple[int, int | None]]:
     return left
 
 
-def _device(place: str, kind: str, mounts: str = "/proc/self/mounts") -> str:
+def _device(place: str, kind: str, mounts: str | None = None) -> str:
     """The name of the file system of this kind that ``place`` is on; an empty string if it is of another kind."""
-    best, found = -1, ""
-    target = Path(place).resolve()
-    try:
-        lines = Path(mounts).read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    for source, point, file_system in (line.split(" ")[:3] for line in lines if line.count(" ") > 2):
-        parts = len(Path(point).parts)
-        if target.is_relative_to(point) and parts >= best:  # of two mounts on one point the later is seen
-            best, found = parts, source if file_system == kind else ""
-    return found.removeprefix("/dev/")
+    found, source = mounted(Path(place), mounts)
+    return source.removeprefix("/dev/") if found == kind else ""
+
+
+def mounted(place: Path, mounts: str | None = None) -> tuple[str, str]:
+    """The kind of the file system that ``place`` is on (``nfs4``) and what is mounted there; empty where not known.
+
+    ``mounts`` is the text of /proc/self/mountinfo.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text("utf-8", errors="replace")
+        except OSError:
+            return "", ""
+    target = place.resolve()
+    best, found = -1, ("", "")
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, more = before.split(), after.split()
+        if len(fields) < 5 or len(more) < 2:
+            continue
+        point = Path(fields[4].encode().decode("unicode_escape"))  # a blank in a path is \040
+        if target.is_relative_to(point) and len(point.parts) >= best:
+            best, found = len(point.parts), (more[0], more[1])  # of two mounts on one point the later is seen
+    return found
 
 
 def _names(words: list[str]) -> tuple[int, int | None]:

@@ -126,9 +126,10 @@ def test_the_quota_of_this_user(
 
 
 def test_the_device_of_a_folder(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        f"/dev/sda1 / ext4 rw 0 0\n/dev/fs1 {tmp_path}/far gpfs rw 0 0\nserver:/x {tmp_path}/nfs nfs4 rw 0 0\n"
+    mounts = (
+        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"2 1 0:9 / {tmp_path}/far rw shared:1 - gpfs /dev/fs1 rw\n"
+        f"3 1 0:8 / {tmp_path}/nfs rw - nfs4 server:/x rw\n"
     )
-    found = [disk_space._device(f"{tmp_path}/{name}", "gpfs", str(mounts)) for name in ("far/out", "nfs", "farther")]
+    found = [disk_space._device(f"{tmp_path}/{name}", "gpfs", mounts) for name in ("far/out", "nfs", "farther")]
     assert found == ["fs1", "", ""]

@@ -25,7 +25,7 @@ from xtrain.dispatch.batch_script import helper_command, job_scratch, srun_comma
 from xtrain.dispatch.cluster import KINDS, TRAINING, Profile, Resources, load_profile
 from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.job_spec import VARIABLE, JobSpec
-from xtrain.dispatch.site_limits import submit_limit
+from xtrain.dispatch.site_limits import SACCTMGR, submit_limit
 from xtrain.dispatch.submissions import JobFolder
 from xtrain.dispatch.submit_job import Behind, submit_job
 from xtrain.doctor import allocation
@@ -234,10 +234,12 @@ def made_in_source() -> Iterator[tuple[str, re.Pattern[str]]]:
     for path in sorted((PROJECT / "xtrain").rglob("*.py")):
         for part in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(part, ast.List) and part.elts:
-                first = part.elts[0]
+                first, *others = part.elts
+                if isinstance(first, ast.Starred) and getattr(first.value, "id", "") == "SACCTMGR":
+                    first, *others = [*map(ast.Constant, SACCTMGR), *others]
                 word = names.get(first.id) if isinstance(first, ast.Name) else getattr(first, "value", None)
-                if word in COMMANDS:
-                    rest = "".join(map(_pattern, part.elts[1:]))
+                if isinstance(word, str) and word in COMMANDS:
+                    rest = "".join(map(_pattern, others))
                     yield f"{path.relative_to(PROJECT)}:{part.lineno}", re.compile(f"{word}\0{rest}", re.DOTALL)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from xtrain.dispatch import slurm
 from xtrain.dispatch.cluster import Profile, Resources
 
-_SACCTMGR = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
+SACCTMGR = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
 PATIENCE_SECONDS = 10.0  # a command; where accounting is slow, sbatch will say the same
 
 
@@ -42,14 +42,17 @@ def submit_limit(profile: Profile, kinds: Iterable[str]) -> SubmitLimit | None:
     if not rows:
         return None
     limits: dict[str, tuple[int, str, str, str]] = {}  # name -> most; account, partition, QOS of the jobs that count
+    partitions, names = set(), set()  # of all kinds: SLURM is asked about each once
     for asked in [profile.resources(kind) for kind in sorted(set(kinds))]:
         for row in _applying(rows, asked):
             where = f"account {row.account}" + (f" in partition {row.partition}" if row.partition else "")
             if row.most is not None:
                 limits[f"MaxSubmitJobs of {where}"] = (row.most, row.account, row.partition, "")
-            names = {asked.qos or row.default_qos, _qos_of_partition(asked.partition)} - {""}
-            for qos, most in _qos_limits(names).items():
-                limits[f"MaxSubmitJobsPerUser of QOS {qos}"] = (most, "", "", qos)
+            partitions.add(asked.partition)
+            names.add(asked.qos or row.default_qos)
+    names |= {_qos_of_partition(partition) for partition in partitions}
+    for qos, most in _qos_limits(names - {""}).items():
+        limits[f"MaxSubmitJobsPerUser of QOS {qos}"] = (most, "", "", qos)
     jobs = _own_jobs() if limits else None
     if jobs is None:
         return None
@@ -81,7 +84,7 @@ def _associations(profile: Profile) -> list[_Association]:
     cluster = profile.cluster or next((value.strip() for name, _, value in config if name.strip() == "ClusterName"), "")
     user = pwd.getpwuid(os.getuid()).pw_name
     fields = "DefaultAccount,Cluster,Account,Partition,MaxSubmitJobs,DefaultQOS"
-    said = _lines([*_SACCTMGR, "user", user, "withassoc", f"format={fields}"])
+    said = _lines([*SACCTMGR, "user", user, "withassoc", f"format={fields}"])
     found = []
     for values in (line.split("|") for line in said):
         if len(values) == 6 and (not cluster or values[1] == cluster):
@@ -109,7 +112,7 @@ def _qos_limits(names: set[str]) -> dict[str, int]:
     if not names:
         return {}
     which = f"name={','.join(sorted(names))}"
-    said = _lines([*_SACCTMGR, "qos", which, "format=Name,MaxSubmitJobsPerUser"])
+    said = _lines([*SACCTMGR, "qos", which, "format=Name,MaxSubmitJobsPerUser"])
     pairs = [line.split("|") for line in said if line.count("|") == 1]
     return {name: most for name, text in pairs if (most := _number(text)) is not None}
 

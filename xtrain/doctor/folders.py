@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrain.disk_space import Space, space
+from xtrain.disk_space import Space, mounted, space
 from xtrain.doctor.findings import Finding, gib, ok, problem, warning
 from xtrain.files import existing
 
@@ -80,22 +80,7 @@ def _write_and_remove(folder: Path) -> None:
 
 def file_system(path: Path, mounts: str | None = None) -> str:
     """The name of the file system that ``path`` is on, or an empty string. ``mounts``: /proc/self/mountinfo's text."""
-    if mounts is None:
-        try:
-            mounts = Path("/proc/self/mountinfo").read_text("utf-8", errors="replace")
-        except OSError:
-            return ""
-    target = existing(path).resolve()
-    best, kind = -1, ""
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not after:
-            continue
-        point = Path(fields[4].encode().decode("unicode_escape"))  # a blank in a path is \040
-        if (target == point or point in target.parents) and len(point.parts) >= best:
-            best, kind = len(point.parts), after.split()[0]  # of two mounts on one point the later is seen
-    return kind
+    return mounted(existing(path), mounts)[0]
 
 
 def check_folder(

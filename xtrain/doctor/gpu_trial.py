@@ -278,7 +278,8 @@ def _cut_off_at(step: int) -> type[Trainer]:
     return Cut
 
 
-def _settings(precision: str, ds_config: str = "zero1") -> Engine:
+def engine_settings(precision: str, ds_config: str = "zero1") -> Engine:
+    """``[engine]`` of a trial: every step is logged, and a save comes in the middle of 20."""
     return Engine(ds_config, precision=precision, tokens_per_micro_batch=2048, log_every=1, checkpoint_every=SAVE_AFTER)
 
 
@@ -287,7 +288,7 @@ def count_waits(bench: Bench) -> Result:
 
     ``waits`` are places with how often they waited, ``losses`` those of the steps.
     """
-    training = Training(bench, "steps", NUM_STEPS, _settings("bf16"))
+    training = Training(bench, "steps", NUM_STEPS, engine_settings("bf16"))
     places: collections.Counter[str] = collections.Counter()
     cuda = bench.device.type == "cuda"
     with warnings.catch_warnings(record=True) as caught:
@@ -317,7 +318,7 @@ def skip_and_resume(bench: Bench) -> Result:
 
     ``apart`` is how far the losses of the two trainings are, after the resume.
     """
-    settings = replace(_settings("fp16", "zero2_fp16"), max_skipped_steps=FP16_STEPS)
+    settings = replace(engine_settings("fp16", "zero2_fp16"), max_skipped_steps=FP16_STEPS)
     cut = SAVE_AFTER * (FP16_STEPS // SAVE_AFTER - 1)
     try:
         calm = Training(bench, "calm", FP16_STEPS, settings, scale_power=FP16_POWER).run()
@@ -332,7 +333,7 @@ def skip_and_resume(bench: Bench) -> Result:
 
 def train_together(bench: Bench) -> Result:
     """The 20 steps of :func:`count_waits`, with all ranks that there are."""
-    return {"losses": Training(bench, "together", NUM_STEPS, _settings("bf16")).run().losses}
+    return {"losses": Training(bench, "together", NUM_STEPS, engine_settings("bf16")).run().losses}
 
 
 TRIALS: dict[str, Callable[[Bench], Result]] = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from xtrain.dispatch.cluster import KINDS, Profile, Resources
-from xtrain.dispatch.site_limits import default_qos, submit_limit
+from xtrain.dispatch.site_limits import SACCTMGR, default_qos, submit_limit
 from xtrain.dispatch.slurm import duration_seconds
 from xtrain.doctor.commands import ask
 from xtrain.doctor.findings import Finding, note, ok, problem, seconds
@@ -96,8 +96,7 @@ def ask_site(profile: Profile) -> Site | Finding:
 def _qos_rules(profile: Profile) -> QosRules | None:
     """The rules of the QOS that the jobs have: the profile's, or their association's default one."""
     name = profile.resources(KIND).qos or default_qos(profile, KIND)
-    said = ask(["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "qos",
-                "format=Name,Preempt,PreemptMode,GraceTime"])  # fmt: skip
+    said = ask([*SACCTMGR, "qos", "format=Name,Preempt,PreemptMode,GraceTime"])
     rows = {line.split("|")[0]: line.split("|") for line in said.out.splitlines() if line.count("|") == 3}
     if name not in rows:
         return None

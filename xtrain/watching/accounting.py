@@ -13,7 +13,7 @@ _FIELDS = (
 )  # fmt: skip
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _NO_ENERGY = 2**62  # joules; SLURM's NO_VAL64 stands for a number that it does not have
-_CLOCKS_SECONDS = 5.0  # by which the clocks of the controller and of a node may differ
+CLOCKS_SECONDS = 5.0  # by which the clocks of two machines, the controller or nodes, may differ
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class JobStart:
 
     def has(self, when: float) -> bool:
         """Whether what began at ``when`` (seconds since 1970) was in this start."""
-        if self.start is None or when < self.start - _CLOCKS_SECONDS:
+        if self.start is None or when < self.start - CLOCKS_SECONDS:
             return False
-        return self.end is None or when <= self.end + _CLOCKS_SECONDS
+        return self.end is None or when <= self.end + CLOCKS_SECONDS
 
 
 def ask_accounting(

@@ -17,13 +17,12 @@ from xtrain.dispatch.job_graph import EVALUATE, JobGraph, JobNode
 from xtrain.dispatch.slurm import Answer, is_slurm_job
 from xtrain.run_directory import RunDirectory
 from xtrain.watching import state as words
-from xtrain.watching.accounting import JobStart, ask_accounting
+from xtrain.watching.accounting import CLOCKS_SECONDS, JobStart, ask_accounting
 from xtrain.watching.record_end import LONGEST_BYTES, METRICS_BYTES, end_of, newest_first, stamp
 from xtrain.watching.run_view import RunView, views
 from xtrain.watching.state import PhaseState, observe
 from xtrain.watching.studies import ask
 
-_CLOCKS_SECONDS = 5.0  # by which the clocks of two nodes may differ
 _HOUR = 3600.0
 NO_STUDY = "in no study any more"  # the name under which run directories are shown that no study has now
 
@@ -266,7 +265,7 @@ class _Reckoning:
         end = attempts.read_end(one.number)
         # Of a start that was killed the next one wrote the end, and with it when it began itself.
         later = end is not None and end.how == ways.KILLED and then is not None
-        if end is not None and not (later and then and end.ended > then.started - _CLOCKS_SECONDS):
+        if end is not None and not (later and then and end.ended > then.started - CLOCKS_SECONDS):
             return end.how, end.ended
         if then is None and self.states[view.node.folder].state == words.RUNNING:
             return words.RUNNING, None
@@ -309,7 +308,7 @@ class _Reckoning:
             return None, 0.0
         folders = {self.folder_of.get(other, "") for other in (*submission.succeeded, *submission.ended)}
         ends = [start.until for folder in folders for start in self.starts.get(folder, ()) if not start.running]
-        return submission.submitted, max((end for end in ends if end <= until + _CLOCKS_SECONDS), default=0.0)
+        return submission.submitted, max((end for end in ends if end <= until + CLOCKS_SECONDS), default=0.0)
 
 
 @dataclass
