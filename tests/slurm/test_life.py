@@ -66,8 +66,8 @@ def test_a_signal_to_another_rank_than_the_first_and_a_requeue_by_hand(
     check(one, undisturbed, "scontrol requeue", attempts=3, lost=0, seconds=one.recover(3))
 
 
-@pytest.mark.parametrize("told", [pytest.param(True, marks=pytest.mark.long, id="told first"),
-                                  pytest.param(False, id="SIGTERM only")])  # fmt: skip
+@pytest.mark.long
+@pytest.mark.parametrize("told", [True, False], ids=["told first", "SIGTERM only"])
 def test_preempted_by_a_higher_partition(
     make_cluster: MakeCluster, life: MakeLife, undisturbed: Path, told: bool
 ) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from life import ENVIRONMENT
-from long import with_long
 from planted import plant
 from test_whole_studies import Submitted
 from toy import PROJECT
@@ -311,6 +310,7 @@ exit $code
 """
 
 
+@pytest.mark.long
 def test_munge_is_away_when_a_job_wants_back(
     make_cluster: MakeCluster, jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,7 +430,8 @@ def test_more_phases_than_may_be_queued(cluster: Cluster, tmp_path: Path, tiny_m
     assert "nothing to submit" in one.submit().stdout
 
 
-@pytest.mark.parametrize("told", with_long([False], [True]), ids=["by sbatch's refusal", "by sacctmgr"])
+@pytest.mark.long
+@pytest.mark.parametrize("told", [False, True], ids=["by sbatch's refusal", "by sacctmgr"])
 def test_a_site_that_lets_in_few_jobs(
     make_cluster: MakeCluster, tmp_path: Path, tiny_model: Path, toy_data: Path, told: bool
 ) -> None:
