@@ -154,6 +154,7 @@ def test_faults_of_a_node(site: Site) -> None:
     said(report, "scratch", str(folder / "scratch"), "node n2", "the disk is full")
 
 
+@pytest.mark.long
 def test_a_node_that_nobody_reaches(site: Site) -> None:
     site.cluster.cut_network("n2")
     try:
