@@ -10,7 +10,7 @@ demo: install
 
 # compiled modules are kept even where an image says otherwise: hundreds of processes import this project
 test: install
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --durations=30 tests
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --durations=30 tests
 
 # tests/slurm on a cluster of SLURM 24.11 in place of this machine's release: unpacked from Debian, never installed.
 # TESTS=tests/slurm is all of it.

@@ -45,7 +45,8 @@ name=${{0##*/}}
 cat /proc/$$/environ >{record}/$$.environment
 eval "last=\\${{$#}}"
 if [ "$name" = sbatch ] && [ -f "$last" ]; then cp "$last" {record}/$$.script; fi
-printf '%s\\0' "$name" "$@" >{record}/$$.words  # last: the doctor may end a salloc at any moment
+printf '%s\\0' "$name" "$@" >{record}/$$.part  # the doctor may end a salloc at any moment: whole, or not there
+mv {record}/$$.part {record}/$$.words
 case "$name $*" in
     "sbatch "*--parsable*) echo {job} ;;
     "sbatch "*) echo "Submitted batch job {job}" ;;
