@@ -87,6 +87,7 @@ def test_power_off_of_the_first_node(make_cluster: MakeCluster, life: MakeLife, 
     check(one, undisturbed, "power-off of node 1 of 2", attempts=2, lost=SAVE_EVERY + 1, seconds=one.recover(2))
 
 
+@pytest.mark.long
 def test_two_jobs_lose_a_node_each(make_cluster: MakeCluster, life: MakeLife, undisturbed: Path) -> None:
     """Power-off in mid step, and a slurmd that dies while its task goes on. SLURM's time to see it is the same.
 
