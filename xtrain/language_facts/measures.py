@@ -11,7 +11,7 @@ from functools import cache
 from typing import Protocol
 
 WINDOW = 500
-"""Tokens of a window, as Covington & McFall 2010 propose for questions of vocabulary."""
+"""Tokens of a window: the usual choice."""
 UNSPACED = frozenset({"Hans", "Hant", "Hani", "Jpan", "Hira", "Kana", "Hrkt", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"})
 """Scripts that put no white space between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan)."""
 

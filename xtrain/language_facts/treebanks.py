@@ -93,9 +93,8 @@ def forms_per_lemma(forms: Forms, size: int) -> float:
 def form_entropy(forms: Forms, size: int) -> float:
     """``H(form | lemma) = H(form, lemma) - H(lemma)`` in bits, expected in ``size`` words (:func:`expected_entropy`).
 
-    The entropy is of the relative frequencies (Shannon 1948), which is too small in a small sample: to be compared at
-    one size only. Among the measures that Coltekin & Rama 2023 ("What do complexity measures measure?", Linguistics
-    Vanguard 9(s1)) compare on treebanks is one of this kind.
+    The entropies are those of the relative frequencies (Shannon 1948; the difference by the chain rule, Cover & Thomas,
+    Elements of Information Theory, chapter 2), which are too small in a small sample: to be compared at one size only.
     """
     return max(0.0, expected_entropy(forms.values(), size) - expected_entropy(_lemmas(forms).values(), size))
 
