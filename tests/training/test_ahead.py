@@ -98,6 +98,16 @@ def test_answers_and_errors_come_in_order(process: AheadProcess) -> None:
     assert died.value.pid == process.pid
 
 
+def test_what_was_answered_before_the_death_is_an_answer(process: AheadProcess) -> None:
+    """Read after the end, with questions left unread: the kernel tells of these first."""
+    for number in (100, 105, 5):
+        process.ask(number)
+    process._process.wait()
+    assert process.answer()["threads"] == 1
+    with pytest.raises(WorkerDied, match="exit status 7"):
+        process.answer()
+
+
 class Elsewhere:
     """Can be pickled, but not be made again."""
 

@@ -88,9 +88,9 @@ class AheadProcess:
         Raises :class:`WorkerDied`, or what ``function`` raised, with the worker's traceback as a note.
         """
         try:
-            kind, memory, _, _ = socket.recv_fds(self._socket, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:  # it died with questions unread
-            kind, memory = b"", []
+            kind, memory = self._received()
+        except ConnectionResetError:  # it died with questions unread: told once, and before what it had answered
+            kind, memory = self._received()
         if not kind:
             raise WorkerDied(self.pid, self._end())
         if not memory:  # the kernel drops a descriptor for which there is no room
@@ -101,6 +101,11 @@ class AheadProcess:
             error.add_note(f"in the data worker {self.pid}:\n{text.rstrip()}")
             raise error
         return value
+
+    def _received(self) -> tuple[bytes, list[int]]:
+        """The next packet with its descriptors; an empty one where there will be none."""
+        kind, memory, _, _ = socket.recv_fds(self._socket, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        return kind, memory
 
     def close(self) -> None:
         """End the process, whatever it is doing: there is nothing that it could leave half done."""
