@@ -2,10 +2,10 @@
 
     python benchmarks/coverage.py [--runs 1000] [--kinds contrast,...] [--out benchmarks/results/coverage.json]
 
-Tables are made up with a known truth in the engine's own form (xtrain/statistics/planted.py): items that are right or wrong,
-the same ones in all languages, runs that differ by seed, languages and rows that are samples of more where the answer is
-about these. Each line is one setting: the share of runs whose 95 % interval holds the truth, the mean width, and, where
-nothing is there, the share of families of tests in which Holm's correction leaves a claim.
+Tables are made up with a known truth in the engine's own form (xtrain/statistics/planted.py): items that are right or
+wrong, the same ones in all languages, runs that differ by seed, languages and rows that are samples of more where the
+answer is about these. Each line is one setting: the share of runs whose 95 % interval holds the truth, the mean width,
+and, where nothing is there, the share of families of tests in which Holm's correction leaves a claim.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def fixed(seeds: int, languages: int, items: int, noise: float, rng: np.random.G
     spread = Spread(seed=noise)
     made = means(2, languages, 2.0, spread)
     truth = expected(made, spread).mean(axis=1)
-    found = contrast(table(made, spread, seeds=seeds, items=items, rng=rng), _minus(2), np.full(languages, 1 / languages))
+    found = contrast(
+        table(made, spread, seeds=seeds, items=items, rng=rng), _minus(2), np.full(languages, 1 / languages)
+    )
     return float(truth[1] - truth[0]), found
 
 
@@ -147,7 +149,9 @@ def all_at_once(seeds: int, languages: int, noise: float, runs: int) -> dict[str
     truth = expected(made, spread).mean(axis=1)
     held = kept = 0
     for _ in range(runs):
-        found = rank(table(made, spread, seeds=seeds, items=LANGUAGES[languages], rng=rng), np.full(languages, 1 / languages))
+        found = rank(
+            table(made, spread, seeds=seeds, items=LANGUAGES[languages], rng=rng), np.full(languages, 1 / languages)
+        )
         pairs = found.differences.items()
         held += all(one.low <= truth[int(a[-1])] - truth[int(b[-1])] <= one.high for (a, b), one in pairs)
         kept += f"row {int(np.argmax(truth))}" in found.best_ones

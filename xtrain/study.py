@@ -130,7 +130,8 @@ class Intermediate:
     languages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task -> the languages that it is trained in; what is not here, in the task's own (mostly English)."""
     factors: Mapping[str, Factor] = field(default_factory=dict)
-    """What the study's questions may ask about: ``{ kind = "logic", difficulty = 3 }``. Changes nothing that is trained."""
+    """What the study's questions may ask about: ``{ kind = "logic", difficulty = 3 }``. Changes nothing that is
+    trained."""
 
     @property
     def every_factor(self) -> dict[str, Factor]:

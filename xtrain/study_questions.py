@@ -23,9 +23,10 @@ class Question:
     asks: str
     """The question in a sentence, as the reader gets it."""
     kind: str = field(default=CONTRAST, metadata=limits(choices=(CONTRAST, INTERACTION, CURVE, MATRIX, CHOICE)))
-    """``contrast``: differences of rows. ``interaction``: whether a difference depends on the language (``covariate`` or
-    ``groups``) or on another factor (``within``). ``curve``: scores over a number that rows have (``x``). ``matrix``:
-    pairs of tasks beyond the better one of the two. ``choice``: which row is the best, and which cannot be told from it.
+    """``contrast``: differences of rows. ``interaction``: whether a difference depends on the language (``covariate``
+    or ``groups``) or on another factor (``within``). ``curve``: scores over a number that rows have (``x``).
+    ``matrix``: pairs of tasks beyond the better one of the two. ``choice``: which row is the best, and which cannot be
+    told from it.
     """
     compare: tuple[str, ...] = ()
     """Rows, or levels of ``factor``; by default all but those of ``against``."""
@@ -119,7 +120,9 @@ def _of_kind(question: Question, factors: Mapping[str, Mapping[str, Factor]], he
         what = f"an interaction needs one of covariate, groups and within, and has {listed(asked) or 'none'}"
         problems.append(Problem(here, what, remedy='for example covariate = "cc100_gib"'))
     if question.kind != INTERACTION and asked:
-        problems.append(Problem(f"{here}.{asked[0]}", f"is not for a {question.kind}", remedy='set kind = "interaction"'))
+        problems.append(
+            Problem(f"{here}.{asked[0]}", f"is not for a {question.kind}", remedy='set kind = "interaction"')
+        )
     if question.groups and len(question.groups) != 2:
         problems.append(Problem(f"{here}.groups", f"has {len(question.groups)}", "two groups of languages"))
     if question.kind == CURVE and not question.x:

@@ -38,16 +38,20 @@ def tagged(count: int, right: float) -> list[dict[str, Any]]:
 def classified(count: int, right: float, labels: Sequence[str] = ("a", "b", "c")) -> list[dict[str, Any]]:
     gold = RNG.choice(labels, count).tolist()
     found = [one if RNG.random() < right else str(RNG.choice(labels)) for one in gold]
-    return [{"id": str(n), "label": one, "prediction": two} for n, (one, two) in enumerate(zip(gold, found, strict=True))]
+    return [
+        {"id": str(n), "label": one, "prediction": two} for n, (one, two) in enumerate(zip(gold, found, strict=True))
+    ]
 
 
 def answered(count: int, right: float) -> list[dict[str, Any]]:
-    words = "ein zwei drei vier fünf sechs sieben acht neun zehn".split()
+    words = ["ein", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
     rows = []
     for number in range(count):
         gold = " ".join(RNG.choice(words, RNG.integers(1, 4)))
-        other = " ".join(RNG.choice(words, 2))
-        rows.append({"id": str(number), "answers": [gold, other], "prediction": gold if RNG.random() < right else other[:4]})
+        other, wrong = (" ".join(RNG.choice(words, 2)) for _ in range(2))
+        rows.append(
+            {"id": str(number), "answers": [gold, other], "prediction": gold if RNG.random() < right else wrong}
+        )
     return rows
 
 
@@ -74,7 +78,9 @@ def test_tags() -> None:
 
 def test_answers() -> None:
     rows = answered(40, 0.5)
-    wanted = score_answers({row["id"]: row["prediction"] for row in rows}, {row["id"]: row["answers"] for row in rows}, "de")
+    wanted = score_answers(
+        {row["id"]: row["prediction"] for row in rows}, {row["id"]: row["answers"] for row in rows}, "de"
+    )
     for metric in ("f1", "exact_match"):
         assert metric_of(rows, "span_qa", metric) == pytest.approx(wanted[metric])
     rows += [{"id": "x", "answers": [], "prediction": ""}, {"id": "y", "answers": [], "prediction": "ein"}]
@@ -94,7 +100,10 @@ def test_first_hits_of_the_side_that_asks() -> None:
 
 
 def test_rankings() -> None:
-    rows = [{"id": "q", "label": ["x", "y"], "prediction": ["x", "z", "y"]}, {"id": "r", "label": ["x"], "prediction": ["y"]}]
+    rows = [
+        {"id": "q", "label": ["x", "y"], "prediction": ["x", "z", "y"]},
+        {"id": "r", "label": ["x"], "prediction": ["y"]},
+    ]
     wanted = map_at_k([row["prediction"] for row in rows], [row["label"] for row in rows])
     assert metric_of(rows, "answer_retrieval", "map@20") == pytest.approx(wanted)
 

@@ -73,10 +73,11 @@ class Planted:
 def study(questions: Sequence[Mapping[str, Any]], base: str) -> dict[str, Any]:
     """The study's mapping."""
     columns = {"text_a": "text", "label": "label", "id": "id"}
+    splits = ("train", "dev", "test")
     one = {"format": "classification", "labels": list(LABELS)}
     task: dict[str, Any] = {
         target: {**one, "languages": list(LANGUAGES),
-                 "sources": [{"files": {split: f"{target}/{split}-{{lang}}.jsonl" for split in ("train", "dev", "test")},
+                 "sources": [{"files": {split: f"{target}/{split}-{{lang}}.jsonl" for split in splits},
                               "columns": columns}]}
         for target in TARGETS
     }  # fmt: skip

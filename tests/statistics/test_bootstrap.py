@@ -74,7 +74,7 @@ def test_bca_of_a_skewed_mean_leans_to_the_long_side() -> None:
     assert low > plain[0]
     assert high > plain[1]
     skewed = stats.bootstrap((values,), np.mean, n_resamples=4000, method="BCa", rng=np.random.default_rng(3))
-    assert (low, high) == pytest.approx(tuple(skewed.confidence_interval), abs=0.04)
+    assert (low, high) == pytest.approx(tuple(skewed.confidence_interval), abs=0.06)
 
 
 def test_bca_of_a_symmetric_sample_is_the_percentiles() -> None:

@@ -16,7 +16,10 @@ def plain(scores: np.ndarray) -> Measured:
     """A table of scores alone, (R, S, U)."""
     rows, seeds, units = scores.shape
     return Measured(
-        tuple(f"r{n}" for n in range(rows)), tuple(range(seeds)), tuple(Unit("t", f"l{n}") for n in range(units)), scores
+        tuple(f"r{n}" for n in range(rows)),
+        tuple(range(seeds)),
+        tuple(Unit("t", f"l{n}") for n in range(units)),
+        scores,
     )
 
 

@@ -23,8 +23,12 @@ def test_one_source_is_students_t() -> None:
     wanted = stats.ttest_1samp(differences, 0.0)
     assert found.p == pytest.approx(wanted.pvalue, rel=1e-6)
     assert found.interval() == pytest.approx(tuple(wanted.confidence_interval(0.95)), rel=1e-9)
-    assert found.p_above(0.0) == pytest.approx(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue, rel=1e-6)
-    assert found.p_above(5.0) == pytest.approx(stats.ttest_1samp(differences, 5.0, alternative="greater").pvalue, rel=1e-6)
+    assert found.p_above(0.0) == pytest.approx(
+        stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue, rel=1e-6
+    )
+    assert found.p_above(5.0) == pytest.approx(
+        stats.ttest_1samp(differences, 5.0, alternative="greater").pvalue, rel=1e-6
+    )
     assert found.df() == pytest.approx(3, rel=1e-3)
 
 
@@ -91,8 +95,8 @@ def test_effect_sizes() -> None:
 
 
 def test_more_of_what_varies_most_helps_most() -> None:
-    one = Estimate(1.0, (Source("items", 0.1, 499, 500), Source("seeds", 0.9, 2, 3)))
+    one = Estimate(1.0, (Source("items", 0.4, 499, 500), Source("seeds", 0.6, 4, 5)))
     first, second = gains(one)
-    assert (first.source, first.more) == ("seeds", 4)
+    assert (first.source, first.more) == ("seeds", 6)
     assert (second.source, second.more) == ("items", 1000)
     assert first.half_width < second.half_width < one.critical() * one.se

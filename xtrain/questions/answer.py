@@ -93,7 +93,8 @@ class Answer:
     margin: float | None = None
     """The equivalence margin in points, where the question states one."""
     components: Mapping[str, float] = field(default_factory=dict)
-    """Standard deviation in points of what varies (rows by seeds, by languages ...), by a mixed model over all cells."""
+    """Standard deviation in points of what varies (rows by seeds, by languages ...), by a mixed model over all
+    cells."""
 
     @property
     def claims(self) -> tuple[Comparison, ...]:

@@ -1,4 +1,4 @@
-"""Answers to all questions of a study: drafts of each kind, the correction over families of tests, verdicts, sentences."""
+"""Answers to all questions of a study: a draft of each, the correction over families of tests, verdicts, sentences."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from xtrain.graph import Graph
 from xtrain.questions.answer import Answer, Comparison, Verdict
+from xtrain.questions.components import components
 from xtrain.questions.context import Context, Draft, Tested
 from xtrain.questions.kinds import KINDS
 from xtrain.questions.leaks import Ledger
+from xtrain.questions.selection import selection
 from xtrain.questions.sentences import advice, limits, sentence
 from xtrain.questions.table import Evidence
 from xtrain.statistics.chance import ALPHA
@@ -23,7 +25,7 @@ def answer_questions(graph: Graph, out: Path) -> list[Answer]:
 
 
 def answers(graph: Graph, evidence: Evidence) -> list[Answer]:
-    """The same from evidence that has been read."""
+    """The same from evidence that has been read; where last steps were scored, what choosing by English dev cost."""
     ledger = Ledger.of(graph)
     contexts = [Context(question, evidence, ledger) for question in graph.study.question]
     drafts = [KINDS[context.question.kind](context) for context in contexts]
@@ -36,16 +38,15 @@ def answers(graph: Graph, evidence: Evidence) -> list[Answer]:
         size = sum(not test.blocked for number in members for test in drafts[number].tests)
         for number, comparisons in zip(members, judged, strict=True):
             found[number] = _answer(contexts[number], drafts[number], comparisons, size)
-    return [found[number] for number in range(len(drafts))]
+    chosen = selection(evidence, ledger)
+    return [found[number] for number in range(len(drafts))] + ([chosen] if chosen else [])
 
 
-def judge(
-    questions: Sequence[Sequence[Tested]], margins: Sequence[float | None]
-) -> list[tuple[Comparison, ...]]:
+def judge(questions: Sequence[Sequence[Tested]], margins: Sequence[float | None]) -> list[tuple[Comparison, ...]]:
     """Corrected p-values and verdicts of the tests of one family, which may belong to several questions.
 
-    Tests that nothing may be claimed of are no part of the family. That two things are equal is another family of tests,
-    corrected by itself: of one pair, both claims cannot be true.
+    Tests that nothing may be claimed of are no part of the family. That two things are equal is another family of
+    tests, corrected by itself: of one pair, both claims cannot be true.
     """
     flat = [(q, t) for q, tests in enumerate(questions) for t, test in enumerate(tests)]
     open_ones = [(q, t) for q, t in flat if not questions[q][t].blocked and not questions[q][t].corrected]
@@ -96,6 +97,7 @@ def _answer(context: Context, draft: Draft, comparisons: tuple[Comparison, ...],
         comparisons=comparisons,
         details=draft.details,
         margin=question.margin,
+        components=components(context, [*context.reference, *(row for of in context.compared.values() for row in of)]),
         **draft.extra,
     )
     return replace(

@@ -122,10 +122,17 @@ class Context:
         """The zero-shot units that all of ``rows`` have; a language that the question names counts in any case."""
         found = self.evidence.table(rows, targets or self.targets, languages, self.question.metric)
         missing = np.isnan(found.scores)
-        seeds = ~missing.all(axis=2).any(axis=0) if found.rows else np.zeros(0, dtype=bool)
-        whole = ~missing[:, seeds].any(axis=(0, 1))
+        seeds = np.flatnonzero(~np.any(np.all(missing, axis=2), axis=0)) if found.rows else np.zeros(0, dtype=int)
+        whole = ~np.any(missing[:, seeds], axis=(0, 1))
         kept = [u for u, unit in enumerate(found.units) if whole[u] and not self.leak(rows, unit)]
         return found.of_units(kept)
+
+    def pool(self, table: Measured) -> Measured:
+        """The same units and seeds of all rows: what the noise of seeds is learnt from."""
+        languages = list(dict.fromkeys(unit.language for unit in table.units))
+        targets = list(dict.fromkeys(unit.target for unit in table.units))
+        every = self.evidence.table(list(self.factors), targets, languages, self.question.metric)
+        return every.of_units([every.units.index(unit) for unit in table.units])
 
     def leak(self, rows: Sequence[str], unit: Unit) -> str:
         """Why a unit is not zero-shot in some of ``rows``; empty where it is, or where the question asks for it."""
@@ -133,6 +140,16 @@ class Context:
             return ""
         reasons = (self.ledger.reason(row, unit.target, unit.language) for row in rows)
         return next(filter(None, reasons), "")
+
+    def not_zero_shot(self) -> dict[str, str]:
+        """Language -> why it is no new one for some row of the question; all of its targets together."""
+        rows = [*self.reference, *(row for of in self.compared.values() for row in of)]
+        found: dict[str, str] = {}
+        for language in self.languages:
+            reasons = (self.ledger.reason(row, target, language) for row in rows for target in self.targets)
+            if why := next(filter(None, reasons), ""):
+                found[language] = why
+        return found
 
     def units(self, table: Measured) -> tuple[Floats, Design | None]:
         """How units make up the mean: of targets over their languages, or of languages where these are a sample."""
@@ -159,7 +176,7 @@ class Context:
             return self.nothing(label, group, self._why_nothing([*positive, *negative], languages, targets))
         weights = row_weights(table.rows, positive, negative)
         units, design = self.units(table)
-        estimate = contrast(table, weights, units, design)
+        estimate = contrast(table, weights, units, design, self.pool(table))
         return self.tested(label, group, table, estimate, (positive, negative))
 
     def tested(
@@ -212,9 +229,7 @@ class Context:
             ]
         if len(self.languages) > 1:
             group = f"{label}, by language"
-            found += [
-                self.compare(one, positive, negative, group=group, languages=[one]) for one in self.languages
-            ]
+            found += [self.compare(one, positive, negative, group=group, languages=[one]) for one in self.languages]
         return [replace(one.comparison, verdict=Verdict.UNSUPPORTED if one.blocked else Verdict.OPEN) for one in found]
 
     def _at_chance(self, rows: Sequence[str], unit: Unit) -> bool:

@@ -1,4 +1,4 @@
-"""Covariates of languages: from the table of languages, from what the tokenizer made of the text, or the study's own."""
+"""Covariates of languages: of the table of languages, of what the tokenizer made of the text, or the study's own."""
 
 from __future__ import annotations
 

@@ -42,7 +42,8 @@ def _parts(context: Context) -> dict[str, dict[str, list[str]]]:
     each = context.question.each
     if each == "target":
         return {target: {"targets": [target]} for target in context.targets}
-    name_of: Callable[[str], str] = {"language": str, "family": family_of, "script": script_of}[each]
+    names: dict[str, Callable[[str], str]] = {"language": str, "family": family_of, "script": script_of}
+    name_of = names[each]
     parts: dict[str, dict[str, list[str]]] = {}
     for language in context.languages:
         parts.setdefault(name_of(language), {"languages": []})["languages"].append(language)
@@ -88,7 +89,7 @@ def _by_covariate(context: Context, name: str, rows: Sequence[str], table: Measu
     if np.linalg.matrix_rank(design.columns) < design.columns.shape[1]:
         return context.nothing(name, "", f"{question.covariate} cannot be told from {listed(question.controls)}")
     weights = row_weights(table.rows, rows, context.reference)
-    found = context.tested(name, "", table, contrast(table, weights, units[known], design))
+    found = context.tested(name, "", table, contrast(table, weights, units[known], design, context.pool(table)))
     unknown = [one for i, one in enumerate(names) if i not in known]
     remark = (f"{question.covariate} is not known of {listed(unknown)}",) if unknown else ()
     return replace(found, comparison=replace(found.comparison, remarks=(*found.comparison.remarks, *remark)))
@@ -106,9 +107,9 @@ def _by_group(context: Context, name: str, rows: Sequence[str], table: Measured)
     design = Design(np.column_stack([member, np.ones(len(known))]), 0, LANGUAGES)
     weights = row_weights(table.rows, rows, context.reference)
     if question.over == THESE:
-        estimate = contrast(table, weights, design.weights @ units[known])
+        estimate = contrast(table, weights, design.weights @ units[known], None, context.pool(table))
     else:
-        estimate = contrast(table, weights, units[known], design)
+        estimate = contrast(table, weights, units[known], design, context.pool(table))
     return context.tested(name, "", table, estimate)
 
 
@@ -133,7 +134,9 @@ def _within(context: Context) -> Draft:
             continue
         (a, b), (c, d) = at.values()
         weights = row_weights(table.rows, a, b) - row_weights(table.rows, c, d)
-        tests.append(context.tested(name, "", table, contrast(table, weights, *context.units(table))))
+        tests.append(
+            context.tested(name, "", table, contrast(table, weights, *context.units(table), context.pool(table)))
+        )
     return Draft(question, tuple(tests), context.against, extra={"x_name": f"{factor}: {' less '.join(levels)}"})
 
 
@@ -185,7 +188,9 @@ def _shapley(context: Context) -> list[Comparison]:
         rows = np.zeros(len(table.rows))
         for subset, weight in of.items():
             rows[table.row(there[subset])] += weight
-        tested = context.tested(player, "Shapley value", table, contrast(table, rows, *context.units(table)))
+        tested = context.tested(
+            player, "Shapley value", table, contrast(table, rows, *context.units(table), context.pool(table))
+        )
         found.append(replace(tested.comparison, verdict=Verdict.UNSUPPORTED if tested.blocked else Verdict.OPEN))
     return found
 
@@ -259,10 +264,8 @@ def _best(ranking: Ranking, share: float) -> str:
     if len(together) == 1:
         return f"{best} is the best row ({score:.1f})"
     rest = listed(row for row in together if row != best)
-    return (
-        f"{best} has the highest score ({score:.1f}, the best in {100 * share:.0f} % of the draws of the bootstrap), and "
-        f"cannot be told from {rest}"
-    )
+    draws = f"the best in {100 * share:.0f} % of the draws of the bootstrap"
+    return f"{best} has the highest score ({score:.1f}, {draws}), and cannot be told from {rest}"
 
 
 def _regrets(context: Context, table: Measured, ranking: Ranking) -> list[Comparison]:
@@ -275,7 +278,9 @@ def _regrets(context: Context, table: Measured, ranking: Ranking) -> list[Compar
     if chosen == best:
         return []
     weights = row_weights(table.rows, [chosen], [best])
-    tested = context.tested(chosen, "chosen by English", table, contrast(table, weights, *context.units(table)))
+    tested = context.tested(
+        chosen, "chosen by English", table, contrast(table, weights, *context.units(table), context.pool(table))
+    )
     return [tested.comparison]
 
 

@@ -30,7 +30,7 @@ class Ledger:
         for row in graph.study.intermediate:
             seen = languages_seen(row, graph.specs)
             for column in graph.study.target:
-                own = dict.fromkeys(_own_languages(graph, column), f"{column.task} is trained in it")
+                own = dict.fromkeys(_own_languages(graph, column), "the target itself is trained in it")
                 for phase in graph.phases.values():
                     if phase.tasks != (column.task,):
                         continue
@@ -49,7 +49,9 @@ def languages_seen(row: Intermediate, specs: Mapping[str, TaskSpec]) -> dict[str
         for member in specs[name].members:
             for language in row.languages.get(name) or specs[member].default_train_languages:
                 tasks.setdefault(language, []).append(name)
-    return {language: f"{listed(dict.fromkeys(names))} has it in its training data" for language, names in tasks.items()}
+    return {
+        language: f"{listed(dict.fromkeys(names))} has it in its training data" for language, names in tasks.items()
+    }
 
 
 def _own_languages(graph: Graph, column: Target) -> tuple[str, ...]:

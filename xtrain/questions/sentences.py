@@ -45,11 +45,11 @@ def sentence(answer: Answer, targets: Sequence[str], tests: int, lead: str = "")
     by_verdict: dict[Verdict, list[Comparison]] = {verdict: [] for verdict in Verdict}
     for one in answer.comparisons:
         by_verdict[one.verdict].append(one)
-    for verdict, some in by_verdict.items():
-        if some and verdict is not Verdict.UNSUPPORTED:
+    for verdict in (Verdict.HIGHER, Verdict.LOWER, Verdict.EQUIVALENT, Verdict.OPEN):
+        if some := by_verdict[verdict]:
             told = "; ".join(_told(answer, one) for one in some[:MOST])
             more = f"; and {len(some) - MOST} more" if len(some) > MOST else ""
-            parts.append(f"{_heading(answer, verdict)}: {told}{more}.")
+            parts.append(f"{_heading(answer, verdict)}: {told}{more}.{_detectable(some)}")
     if by_verdict[Verdict.UNSUPPORTED]:
         parts.append(f"Nothing is claimed of {_unsupported(by_verdict[Verdict.UNSUPPORTED])}.")
     if not answer.comparisons:
@@ -62,34 +62,47 @@ def sentence(answer: Answer, targets: Sequence[str], tests: int, lead: str = "")
 def _heading(answer: Answer, verdict: Verdict) -> str:
     """What is said of all comparisons of one verdict."""
     if verdict is Verdict.OPEN:
-        return "It cannot be told of"
+        return "Cannot be told"
     if verdict is Verdict.EQUIVALENT:
-        return f"No more than {answer.margin:g} points from {answer.against}"
+        return f"Within {answer.margin:g} points of {answer.against}"
     higher = verdict is Verdict.HIGHER
     if answer.kind == INTERACTION:
-        return "The difference grows" if higher else "The difference shrinks"
+        return "The difference is larger" if higher else "The difference is smaller"
     if answer.kind == CURVE:
         return "Scores rise" if higher else "Scores fall"
     return f"{'Higher' if higher else 'Lower'} than {answer.against}"
 
 
 def _told(answer: Answer, one: Comparison) -> str:
-    """``mnli by +1.8 points (95 % interval +0.6 to +3.0, p = 0.004)``."""
-    name = f"{one.group} + {one.label}" if answer.kind == MATRIX else f"{one.group}, {one.label}" if one.group else one.label
+    """``mnli +1.8 points (95 % interval +0.6 to +3.0, p = 0.004)``."""
     half = (one.estimate.high - one.estimate.low) / 2
-    facts = [f"95 % interval {interval(one.estimate)}"]
-    if one.p_corrected is not None:
-        facts.append(p_text(one.p_corrected))
-    if one.detectable is not None and math.isfinite(one.detectable):
-        facts.append(f"a difference of {number(one.detectable, 0.5).lstrip('+')} would have been found with 80 % power")
-    return f"{name} by {number(one.estimate.value, half)} points ({', '.join(facts)})"
+    p = f", {p_text(one.p_corrected)}" if one.p_corrected is not None else ""
+    value = number(one.estimate.value, half)
+    return f"{name_of(answer, one)} {value} points (95 % interval {interval(one.estimate)}{p})"
+
+
+def name_of(answer: Answer, one: Comparison) -> str:
+    """What is compared: ``mnli``, ``mnli on xnli``, ``mnli + qqp``."""
+    if not one.group:
+        return one.label
+    return f"{one.group} + {one.label}" if answer.kind == MATRIX else f"{one.group} on {one.label}"
+
+
+def _detectable(some: Sequence[Comparison]) -> str:
+    """What would have been found of comparisons that stay open."""
+    sizes = sorted(one.detectable for one in some if one.detectable is not None and math.isfinite(one.detectable))
+    if not sizes or some[0].verdict is not Verdict.OPEN:
+        return ""
+    low, high = f"{sizes[0]:.1f}", f"{sizes[-1]:.1f}"
+    size = f"a difference of {low} points" if low == high else f"differences of {low} to {high} points"
+    return f" With 80 % power, {size} would have been found."
 
 
 def _unsupported(some: Sequence[Comparison]) -> str:
     """``a and b (one seed)``, by reason."""
     reasons: dict[str, list[str]] = {}
     for one in some:
-        name = f"{one.group}, {one.label}" if one.group else one.label
+        name = f"{one.group} on {one.label}" if one.group else one.label
         reasons.setdefault(one.remarks[-1] if one.remarks else "", []).append(name)
     return "; of ".join(f"{listed(names)} ({why})" for why, names in reasons.items())
 
@@ -112,7 +125,7 @@ def _basis(answer: Answer, targets: Sequence[str], tests: int) -> str:
 
 def limits(context: Context, answer: Answer) -> list[str]:
     """What the answer cannot say."""
-    found = []
+    found: list[str] = []
     known = [one for one in answer.comparisons if one.estimate.known]
     if not known:
         return found
@@ -121,20 +134,28 @@ def limits(context: Context, answer: Answer) -> list[str]:
         found.append(f"{seeds} seeds tell little of how runs differ: the intervals are as wide as that makes them")
     if context.question.over == THESE and answer.kind != INTERACTION:
         languages = max(one.counts.get(LANGUAGES, 0) for one in known)
-        found.append(f"it is about {counted(languages, 'language')} that were scored, not about languages in general")
+        found.append(f"it is about what was scored ({counted(languages, 'language')}), not about languages in general")
     if context.question.over == FAMILIES:
         found.append("families differ in how many of their languages were scored; each family is one draw")
     if any(not any(source.name == ITEMS for source in one.estimate.sources) for one in known):
-        found.append("where predictions are missing, the interval knows of the seeds alone: other items could differ more")
+        found.append(
+            "where predictions are missing, the interval knows of the seeds alone: other items could differ more"
+        )
     if context.study.base == "starter":
         found.append("the starter is a small model: no number here says anything of XLM-R Large")
-    chance = dict.fromkeys(remark for one in answer.comparisons for remark in one.remarks if remark.startswith("at chance"))
-    found += [f"{remark}: no claim there" for remark in chance]
-    leaks = dict.fromkeys(
-        remark for one in (*answer.comparisons, *answer.details) for remark in one.remarks if remark.startswith("not zero")
+    chance = dict.fromkeys(
+        remark for one in answer.comparisons for remark in one.remarks if remark.startswith("at chance")
     )
-    if leaks:
-        found.append(f"left out of the means, since they are not zero-shot: {listed(leaks, 8)}")
+    found += [f"{remark}: no claim there" for remark in chance]
+    leaks = context.not_zero_shot()
+    left_out = [f"{language} ({why})" for language, why in leaks.items() if language not in context.question.languages]
+    counted_anyway = [
+        f"{language} ({why})" for language, why in leaks.items() if language in context.question.languages
+    ]
+    if left_out:
+        found.append(f"not zero-shot, and in no mean: {listed(left_out, 8)}")
+    if counted_anyway:
+        found.append(f"not zero-shot, and counted since the question names it: {listed(counted_anyway, 8)}")
     return found
 
 
@@ -148,9 +169,10 @@ def advice(answer: Answer) -> tuple[str, ...]:
     helpful = [gain for gain in gains(nearest.estimate) if gain.half_width < (1 - WORTH) * half]
     if not helpful:
         return ()
-    name = f"{nearest.group}, {nearest.label}" if nearest.group else nearest.label
     told = [f"{_more(gain)} to ±{gain.half_width:.1f}" for gain in helpful]
-    return (f"The interval of {name} is ±{half:.1f} points. What helps most first: {'; '.join(told)}.",)
+    return (
+        f"The interval of {name_of(answer, nearest)} is ±{half:.1f} points. What helps most first: {'; '.join(told)}.",
+    )
 
 
 def _more(gain: Gain) -> str:

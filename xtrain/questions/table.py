@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from xtrain.graph import Graph
 from xtrain.run_directory import RunDirectory
 from xtrain.statistics.measured import Measured, Outcomes, Unit, joined, measured
 
+LAST = "last"  # in scores.json: the weights of the last step
 SAME = 1e-6  # percent by which a score may differ from what its items give: rounding
-Key = tuple[str, int, Unit]
+Key = tuple[str, Hashable, Unit]
 """Row, seed and unit."""
 
 
@@ -31,15 +32,23 @@ class Run:
     directory: RunDirectory
     scores: Mapping[str, Mapping[str, float]]
     """``{language: {metric: percent}}``."""
+    last: Mapping[str, Mapping[str, float]] | None = None
+    """The same with the weights of the last step; None where that is the selected one, or was not scored."""
+    of_last: bool = False
+    """Whether ``scores`` and predictions are those of the last step."""
 
     def predictions(self, language: str) -> list[dict[str, Any]] | None:
         """The rows of one language; None where they were not kept."""
-        path = self.directory.predictions / self.target / f"{language}.jsonl"
+        folder = self.directory.predictions_last if self.of_last else self.directory.predictions
+        path = folder / self.target / f"{language}.jsonl"
         return list(_rows(path)) if path.is_file() else None
 
 
 def runs_of(graph: Graph, out: Path) -> list[Run]:
-    """All finished evaluations of a study's cells. Seeds that share one (nothing was trained) have it each."""
+    """All finished evaluations of a study's cells. Seeds that share one (nothing was trained) have it each.
+
+    Where the last step was the selected one, its scores are those of the selected one.
+    """
     found = []
     read: dict[str, Mapping[str, Any]] = {}
     for cell in graph.cells:
@@ -50,7 +59,8 @@ def runs_of(graph: Graph, out: Path) -> list[Run]:
             read[cell.evaluation] = directory.read_scores()
         entry = read[cell.evaluation]["tasks"].get(cell.target, {})
         if entry.get("languages"):
-            found.append(Run(cell.row, cell.seed, cell.target, directory, entry["languages"]))
+            last = read[cell.evaluation].get(LAST, {}).get("tasks", {}).get(cell.target, {}).get("languages")
+            found.append(Run(cell.row, cell.seed, cell.target, directory, entry["languages"], last))
     return found
 
 
@@ -76,6 +86,11 @@ class Evidence:
         """From the run directories below ``out``."""
         return cls(graph, runs_of(graph, out))
 
+    def of_last_steps(self) -> Evidence:
+        """The same with the weights of the last step of each run."""
+        runs = [replace(run, scores=run.last, of_last=True) if run.last else run for run in self.runs]
+        return Evidence(self.graph, runs)
+
     def metric(self, target: str, asked: str = "") -> str:
         """``asked``, or the target's own."""
         return asked or self.graph.specs[target].metric
@@ -83,9 +98,7 @@ class Evidence:
     def table(self, rows: Sequence[str], targets: Sequence[str], languages: Sequence[str], metric: str) -> Measured:
         """The scores of those of ``rows`` that have some, in those of ``languages`` that any row has."""
         parts = [self.whole(target, metric) for target in dict.fromkeys(targets)]
-        kept = [
-            part.of_units([u for u, unit in enumerate(part.units) if unit.language in languages]) for part in parts
-        ]
+        kept = [part.of_units([u for u, unit in enumerate(part.units) if unit.language in languages]) for part in parts]
         every = joined(kept)
         there = [r for r, row in enumerate(every.rows) if row in rows and not np.isnan(every.scores[r]).all()]
         return Measured(
@@ -118,7 +131,7 @@ class Evidence:
 
     def items(self, run: Run, language: str, metric: str) -> tuple[Outcomes | None, Chance | None]:
         """The outcomes of one language, if they add up to its score, and the chance it has to be above."""
-        key = (str(run.directory.path), run.target, language, metric)
+        key = (f"{run.directory.path} {run.of_last}", run.target, language, metric)
         if key not in self._items:
             self._items[key] = self._read(run, language, metric)
         return self._items[key]

@@ -1,9 +1,9 @@
 """Contrasts of a table of scores, and the variance that seeds, items, and languages or rows add to them.
 
-Seeds, items and languages are crossed: each contrast has one value a seed and unit, and one influence an item. Its variance
-is put together from the mean squares of that table as the analysis of variance of a crossed design has it (Searle,
-Casella & McCulloch 1992, chapter 4); for clusters of items that several languages share it is the multiway clustered
-variance of Cameron, Gelbach & Miller (2011), interactions counted once.
+Seeds, items and languages are crossed: each contrast has one value a seed and unit, and one influence an item. Its
+variance is put together from the mean squares of that table as the analysis of variance of a crossed design has it
+(Searle, Casella & McCulloch 1992, chapter 4); for clusters of items that several languages share it is the multiway
+clustered variance of Cameron, Gelbach & Miller (2011), interactions counted once.
 
 Dimension letters: R rows, S seeds, U units, I items of a unit, K clusters, P columns of a design.
 """
@@ -11,13 +11,14 @@ Dimension letters: R rows, S seeds, U units, I items of a unit, K clusters, P co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from xtrain.statistics.estimate import Estimate, Source
 from xtrain.statistics.measured import Floats, Measured
+from xtrain.statistics.noise import NOTHING_KNOWN, Noise, noise_of
 
 SEEDS, ITEMS, LANGUAGES, ROWS = "seeds", "items", "languages", "rows"
 
@@ -57,12 +58,16 @@ def mean_of(count: int, name: str = LANGUAGES, groups: Sequence[str] = ()) -> De
     return Design(np.ones((count, 1)), 0, name, groups)
 
 
-def contrast(table: Measured, rows: Floats, units: Floats, random: Design | None = None) -> Estimate:
+def contrast(
+    table: Measured, rows: Floats, units: Floats, random: Design | None = None, pool: Measured | None = None
+) -> Estimate:
     """The sum of all scores weighted by ``rows`` (R,) and ``units`` (U,), the mean over the seeds.
 
     These units count and no others, unless ``random`` says that they stand for more of their kind: then ``units`` is
     (G, U), how the table's units make up those of the design (a language, the mean over its targets), and the design
     weighs them. Seeds count that every row with a weight has. The value is NaN where there is none.
+
+    ``pool`` has the same units for more rows, from which the noise of seeds is learnt; by default ``table`` itself.
     """
     used = np.flatnonzero(rows)
     part = table.of_rows([int(r) for r in used])
@@ -79,14 +84,25 @@ def contrast(table: Measured, rows: Floats, units: Floats, random: Design | None
                 summed = np.bincount(part.clusters[u], one, table.num_clusters)
                 for g in np.flatnonzero(units[:, u]):
                     influence[s, g] += units[g, u] * summed
-    return estimate(values, np.ones(len(units)), influence, random)
+    weights = np.ones(len(units)) if random is None else random.weights
+    noise = _noise(table if pool is None else pool, weights @ units, part.seeds)
+    return estimate(values, weights, influence, random, noise, float(np.sum(coefficients**2)))
+
+
+def _noise(pool: Measured, units: Floats, seeds: Sequence[Hashable]) -> Noise:
+    """Of the rows that have all of these seeds and units."""
+    chosen = [pool.seeds.index(seed) for seed in seeds]
+    there = np.flatnonzero(units)
+    values = np.einsum("u,rsu->rs", units[there], pool.scores[:, chosen][:, :, there])
+    whole = np.isfinite(values).all(axis=1)
+    return noise_of(values[whole])
 
 
 def across_rows(table: Measured, units: Floats, design: Design) -> Estimate:
     """A coefficient of a regression over the rows of ``table``, each the mean over units weighted by ``units`` (U,).
 
-    The rows stand for more of their kind where the design has degrees of freedom left: what the regression leaves of them
-    counts as a source of variance.
+    The rows stand for more of their kind where the design has degrees of freedom left: what the regression leaves of
+    them counts as a source of variance.
     """
     part = table.of_rows(range(len(table.rows)))
     values = np.einsum("u,rsu->sr", units, part.scores)
@@ -95,15 +111,24 @@ def across_rows(table: Measured, units: Floats, design: Design) -> Estimate:
         for r in range(len(table.rows)):
             for s in range(len(part.seeds)):
                 influence[s, r] += weight * np.bincount(numbers, one[r, s], table.num_clusters)
-    return estimate(values, design.weights, influence if part.influence else None, design)
+    noise = _noise(part, units, part.seeds)
+    squares = float(np.sum(design.weights**2))
+    return estimate(values, design.weights, influence if part.influence else None, design, noise, squares)
 
 
-def estimate(values: Floats, weights: Floats, influence: Floats | None, random: Design | None = None) -> Estimate:
+def estimate(
+    values: Floats,
+    weights: Floats,
+    influence: Floats | None,
+    random: Design | None = None,
+    noise: Noise = NOTHING_KNOWN,
+    squares: float = 1.0,
+) -> Estimate:
     """A weighted sum of units, the mean over seeds, with its sources of variance.
 
-    ``values`` are (S, U), ``influence`` (S, U, K) or None. With ``random``, the units are a sample as well.
+    ``values`` are (S, U), ``influence`` (S, U, K) or None. With ``random``, the units are a sample as well. ``noise``
+    is what other rows tell of the seeds, and ``squares`` the sum of the squared weights of rows.
     """
-    weights = np.asarray(weights if random is None else random.weights, dtype=float)
     by_seed = values @ weights
     num_seeds = len(by_seed)
     if not num_seeds or np.isnan(by_seed).any():
@@ -114,8 +139,8 @@ def estimate(values: Floats, weights: Floats, influence: Floats | None, random: 
         variance, interaction, count = _items(influence, weights)
         sources.append(Source(ITEMS, variance, max(1, count - 1), count))
     if num_seeds > 1:
-        between = float(np.var(by_seed, ddof=1)) / num_seeds
-        sources.append(Source(SEEDS, max(0.0, between - interaction), num_seeds - 1, num_seeds))
+        between, df = noise.moderated(float(np.var(by_seed, ddof=1)), num_seeds - 1, squares)
+        sources.append(Source(SEEDS, max(0.0, between / num_seeds - interaction), df, num_seeds))
     if random is not None and random.df > 0:
         between = _units(values, influence, random)
         sources.append(Source(random.name, max(0.0, between), _df(random), values.shape[1]))

@@ -12,10 +12,11 @@ from scipy import optimize, stats
 LEVEL = 0.95
 POWER = 0.8
 SHARE_EXPONENT = 1.5
-"""How fast the critical value goes from the normal's to Student's with a source's share of the variance. Satterthwaite's
-interval, about 2, is too narrow where a source of one degree of freedom has most of the variance (coverage down to 87 %);
-Cochran and Cox's, 1, too wide where it has little (98 %). ``benchmarks/coverage.py`` has the simulations."""
-TINY = 1e-300
+"""How fast the critical value goes from the normal's to Student's with a source's share of the variance.
+Satterthwaite's interval, about 2, is too narrow where a source of one degree of freedom has most of the variance
+(coverage down to 87 %); Cochran and Cox's, 1, too wide where it has little (98 %). ``benchmarks/coverage.py`` has the
+simulations."""
+TINY = 1e-60  # the smallest tail that is told from none
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Estimate:
 
     def _upper_quantile(self, tail: float) -> float:
         normal = float(stats.norm.isf(tail))
-        return normal + sum(
+        return normal + math.fsum(
             self.share(source) ** SHARE_EXPONENT * (float(stats.t.isf(tail, source.df)) - normal)
             for source in self.sources
             if math.isfinite(source.df)
@@ -130,7 +131,10 @@ class Estimate:
         if self._upper_quantile(TINY) <= wanted:
             return TINY
         root = optimize.brentq(
-            lambda log_tail: self._upper_quantile(math.exp(log_tail)) - wanted, math.log(TINY), math.log(0.5), xtol=1e-10
+            lambda log_tail: self._upper_quantile(math.exp(log_tail)) - wanted,
+            math.log(TINY),
+            math.log(0.5),
+            xtol=1e-10,
         )
         return math.exp(float(root))
 
@@ -160,7 +164,11 @@ class Estimate:
         least = min(source.df for source in self.sources)
         return float(
             optimize.brentq(
-                lambda df: float(stats.t.isf(alpha / 2, df)) - critical, min(least, 1.0) * 0.5, 1e9, xtol=1e-6, rtol=1e-9
+                lambda df: float(stats.t.isf(alpha / 2, df)) - critical,
+                min(least, 1.0) * 0.5,
+                1e9,
+                xtol=1e-6,
+                rtol=1e-9,
             )
         )
 

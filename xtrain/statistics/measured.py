@@ -1,6 +1,7 @@
 """What was measured: a score for each row, seed and unit, and how much each item adds to it.
 
-Dimension letters: R rows, S seeds, U units (a language of a target), I items of a unit, M parts of a metric, K clusters.
+Dimension letters: R rows, S seeds, U units (a language of a target), I items of a unit, M parts of a metric, K
+clusters.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ Ints = npt.NDArray[np.int64]
 class Outcomes:
     """What one run did with each item of one unit, as the sums that its metric is made of.
 
-    A metric is the mean over its parts of a ratio of two sums over the items. An accuracy has one part, with 0 or 1 above
-    and 1 below; the F1 of chunks one, with twice the right ones above and predicted plus gold ones below; a macro F1 one
-    part a class.
+    A metric is the mean over its parts of a ratio of two sums over the items. An accuracy has one part, with 0 or 1
+    above and 1 below; the F1 of chunks one, with twice the right ones above and predicted plus gold ones below; a
+    macro F1 one part a class.
     """
 
     ids: Sequence[str]
@@ -53,7 +54,8 @@ class Outcomes:
         ratios = _ratios(self.above, self.below)
         safe = np.where(below > 0, below, 1.0)
         parts: Floats = np.where(below > 0, (self.above - ratios * self.below) / safe, 0.0)
-        return 100.0 * parts.mean(axis=1)
+        influence: Floats = 100.0 * parts.mean(axis=1)
+        return influence
 
 
 def _ratios(above: Floats, below: Floats) -> Floats:
@@ -75,8 +77,9 @@ class Unit:
 class Measured:
     """A table of scores with the influences behind them; the engine's input.
 
-    Scores are NaN where a run is missing, influences where its predictions are. Where only scores are known, ``influence``
-    is empty: then nothing is known of how the items vary, and an estimate says so by having no source of that name.
+    Scores are NaN where a run is missing, influences where its predictions are. Where only scores are known,
+    ``influence`` is empty: then nothing is known of how the items vary, and an estimate says so by having no source of
+    that name.
     """
 
     rows: tuple[str, ...]
@@ -160,7 +163,9 @@ def measured(
 def joined(tables: Sequence[Measured]) -> Measured:
     """The units of several tables of the same rows and seeds, side by side; their items are different ones."""
     assert len({(one.rows, one.seeds) for one in tables}) == 1, "other rows or seeds"
-    influence, clusters, shift = [], [], 0
+    influence: list[npt.NDArray[np.float32]] = []
+    clusters: list[Ints] = []
+    shift = 0
     for one in tables:
         influence += one.influence
         clusters += [numbers + shift for numbers in one.clusters]

@@ -1,8 +1,8 @@
 """A linear mixed model with crossed and nested random effects, fitted by REML.
 
-y = X b + sum over k of Z_k u_k + e, with u_k ~ N(0, s_k I), e ~ N(0, s_e I) and, where the sampling errors of y are known,
-their covariance beside it (a multilevel meta-analysis). Harville (1977); the average information of Gilmour, Thompson &
-Cullis (1995) for the last steps.
+y = X b + sum over k of Z_k u_k + e, with u_k ~ N(0, s_k I), e ~ N(0, s_e I) and, where the sampling errors of y are
+known, their covariance beside it (a multilevel meta-analysis). Harville (1977); the average information of Gilmour,
+Thompson & Cullis (1995) for the last steps.
 
 Dimension letters: N observations, P fixed effects, Q levels of a random effect, K random effects.
 """

@@ -36,8 +36,6 @@ def _steps(estimate: Estimate) -> Iterator[tuple[Source, int]]:
 
 
 def _with(estimate: Estimate, source: Source, more: int) -> Gain:
-    larger = replace(
-        source, n=more, variance=source.variance * source.n / more, df=source.df + more - source.n
-    )
+    larger = replace(source, n=more, variance=source.variance * source.n / more, df=source.df + more - source.n)
     planned = Estimate(estimate.value, tuple(larger if one is source else one for one in estimate.sources))
     return Gain(source.name, more, planned.critical() * planned.se)

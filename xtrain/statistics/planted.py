@@ -1,8 +1,8 @@
 """Made-up tables whose truth is known, in the form that the engine takes: for its simulations, and to plan a study.
 
-Each item is right or wrong by a threshold on a sum of normal parts: the row's and language's mean, and deviations of seeds,
-items (shared by languages), items in a language, items in a row, languages in a row, and rows. So scores are shares of
-right items with correlated errors, and their expectation is a normal probability with a known argument.
+Each item is right or wrong by a threshold on a sum of normal parts: the row's and language's mean, and deviations of
+seeds, items (shared by languages), items in a language, items in a row, languages in a row, and rows. So scores are
+shares of right items with correlated errors, and their expectation is a normal probability with a known argument.
 
 Dimension letters: R rows, S seeds, L languages, I items.
 """
@@ -41,12 +41,21 @@ class Spread:
     @property
     def total(self) -> float:
         """Of all parts of one item's threshold."""
-        parts = (self.seed, self.shared_seed, self.item, self.item_in_language, self.item_in_row, self.language, self.row)
+        parts = (
+            self.seed,
+            self.shared_seed,
+            self.item,
+            self.item_in_language,
+            self.item_in_row,
+            self.language,
+            self.row,
+        )
         return math.sqrt(1.0 + sum(part**2 for part in parts))
 
 
 def expected(means: Floats, spread: Spread) -> Floats:
-    """(R, L) means -> expected scores in percent: over seeds and items, and over languages and rows where these vary."""
+    """(R, L) means -> expected scores in percent: over seeds and items, and over languages and rows where these
+    vary."""
     scores: Floats = 100.0 * stats.norm.cdf(means / spread.total)
     return scores
 

@@ -1,9 +1,9 @@
 """Which row is the best: all differences at once, and the rows that cannot be told from the best one.
 
-Seeds are blocks: the noise of rows by seeds is taken to be of one size in all rows (a randomised block design), so that
-its mean square has (R - 1)(S - 1) degrees of freedom. The critical value is that of the largest of all differences, by
-simulation from the items' covariance and that noise (Hothorn, Bretz & Westfall 2008); rows that no other row beats by it
-are a set that has the best one with the stated confidence (Hsu 1996, chapter 4).
+Seeds are blocks: the noise of rows by seeds is taken to be of one size in all rows (a randomised block design), so
+that its mean square has (R - 1)(S - 1) degrees of freedom. The critical value is that of the largest of all
+differences, by simulation from the items' covariance and that noise (Hothorn, Bretz & Westfall 2008); rows that no
+other row beats by it are a set that has the best one with the stated confidence (Hsu 1996, chapter 4).
 
 Dimension letters: R rows, S seeds, K clusters of items, B draws.
 """

@@ -30,9 +30,9 @@ def exact_weights(players: Sequence[str]) -> dict[str, dict[Subset, float]]:
 def sampled_weights(players: Sequence[str], subsets: Collection[Subset]) -> dict[str, dict[Subset, float]]:
     """The same from the subsets that were run: the additive game that fits their values best.
 
-    A weighted least-squares fit with the kernel of Charnes et al. (1988), under the constraint that the values add up to
-    that of all players less that of none; exact where all subsets are there. Both ends have to be among ``subsets``.
-    Raises a ValueError where the subsets do not tell the players apart.
+    A weighted least-squares fit with the kernel of Charnes et al. (1988), under the constraint that the values add up
+    to that of all players less that of none; exact where all subsets are there. Both ends have to be among
+    ``subsets``. Raises a ValueError where the subsets do not tell the players apart.
     """
     count = len(players)
     empty, whole = Subset(), Subset(players)
@@ -41,7 +41,8 @@ def sampled_weights(players: Sequence[str], subsets: Collection[Subset]) -> dict
     inner = sorted((one for one in subsets if one not in (empty, whole)), key=lambda one: (len(one), sorted(one)))
     member = np.array([[player in one for player in players] for one in inner], dtype=float).reshape(-1, count)
     kernel = np.array([(count - 1) / (math.comb(count, len(one)) * len(one) * (count - len(one))) for one in inner])
-    # v(S) - v(0) = sum of phi in S, with the sum of all phi = v(N) - v(0): the last player is put in terms of the others
+    # v(S) - v(0) = sum of phi in S, with the sum of all phi = v(N) - v(0): the last player is put in terms of the
+    # others
     free = member[:, :-1] - member[:, -1:]
     if np.linalg.matrix_rank(free) < count - 1:
         raise ValueError("the subsets that were run do not tell the tasks apart: run more, each task equally often")
