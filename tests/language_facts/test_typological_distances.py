@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 from xtrain.errors import UserError
 from xtrain.language_facts import KINDS, typological_distance
 
+VECTORS: dict[str, list[float | str]] = {
+    "eng": [1.0, 1.0, 0.0, 1.0],
+    "deu": [1.0, 0.0, 0.0, "--"],
+    "arb": [0.0, 0.0, 1.0, 0.0],
+    "cmn": [1.0, 1.0, 0.0, 1.0],
+    "fas": [0.0, 0.0, 0.0, 0.0],
+}
+
 
 class Package(ModuleType):
-    """As lang2vec.lang2vec: the names and the call that are used of it."""
+    """As lang2vec.lang2vec 1.1.2: the set and the call that are used of it."""
 
-    DISTANCE_LANGUAGES = ("eng", "deu", "arb", "cmn", "fas")
+    URIEL_LANGUAGES = frozenset(VECTORS)
 
-    def distance(self, kind: str, *codes: str) -> Any:
-        self.asked = (kind, codes)
-        return 0.25
+    def get_features(self, languages: list[str], feature_set: str) -> dict[str, list[float | str]]:
+        self.asked = (languages, feature_set)
+        return {language: VECTORS[language] for language in languages}
 
 
 @pytest.fixture
@@ -31,18 +39,25 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Package:
 
 
 @pytest.mark.parametrize(
-    ("code", "asked"), [("de", "deu"), ("ar", "arb"), ("zh-Hans", "cmn"), ("fa", "fas"), ("pes", "fas")]
+    ("code", "asked", "distance"),
+    [
+        ("de", "deu", 1 - 1 / math.sqrt(2)),  # of the three features that both have
+        ("ar", "arb", 1.0),
+        ("zh-Hans", "cmn", 0.0),
+        ("fa", "fas", 1.0),
+        ("pes", "fas", 1.0),
+    ],
 )
-def test_a_language_is_asked_for_by_the_code_that_uriel_has(package: Package, code: str, asked: str) -> None:
-    assert typological_distance(code, "en", "syntactic") == 0.25
-    assert package.asked == ("syntactic", (asked, "eng"))
+def test_the_cosine_of_what_uriel_has(package: Package, code: str, asked: str, distance: float) -> None:
+    assert typological_distance(code, "en", "syntactic") == pytest.approx(distance)
+    assert package.asked == ([asked, "eng"], "syntax_knn")
 
 
 def test_a_language_is_at_no_distance_from_itself(package: Package) -> None:
     assert typological_distance("zh-Hans", "zh-Hant", "genetic") == 0.0
 
 
-def test_a_language_without_distances_is_named(package: Package) -> None:
+def test_a_language_that_uriel_lacks_is_named(package: Package) -> None:
     with pytest.raises(UserError, match=r"'eo' \(Esperanto\)"):
         typological_distance("eo", "en", KINDS[0])
 
@@ -56,15 +71,4 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "lang2vec", None)
     monkeypatch.setitem(sys.modules, "lang2vec.lang2vec", None)
     with pytest.raises(UserError, match="pip install lang2vec"):
-        typological_distance("de", "en", "syntactic")
-
-
-def test_without_the_distances_it_is_said_which_file_is_missing(
-    package: Package, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(kind: str, *codes: str) -> float:
-        raise FileNotFoundError(2, "No such file or directory", "distances.zip")
-
-    monkeypatch.setattr(package, "distance", missing)
-    with pytest.raises(UserError, match=r"distances\.zip"):
         typological_distance("de", "en", "syntactic")

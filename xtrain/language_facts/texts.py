@@ -152,9 +152,7 @@ def _measured(
     for name in (*_OF_WORDS, *_OF_COUNTS):
         if values.get(name) is None:
             missing.setdefault(name, "there is no text")
-    return TextMeasures(
-        language, script, text.texts, len(text.words), text.characters, missing=missing, **values
-    )
+    return TextMeasures(language, script, text.texts, len(text.words), text.characters, missing=missing, **values)
 
 
 def _no_words(language: str, script: str) -> str:
