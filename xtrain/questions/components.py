@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def _of_target(table: Measured) -> dict[str, float]:
     row, seed, unit = (index.ravel() for index in np.indices(shape))
     languages = [table.units[u].language for u in unit]
     fixed = (row[:, None] == np.arange(shape[0])[None, :]).astype(float)
-    random = {
+    random: dict[str, Sequence[Hashable]] = {
         RUNS: list(zip(row.tolist(), seed.tolist(), strict=True)),
         LANGUAGE: languages,
         FAMILY: [family_of(language) for language in languages],

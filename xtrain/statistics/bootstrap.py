@@ -44,7 +44,8 @@ def draw(
     rng = np.random.default_rng(seed)
     num_seeds = len(table.seeds)
     seeds = rao_wu(num_seeds, draws, rng) if SEEDS in over else np.ones((draws, num_seeds), dtype=np.float32)
-    drawn = np.einsum("bs,rsu->bru", seeds / num_seeds, table.scores.astype(np.float32))
+    scores = table.scores.astype(np.float32)
+    drawn: Weights = np.einsum("bs,rsu->bru", seeds / num_seeds, scores)
     if ITEMS in over and table.influence:
         items = _cluster_weights(table, draws, rng)
         for u, (influence, clusters) in enumerate(zip(table.influence, table.clusters, strict=True)):
