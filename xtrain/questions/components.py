@@ -57,4 +57,17 @@ def _items(table: Measured) -> Floats | None:
         summed[:, :, u, numbers] += influence
     flat = summed.reshape(rows * seeds * units, -1)
     covariance: Floats = flat @ flat.T
-    return covariance
+    return _averaged(covariance, (rows, seeds, units))
+
+
+def _averaged(covariance: Floats, shape: tuple[int, ...]) -> Floats:
+    """Each entry as the mean of all that have as much in common: row, seed, language.
+
+    There are more scores than the items could tell covariances of one by one; what rows, seeds and languages share is the
+    form that the model gives them anyway.
+    """
+    places = [index.ravel() for index in np.indices(shape)]
+    kind = sum((place[:, None] == place[None, :]).astype(int) << n for n, place in enumerate(places))
+    sums, counts = np.bincount(kind.ravel(), covariance.ravel(), 8), np.bincount(kind.ravel(), minlength=8)
+    averaged: Floats = (sums / np.maximum(counts, 1))[kind]
+    return averaged
