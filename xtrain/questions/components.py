@@ -63,8 +63,8 @@ def _items(table: Measured) -> Floats | None:
 def _averaged(covariance: Floats, shape: tuple[int, ...]) -> Floats:
     """Each entry as the mean of all that have as much in common: row, seed, language.
 
-    There are more scores than the items could tell covariances of one by one; what rows, seeds and languages share is the
-    form that the model gives them anyway.
+    There are more scores than the items could tell covariances of one by one; what rows, seeds and languages share is
+    the form that the model gives them anyway.
     """
     places = [index.ravel() for index in np.indices(shape)]
     kind = sum((place[:, None] == place[None, :]).astype(int) << n for n, place in enumerate(places))
