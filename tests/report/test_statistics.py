@@ -14,7 +14,7 @@ from xtrain.report.statistics import Cell, ResultRow, assemble, result_rows
 
 def test_a_cell_is_the_median_over_seeds_with_its_range() -> None:
     grid = assemble([result("none", {"en": value}, seed) for seed, value in enumerate((70.0, 90.0, 74.0))])
-    assert grid.tasks[0].cell("none", "en") == Cell(74.0, 70.0, 90.0, 3)
+    assert grid.tasks[0].cell("none", "en") == Cell(78.0, 74.0, 70.0, 90.0, 3)
     assert grid.seeds == (0, 1, 2)
 
 
@@ -22,7 +22,7 @@ def test_the_mean_is_the_median_of_each_runs_mean_not_the_mean_of_medians() -> N
     runs = [{"en": 90.0, "de": 10.0}, {"en": 10.0, "de": 80.0}, {"en": 50.0, "de": 50.0}]
     task = assemble([result("none", scores, seed) for seed, scores in enumerate(runs)]).tasks[0]
     assert [task.cells["none", one].median for one in ("en", "de")] == [50.0, 50.0]
-    assert task.means["none"] == Cell(50.0, 45.0, 50.0, 3)
+    assert task.means["none"] == Cell(pytest.approx(145 / 3), 50.0, 45.0, 50.0, 3)
 
 
 def test_differences_are_taken_to_the_row_without_intermediate_phase() -> None:
@@ -56,7 +56,7 @@ def test_the_last_checkpoint_stands_beside_the_selected_one() -> None:
     task = assemble(rows).tasks[0]
     assert task.means["none"].median == 80.0
     assert task.last_means["none"].median == 78.0
-    assert task.cell("none", "en") == Cell(80.0, 80.0, 80.0, 1)
+    assert task.cell("none", "en") == Cell(80.0, 80.0, 80.0, 80.0, 1)
 
 
 def test_a_difference_is_clear_when_no_seed_of_one_row_reaches_the_other() -> None:
@@ -107,4 +107,4 @@ def test_median_and_range_of_any_seeds(values: list[float]) -> None:
         .tasks[0]
         .cells["none", "en"]
     )
-    assert cell == Cell(statistics.median(values), min(values), max(values), len(values))
+    assert cell == Cell(statistics.fmean(values), statistics.median(values), min(values), max(values), len(values))

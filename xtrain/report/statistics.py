@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from xtrain.report.languages import in_reading_order
+from xtrain.statistics.estimate import Estimate
 from xtrain.study import NO_INTERMEDIATE
 
 SELECTED, LAST = "selected", "last"  # the checkpoint that was best on English dev, and that of the last step
@@ -42,6 +43,7 @@ def result_rows(scores: Mapping[str, Any], row: str, seed: int, which: str = SEL
 class Cell:
     """One number of a table, over the seeds it was measured with."""
 
+    mean: float
     median: float
     low: float
     high: float
@@ -49,8 +51,8 @@ class Cell:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Cell:
-        """Median, minimum and maximum of one value a seed."""
-        return cls(statistics.median(values), min(values), max(values), len(values))
+        """Mean, median, minimum and maximum of one value a seed."""
+        return cls(statistics.fmean(values), statistics.median(values), min(values), max(values), len(values))
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class TaskGrid:
     """The means of the task's other metrics: by metric, then by row."""
     baseline: Mapping[str, float]
     """By language: what answering the majority class always would score; empty where that is not measured."""
+    estimates: Mapping[tuple[str, str | None], Estimate] = field(default_factory=dict)
+    """By (row, language), or None for the mean: the difference to the base row with its uncertainty."""
 
     @property
     def base_row(self) -> str | None:
@@ -96,7 +100,10 @@ class TaskGrid:
         return self.means.get(row) if language is None else self.cells.get((row, language))
 
     def difference(self, row: str, language: str | None) -> float | None:
-        """Points above the base row's median; ``None`` where either is missing."""
+        """Points above the base row: the estimate's, or where there is none the difference of the two medians."""
+        estimate = self.estimates.get((row, language))
+        if estimate is not None:
+            return estimate.value
         ours, base = self.cell(row, language), self.cell(NO_INTERMEDIATE, language)
         return ours.median - base.median if ours and base else None
 
