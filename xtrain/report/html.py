@@ -15,35 +15,19 @@ from xtrain import __version__
 from xtrain.data.account import UNKNOWN_WARNING, Account, by_data_set
 from xtrain.errors import counted
 from xtrain.files import write_text
+from xtrain.questions.answer import Answer
 from xtrain.report.accounts import Summary, facts
-from xtrain.report.figures import Curve, data_uri, difference_map, loss_curves, score_map
+from xtrain.report.compute import Compute, hours_text
+from xtrain.report.figures import data_uri, difference_map, score_map
 from xtrain.report.languages import language_name
 from xtrain.report.statistics import Grid, TaskGrid
 from xtrain.report.tables import format_difference, has_baseline_column, notes
+from xtrain.report.training import FINISHED as FINISHED
+from xtrain.report.training import PhaseSummary as PhaseSummary
+from xtrain.report.training import TrainingSection
 
-FINISHED = "finished"  # any other status of a phase is a failure, and is counted and listed
 PAGE_WIDTH = 1100  # CSS pixels between the margins
 BLOCK_LANGUAGES = 18  # a table with more languages is cut into blocks, side by side where there is room
-
-
-@dataclass(frozen=True)
-class PhaseSummary:
-    """One phase of the study, for the page's section on training."""
-
-    name: str
-    kind: str = ""
-    """``intermediate``, ``target``, or ``evaluation``."""
-    seed: int | None = None
-    status: str = FINISHED
-    """``finished``, or what happened instead: ``failed``, ``collapsed``, ``skipped``."""
-    note: str = ""
-    """The reason, where it did not finish; anything worth saying, where it did."""
-    steps: int | None = None
-    selected_step: int | None = None
-    seconds: float | None = None
-    tokens_per_second: float | None = None
-    curve: Curve | None = None
-    """The training loss; curves of phases with the same name are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,10 @@ class StudySummary:
     """Missing languages, dropped rows: whatever the reader must not overlook."""
     accounts: Sequence[Account] = ()
     """Of all data sets that the phases read."""
+    compute: Compute | None = None
+    """What all attempts at all phases have used."""
+    answers: Sequence[Answer] = ()
+    """To the study's questions."""
 
 
 def write_report(path: Path, grid: Grid, study: StudySummary) -> Path:
@@ -87,6 +75,7 @@ def render(grid: Grid, study: StudySummary) -> str:
             "language": language_name,
             "duration": duration,
             "count": _count,
+            "hours": hours_text,
         }
     )
     return environment.get_template("report.html.j2").render(
@@ -94,11 +83,10 @@ def render(grid: Grid, study: StudySummary) -> str:
         study=study,
         sections=[_section(task, study.protocol) for task in grid.tasks],
         has_baseline=has_baseline_column,
-        curves=_curve_figures(study.phases),
+        training=TrainingSection.of(study.phases, study.compute),
         num_languages=len({language for task in grid.tasks for language in task.languages}),
         unfinished=[phase for phase in study.phases if phase.status != FINISHED],
         statuses=Counter(phase.status for phase in study.phases if phase.status != FINISHED),
-        seconds=sum(phase.seconds or 0.0 for phase in study.phases),
         protocol=[(key, _text(value)) for key, value in study.protocol.items() if key not in ("tasks", "disclaimer")],
         data=[(Summary.of(group), group) for group in by_data_set(study.accounts)],
         facts_of=facts,
@@ -166,15 +154,6 @@ def _blocks(task: TaskGrid) -> tuple[list[Sequence[str]], int]:
     most = max(1, PAGE_WIDTH // width)
     height = math.ceil(len(task.languages) / min(most, math.ceil(len(task.languages) / BLOCK_LANGUAGES)))
     return [task.languages[at : at + height] for at in range(0, len(task.languages), height)], width
-
-
-def _curve_figures(phases: Sequence[PhaseSummary]) -> list[tuple[str, str]]:
-    """(phase, data URI), one for each name, seeds together; single points are no curve."""
-    by_name: dict[str, list[Curve]] = {}
-    for phase in phases:
-        if phase.curve is not None and len(phase.curve.steps) > 1:
-            by_name.setdefault(phase.name, []).append(phase.curve)
-    return [(name, data_uri(loss_curves(curves))) for name, curves in by_name.items()]
 
 
 def _text(value: Any) -> str:
