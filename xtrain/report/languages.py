@@ -6,6 +6,8 @@ import unicodedata
 
 from xtrain.languages import name_of
 
+ENGLISH = "en"  # the language that target tasks are trained on
+
 _VARIANTS = """
 cyrl Cyrillic|latn Latin script|hans simplified|hant traditional|cn simplified|tw traditional
 ar Argentina|at Austria|au Australia|br Brazil|ca Canada|ch Switzerland|co Colombia|dz Algeria|gb Britain
@@ -37,4 +39,4 @@ def ascii_only(text: str) -> str:
 
 def in_reading_order(codes: set[str]) -> tuple[str, ...]:
     """English, the language that was trained on, first; then the others by code."""
-    return tuple(sorted(codes, key=lambda code: (code != "en", code)))
+    return tuple(sorted(codes, key=lambda code: (code != ENGLISH, code)))
