@@ -33,21 +33,22 @@ def test_every_figure_of_the_page_is_written_twice_and_is_the_same_file_again() 
     files = dict(figure_files(made))
     assert sorted(files) == sorted(
         f"{name}.{kind}"
-        for name in ("xnli-differences", "xnli-scores", "message_retrieval-differences", "message_retrieval-scores",
+        for name in ("answer-helps", "answer-helps-details", "answer-size", "xnli-differences",
+                     "xnli-scores", "message_retrieval-differences", "message_retrieval-scores",
                      "training-mnli", "training-mnli-xnli", "time-line")
         for kind in ("svg", "pdf")
     )  # fmt: skip
     assert all((b"%PDF-" if name.endswith("pdf") else b"<svg ") in data[:500] for name, data in files.items())
     again = dict(figure_files(content(languages=("en", "de"))))
     assert files == again
-    assert len(page_figures(made)) == 7
+    assert len(page_figures(made)) == 10
 
 
 def test_only_what_was_asked_for_is_written(tmp_path: Path) -> None:
     made = content(languages=("en", "de"))
     said = write_export(Export(tmp_path / "a", figures=False), made)
     assert names(tmp_path / "a") == ["csv", "latex"]
-    assert said == f"exported into {tmp_path / 'a'}: 7 CSV files, 5 LaTeX files (preview.tex has all)"
+    assert said == f"exported into {tmp_path / 'a'}: 8 CSV files, 5 LaTeX files (preview.tex has all)"
     assert (tmp_path / "a/latex/table.tex").read_text("utf-8").startswith(r"\begin{table}")
     assert (tmp_path / "a/csv/scores.csv").read_bytes().startswith(b"row,seed,task,language,metric,checkpoint,value\n")
 

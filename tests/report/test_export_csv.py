@@ -9,10 +9,12 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from made_up_study import NASTY, content
 
+from xtrain.report import language_groups
 from xtrain.report.export.content import Export, difference_of, file_names
 from xtrain.report.export.csv_files import csv_files
 from xtrain.report.html import render
@@ -88,12 +90,14 @@ def read(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_every_number_of_the_page_is_in_the_csv_and_no_file_is_there_in_vain() -> None:
-    made = content()
+def test_every_number_of_the_page_is_in_the_csv_and_no_file_is_there_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_family = dict.fromkeys(("de", "sw"), SimpleNamespace(family="Made-up", script="Latn"))
+    monkeypatch.setattr(language_groups, "facts", one_family.get)
+    made = content(languages=("en", "de", "sw", "th"))
     html, files = render(made.grid, made.study), csv_files(made)
     assert len(Cells(html).cells) > 60
     assert missing(html, files) == []
-    for name in ("table.csv", "languages.csv", "phases.csv", "compute.csv", "data.csv"):
+    for name in ("table.csv", "languages.csv", "groups.csv", "answers.csv", "phases.csv", "compute.csv", "data.csv"):
         rest = {key: text for key, text in files.items() if key not in (name, "scores.csv")}
         assert missing(html, rest), f"{name} has nothing of its own"
 
@@ -130,6 +134,9 @@ def test_the_table_has_difference_interval_and_p_where_they_are_known() -> None:
     assert lines["xnli", "mnli", "accuracy", "last"]["median"] == repr(made.grid.tasks[0].last_means["mnli"].median)
     assert ("xnli", "qqp", "f1", "selected") in lines
     assert difference_of(made.grid.tasks[0], "none", None) == (None, None)
+    average = lines["average of tasks", "mnli", "", "selected"]
+    assert float(average["mean"]) == made.grid.average("mnli")
+    assert (average["seeds"], average["low"]) == ("", "")
 
 
 def test_languages_have_n_and_what_the_tokenizer_made_of_them() -> None:
@@ -139,6 +146,8 @@ def test_languages_have_n_and_what_the_tokenizer_made_of_them() -> None:
     assert (german["name"], german["n"], german["difference"]) == ("German", "1007", "-0.77")
     assert float(german["unknown_percent"]) == pytest.approx(100 * 102 / 9011)
     assert float(german["subwords_per_word"]) == pytest.approx(9011 / 5007)
+    marked = [(one["task"], one["language"], one["row"]) for one in lines if one["marks"]]
+    assert marked == [("xnli", "sw", "mnli")]
     other = next(one for one in lines if one["task"] == "message_retrieval")
     assert (other["n"], other["unknown_percent"]) == ("", "")
 

@@ -88,6 +88,12 @@ def test_a_negative_interval_has_signs_and_not_hyphens() -> None:
     assert re.search(r"\$-0\.8\$ \[\$-\d\.\d\$, \d\.\d\]", text)
 
 
+def test_a_mark_stands_at_its_cell_and_in_the_caption() -> None:
+    text = latex_files(content())["languages-xnli.tex"]
+    assert text.count(r"\textsuperscript{a}") == 1
+    assert "a: at chance." in text
+
+
 def test_many_tasks_and_rows_are_cut_in_blocks() -> None:
     rows, tasks = ("none", *(f"row{n}" for n in range(7))), tuple(f"task{n}" for n in range(9))
     files = latex_files(content(rows=rows, tasks=tasks))

@@ -12,6 +12,7 @@ from xtrain.data.account import by_data_set
 from xtrain.questions.answer import Answer, Comparison
 from xtrain.report.accounts import facts
 from xtrain.report.export.content import Content, difference_of
+from xtrain.report.language_groups import language_groups
 from xtrain.report.languages import language_name
 from xtrain.report.statistics import LAST, SELECTED, Cell, TaskGrid
 from xtrain.statistics.estimate import Estimate
@@ -19,6 +20,7 @@ from xtrain.statistics.estimate import Estimate
 Row = Sequence[Any]
 _CELL = ("mean", "median", "lowest", "highest", "seeds")
 _DIFFERENCE = ("difference", "low", "high", "half_width", "p")
+AVERAGE = "average of tasks"
 _COUNTS = ("seeds", "items", "languages", "rows")
 
 
@@ -30,10 +32,11 @@ def csv_files(content: Content) -> dict[str, str]:
             ("task", "row", "metric", "checkpoint", *_CELL, *_DIFFERENCE, "languages", "majority"), _table(content)
         ),
         "languages.csv": _text(
-            ("task", "language", "name", "row", "metric", *_CELL, *_DIFFERENCE, "n", "majority", "unknown_percent",
-             "subwords_per_word", "subwords_per_character"),
+            ("task", "language", "name", "group", "row", "metric", *_CELL, *_DIFFERENCE, "n", "majority",
+             "unknown_percent", "subwords_per_word", "subwords_per_character", "marks"),
             _languages(content),
         ),
+        "groups.csv": _text(("task", "group", "row", "metric", "languages", "mean", "difference"), _groups(content)),
         "phases.csv": _text(
             ("phase", "kind", "seed", "status", "attempts", "steps", "selected_step", "seconds", "device_hours",
              "lost_hours", "at_least", "devices", "nodes", "tokens_per_second", "note"),
@@ -78,7 +81,7 @@ def _scores(content: Content) -> Iterator[Row]:
 
 
 def _table(content: Content) -> Iterator[Row]:
-    """The task's own metric first, of both checkpoints, then the others."""
+    """The task's own metric first, of both checkpoints, then the others; the averages over tasks last."""
     for task in content.grid.tasks:
         number = len(task.mean_languages)
         for row in task.rows:
@@ -91,12 +94,31 @@ def _table(content: Content) -> Iterator[Row]:
         for metric, means in task.others.items():
             for row, cell in means.items():
                 yield (task.task, row, metric, SELECTED, *_cell(cell), *_no_difference(), number, None)
+    for row in content.grid.rows if len(content.grid.tasks) > 1 else ():
+        average, points = content.grid.average(row), content.grid.average_difference(row)
+        if average is not None:
+            yield (
+                AVERAGE,
+                row,
+                "",
+                SELECTED,
+                average,
+                None,
+                None,
+                None,
+                None,
+                points,
+                *_no_difference()[1:],
+                None,
+                None,
+            )
 
 
 def _languages(content: Content) -> Iterator[Row]:
     for task in content.grid.tasks:
         of_task = content.study.protocol.get("tasks", {}).get(task.task, {})
         examples, tokens = of_task.get("examples") or {}, of_task.get("tokens") or {}
+        groups = {language: group.name for group in language_groups(task) for language in group.languages}
         for language in task.languages:
             known = tokens.get(language, {})
             said = [known.get(name) for name in ("unknown_percent", "subwords_per_word", "subwords_per_character")]
@@ -105,9 +127,21 @@ def _languages(content: Content) -> Iterator[Row]:
                 if cell is None:
                     continue
                 yield (
-                    task.task, language, language_name(language), row, task.metric, *_cell(cell),
+                    task.task, language, language_name(language), groups[language], row, task.metric, *_cell(cell),
                     *_difference(task, row, language), examples.get(language), task.baseline.get(language), *said,
+                    "; ".join(task.marks.get((row, language), ())),
                 )  # fmt: skip
+
+
+def _groups(content: Content) -> Iterator[Row]:
+    """Of each family with a subtotal: over its languages that the mean of the task is over."""
+    for task in content.grid.tasks:
+        for group in language_groups(task):
+            number = len(set(group.languages) & set(task.mean_languages))
+            for row in task.rows if group.subtotal else ():
+                score, points = task.subtotal(row, group.languages)
+                known = points if row in task.compared_rows else None
+                yield task.task, group.name, row, task.metric, number, score, known
 
 
 def _cell(cell: Cell) -> Row:

@@ -6,14 +6,21 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
+from xtrain.report.answer_figures import answer_figure, forest
 from xtrain.report.export.content import Content, file_names
 from xtrain.report.figures import difference_map, pdf, score_map, svg
 from xtrain.report.training import training_figures
 
 
 def page_figures(content: Content) -> dict[str, Figure]:
-    """By name: ``xnli differences``, ``training mnli/xnli``, ``time line``."""
+    """By name: ``answer helps``, ``xnli differences``, ``training mnli/xnli``, ``time line``."""
     figures: dict[str, Figure] = {}
+    for answer in content.study.answers:
+        main = answer_figure(answer)
+        if main is not None:
+            figures[f"answer {answer.name}"] = main
+        if answer.details:
+            figures[f"answer {answer.name} details"] = forest(answer, answer.details)
     for task in content.grid.tasks:
         differences = difference_map(task)
         if differences is not None:

@@ -13,6 +13,7 @@ from xtrain.errors import counted
 from xtrain.questions.answer import Answer, Comparison
 from xtrain.report.export.content import Content, difference_of, file_names
 from xtrain.report.languages import ascii_only, language_name
+from xtrain.report.page_tables import footnotes
 from xtrain.report.statistics import Cell, TaskGrid
 from xtrain.report.tables import has_baseline_column
 from xtrain.statistics.estimate import LEVEL, Estimate
@@ -88,7 +89,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _about(task: TaskGrid | None, tasks: Sequence[TaskGrid], *, beneath: bool) -> str:
-    """What a caption says of the numbers: seeds, differences, intervals."""
+    """What a caption says of the numbers: seeds, differences, intervals, marks."""
     tasks = [task] if task is not None else tasks
     seeds = max(one.num_seeds for one in tasks)
     parts = [f"Scores are means over {counted(seeds, 'seed')}" if seeds > 1 else "One seed"]
@@ -97,14 +98,15 @@ def _about(task: TaskGrid | None, tasks: Sequence[TaskGrid], *, beneath: bool) -
         known = any(estimate.known for one in tasks for estimate in one.estimates.values())
         what = f"points against the row {base}{f' with the {LEVEL:.0%} interval' if known else ''}"
         parts.append(f"{'beneath' if beneath else 'diff'}: {what}")
-    return f"{'; '.join(parts)}."
+    marks = [f"{symbol}: {text}" for symbol, text, _ in footnotes(task)] if task is not None else []
+    return f"{'; '.join([*parts, *marks])}."
 
 
 def _main_table(content: Content) -> str:
     """Rows x tasks, in blocks of tasks one below the other."""
     grid = content.grid
     metrics = dict.fromkeys(task.metric for task in grid.tasks)
-    what = f"Mean over the languages of each task, {', '.join(metrics)} in percent"
+    what = f"Zero-shot means over the languages of each task, {', '.join(metrics)} in percent"
     caption = escape(f"{content.study.name}: {what}. {_about(None, grid.tasks, beneath=True)}")
     blocks = [grid.tasks[at : at + TASKS_A_BLOCK] for at in range(0, len(grid.tasks), TASKS_A_BLOCK)]
     tabulars = "\n\n\\medskip\n".join("\n".join(_block(tasks, grid.rows)) for tasks in blocks)
@@ -117,7 +119,7 @@ def _block(tasks: Sequence[TaskGrid], rows: Sequence[str]) -> Iterator[str]:
     yield f"\\begin{{tabular}}{{l{'r' * len(tasks)}}}"
     yield r"\toprule"
     yield _line(["", *(escape(task.task) for task in tasks)])
-    yield _line(["", *(_small(escape(f"{task.metric}, {len(task.mean_languages)} lang.")) for task in tasks)])
+    yield _line(["", *(_small(escape(f"{task.metric}, {task.mean_name}")) for task in tasks)])
     yield r"\midrule"
     for row in rows:
         yield _line([escape(row), *(_score(task.cell(row, None)) for task in tasks)])
@@ -152,13 +154,15 @@ def _language_table(task: TaskGrid, rows: Sequence[str], caption: str, label: st
         _line([escape(language), escape(language_name(language)), *_language_cells(task, rows, language, majority)])
         for language in task.languages
     ]
-    mean = _line(["", f"mean of {len(task.mean_languages)}", *_language_cells(task, rows, None, majority)])
+    mean = _line(["", task.mean_name, *_language_cells(task, rows, None, majority)])
     yield from _long_table(f"ll{'r' * (len(heads) - 2)}", heads, [*lines, r"\midrule", mean], caption, label)
 
 
 def _language_cells(task: TaskGrid, rows: Sequence[str], language: str | None, majority: bool) -> Iterator[str]:
+    symbols = {text: symbol for symbol, text, _ in footnotes(task)}
     for row in rows:
-        yield _score(task.cell(row, language))
+        marks = [symbols[text] for text in task.marks.get((row, language), ())] if language is not None else []
+        yield _score(task.cell(row, language)) + (rf"\textsuperscript{{{','.join(marks)}}}" if marks else "")
         if row in task.compared_rows:
             yield _small(_difference(task, row, language))
     if majority:
