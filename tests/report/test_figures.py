@@ -13,7 +13,6 @@ from xtrain.report.figures import (
     data_uri,
     difference_map,
     ink_on,
-    loss_curves,
     png,
     score_map,
     smoothed,
@@ -105,12 +104,6 @@ def test_a_curve_is_read_from_the_lines_of_metrics() -> None:
         {"step": 20, "loss": 2},
     ]
     assert Curve.of(lines, "seed 1") == Curve("seed 1", [10, 20], [2.5, 2.0])
-
-
-def test_curves_name_their_seeds() -> None:
-    figure = loss_curves([Curve(f"seed {n}", [1, 2, 3], [3.0, 2.0, 1.0]) for n in range(3)])
-    legend = figure.axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["seed 0", "seed 1", "seed 2"]
 
 
 def test_the_same_scores_give_the_same_file() -> None:

@@ -1,4 +1,4 @@
-"""Figures: heat maps of languages x rows, and training curves, as SVG or PNG; drawn without a display."""
+"""Figures: heat maps of languages x rows, and what all figures share; as SVG, PDF or PNG, drawn without a display."""
 
 from __future__ import annotations
 
@@ -266,29 +266,6 @@ def _colour_bar(figure: Figure, axes: Axes, cells: _Cells, mappable: ScalarMappa
     axes.set_title(cells.title, fontsize=8.5, color=INK, loc="left", pad=4)
 
 
-def loss_curves(curves: Sequence[Curve]) -> Figure:
-    """Training loss of a phase against the optimizer step: a thin line as measured, a thick one smoothed."""
-    figure = Figure(figsize=(3.5, 2.1), facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    for number, curve in enumerate(curves):
-        colour = SERIES_COLOURS[number % len(SERIES_COLOURS)]
-        values = np.asarray(curve.values, dtype=float)
-        axes.plot(curve.steps, values, color=colour, linewidth=0.6, alpha=0.3)
-        axes.plot(curve.steps, smoothed(values), color=colour, linewidth=1.6, label=curve.label)
-    axes.set_xlabel("optimizer step", fontsize=8, color=INK)
-    axes.set_ylabel("loss", fontsize=8, color=INK)
-    axes.tick_params(labelsize=7.5, length=2.5, color=FAINT, labelcolor=INK)
-    axes.grid(True, color="#e8eaee", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.01)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(FAINT)
-    if len(curves) > 1:
-        axes.legend(fontsize=7.5, frameon=False, loc="upper right", handlelength=1.2, labelcolor=INK)
-    return figure
-
-
 def smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Mean over a centred window of a fifteenth of the points, shorter at both ends; NaN is left out."""
     half = max(1, len(values) // 30)
@@ -309,6 +286,15 @@ def svg(figure: Figure) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's font may have it
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return compact(text.getvalue())
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF, for documents; the same figure is the same file."""
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(data, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return data.getvalue()
 
 
 def png(figure: Figure, dpi: int = 200) -> bytes:

@@ -18,35 +18,18 @@ from xtrain.errors import counted
 from xtrain.files import write_text
 from xtrain.questions.answer import Answer
 from xtrain.report.accounts import Summary, facts
-from xtrain.report.figures import Curve, data_uri, difference_map, loss_curves, score_map
+from xtrain.report.compute import Compute, hours_text
+from xtrain.report.figures import data_uri, difference_map, score_map
 from xtrain.report.languages import language_name
 from xtrain.report.page_answers import AnswerView
 from xtrain.report.page_tables import TaskTable, footnotes, overview, percent, task_tables
 from xtrain.report.statistics import Grid, TaskGrid
 from xtrain.report.tables import has_baseline_column, notes
+from xtrain.report.training import FINISHED as FINISHED
+from xtrain.report.training import PhaseSummary as PhaseSummary
+from xtrain.report.training import TrainingSection
 
-FINISHED = "finished"  # any other status of a phase is a failure, and is counted and listed
 MOST_WARNINGS = 6  # more are folded
-
-
-@dataclass(frozen=True)
-class PhaseSummary:
-    """One phase of the study, for the page's section on training."""
-
-    name: str
-    kind: str = ""
-    """``intermediate``, ``target``, or ``evaluation``."""
-    seed: int | None = None
-    status: str = FINISHED
-    """``finished``, or what happened instead: ``failed``, ``collapsed``, ``skipped``."""
-    note: str = ""
-    """The reason, where it did not finish; anything worth saying, where it did."""
-    steps: int | None = None
-    selected_step: int | None = None
-    seconds: float | None = None
-    tokens_per_second: float | None = None
-    curve: Curve | None = None
-    """The training loss; curves of phases with the same name are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +49,8 @@ class StudySummary:
     """Missing languages, dropped rows: whatever the reader must not overlook."""
     accounts: Sequence[Account] = ()
     """Of all data sets that the phases read."""
+    compute: Compute | None = None
+    """What all attempts at all phases have used."""
     answers: Sequence[Answer] = ()
     """To the study's questions; they stand before all tables."""
 
@@ -92,6 +77,7 @@ def render(grid: Grid, study: StudySummary) -> str:
             "language": language_name,
             "duration": duration,
             "count": _count,
+            "hours": hours_text,
         }
     )
     return environment.get_template("report.html.j2").render(
@@ -102,11 +88,10 @@ def render(grid: Grid, study: StudySummary) -> str:
         overview_lead=_overview_lead(grid),
         sections=[_section(task, study.protocol) for task in grid.tasks],
         most_warnings=MOST_WARNINGS,
-        curves=_curve_figures(study.phases),
+        training=TrainingSection.of(study.phases, study.compute),
         num_languages=len({language for task in grid.tasks for language in task.languages}),
         unfinished=[phase for phase in study.phases if phase.status != FINISHED],
         statuses=Counter(phase.status for phase in study.phases if phase.status != FINISHED),
-        seconds=sum(phase.seconds or 0.0 for phase in study.phases),
         protocol=[(key, _text(value)) for key, value in study.protocol.items() if key not in ("tasks", "disclaimer")],
         data=[(Summary.of(group), group) for group in by_data_set(study.accounts)],
         facts_of=facts,
@@ -180,15 +165,6 @@ def _breakable(text: str) -> Markup:
     """The text, which may be broken after an underscore, a hyphen or a plus."""
     parts = [escape(part) for part in re.split(r"(?<=[_+/-])", text)]
     return Markup("<wbr>").join(parts)
-
-
-def _curve_figures(phases: Sequence[PhaseSummary]) -> list[tuple[str, str]]:
-    """(phase, data URI), one for each name, seeds together; single points are no curve."""
-    by_name: dict[str, list[Curve]] = {}
-    for phase in phases:
-        if phase.curve is not None and len(phase.curve.steps) > 1:
-            by_name.setdefault(phase.name, []).append(phase.curve)
-    return [(name, data_uri(loss_curves(curves))) for name, curves in by_name.items()]
 
 
 def _text(value: Any) -> str:
