@@ -10,6 +10,8 @@ from planted_study import AGGLUTINATIVE, AT_CHANCE, OTHERS, ROWS, TARGETS, Plant
 
 from xtrain.questions.answer import Answer, Verdict
 from xtrain.questions.answering import answer_questions
+from xtrain.questions.table import Evidence
+from xtrain.runner import Job
 
 EACH_TARGET = {"name": "gains", "asks": "Which intermediate tasks help, on which targets?", "each": "target"}
 QUESTIONS: list[dict[str, Any]] = [
@@ -37,9 +39,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Plant
 
 @pytest.fixture(scope="module")
 def answers(planted: Planted) -> dict[str, Answer]:
-    found = {one.name: one for one in answer_questions(planted.job.graph, planted.job.out)}
+    found = {one.name: one for one in answered(planted.job)}
     assert list(found) == [question["name"] for question in QUESTIONS]
     return found
+
+
+def answered(job: Job) -> list[Answer]:
+    return answer_questions(job.graph, Evidence.of(job.graph, job.out))
 
 
 def verdicts(answer: Answer) -> dict[tuple[str, str], Verdict]:
@@ -106,7 +112,7 @@ def test_what_is_not_zero_shot_supports_no_claim_unless_it_is_asked_for(
     assert asked.verdict is Verdict.HIGHER
     assert any("not zero-shot" in remark for remark in asked.remarks)
     whole = planted.asked({"name": "all", "asks": "?", "compare": ["leaky"]})
-    (one,) = answer_questions(whole.graph, whole.out)
+    (one,) = answered(whole)
     assert one.comparisons[0].verdict is Verdict.OPEN
     assert one.comparisons[0].counts["languages"] == 28
     assert any("leaky has it in its training data" in limit for limit in one.limits)

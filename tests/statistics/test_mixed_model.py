@@ -53,9 +53,7 @@ def test_it_is_that_of_statsmodels(seed: int) -> None:
         warnings.simplefilter("ignore")
         theirs = model.fit(reml=True, method=["lbfgs", "bfgs"], maxiter=2000, gtol=1e-9)
     ours = fit(values, fixed, random)
-    assert ours.log_likelihood == pytest.approx(
-        theirs.llf, abs=1e-4
-    )
+    assert ours.log_likelihood == pytest.approx(theirs.llf, abs=1e-4)
     found = np.array([*(ours.components[name] for name in random), ours.components["residual"]])
     wanted = np.array([*theirs.vcomp, theirs.scale])
     assert found == pytest.approx(wanted, abs=1e-4 * wanted.max())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from xtrain.graph import Graph
 from xtrain.questions.answer import Answer, Comparison, Verdict
@@ -19,13 +18,8 @@ from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.estimate import holm
 
 
-def answer_questions(graph: Graph, out: Path) -> list[Answer]:
-    """The answers to the study's questions from the run directories below ``out``, in the study's order."""
-    return answers(graph, Evidence.of(graph, out))
-
-
-def answers(graph: Graph, evidence: Evidence) -> list[Answer]:
-    """The same from evidence that has been read; where last steps were scored, what choosing by English dev cost."""
+def answer_questions(graph: Graph, evidence: Evidence) -> list[Answer]:
+    """The answers to the study's questions, in its order; and, where last steps were scored, to what choosing cost."""
     ledger = Ledger.of(graph)
     contexts = [Context(question, evidence, ledger) for question in graph.study.question]
     drafts = [KINDS[context.question.kind](context) for context in contexts]

@@ -15,7 +15,9 @@ from xtrain.statistics.estimate import Estimate
 from xtrain.statistics.measured import Measured
 from xtrain.study import NO_INTERMEDIATE
 
-NOT_ZERO_SHOT, AT_CHANCE = "not zero-shot", "at chance"
+NOT_ZERO_SHOT = "not zero-shot"  # how a mark begins that takes a language out of the zero-shot mean
+AT_CHANCE = "at chance"
+ENGLISH = "en"  # stands apart in every table: no mark is needed
 Cell = tuple[str, str | None]
 """Row and language; None: the mean."""
 
@@ -65,7 +67,7 @@ def marks(evidence: Evidence, ledger: Ledger, target: str) -> dict[tuple[str, st
     for row in table.rows:
         for unit in table.units:
             said = []
-            if why := ledger.reason(row, target, unit.language):
+            if unit.language != ENGLISH and (why := ledger.reason(row, target, unit.language)):
                 said.append(f"{NOT_ZERO_SHOT}: {why}")
             p_values = by_cell.get((row, unit.language))
             if p_values and statistics.median(p_values) > ALPHA:

@@ -102,7 +102,7 @@ def _draw_loss(axes: Axes, trainings: Sequence[Training], colours: Mapping[str, 
             axes.plot(smooth.steps, smooth.values, dashes, color=colour, linewidth=1.5,
                       label=None if label in shown else label)  # fmt: skip
             shown.add(label)
-        if one.dev and one.selected_step in one.dev[-1].steps:
+        if one.dev and one.selected_step is not None and one.selected_step in one.dev[-1].steps:
             colour = INK if one.by_task else _style(one, one.loss[0], colours)[0]
             axes.axvline(one.selected_step, color=colour, linewidth=0.8, linestyle=(0, (1, 2)))
     axes.set_ylabel("loss", fontsize=8, color=INK)

@@ -13,6 +13,10 @@ from xtrain.data.account import Account, unknown_warnings
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.graph import EVALUATE, Graph, Phase
+from xtrain.questions.answering import answer_questions
+from xtrain.questions.differences import differences, marks
+from xtrain.questions.leaks import Ledger
+from xtrain.questions.table import Evidence
 from xtrain.report.collapses import Troubles
 from xtrain.report.compute import Compute, PhaseCompute
 from xtrain.report.curves import MEAN
@@ -21,7 +25,7 @@ from xtrain.report.export.writing import write_export
 from xtrain.report.figures import Curve
 from xtrain.report.html import StudySummary, write_report
 from xtrain.report.statistics import LAST, ResultRow, assemble, result_rows
-from xtrain.report.tables import print_tables
+from xtrain.report.tables import print_answers, print_tables
 from xtrain.report.training import FINISHED, PhaseSummary
 from xtrain.report.training_data import trained_on
 from xtrain.run_directory import RunDirectory
@@ -50,7 +54,10 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
         )
     accounts = list(_accounts(graph, out))
     results = list(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
-    grid = assemble(results)
+    evidence, ledger = Evidence.of(graph, out), Ledger.of(graph)
+    tasks = dict.fromkeys(result.task for result in results)
+    grid = assemble(results, {task: marks(evidence, ledger, task) for task in tasks})
+    grid = grid.with_estimates({task: differences(evidence, ledger, task) for task in tasks})
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
     known = {*scores, *troubles.failed, *troubles.left_out}
     missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in known})
@@ -75,7 +82,9 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
         ],
         accounts=accounts,
         compute=compute,
+        answers=answer_questions(graph, evidence),
     )
+    print_answers(summary.answers, console)
     print_tables(grid, console, disclaimer)
     for warning in summary.warnings:
         console.print(warning, highlight=False, markup=False, soft_wrap=True)

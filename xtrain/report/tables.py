@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xtrain.errors import counted, listed
+from xtrain.questions.answer import Answer
 from xtrain.report.languages import ENGLISH, ascii_only, language_name
 from xtrain.report.statistics import Cell, Grid, TaskGrid
 
@@ -19,6 +20,17 @@ TWO_BLOCKS_FROM = 41  # languages
 TWO_BLOCKS_WIDTH = 100  # columns of the terminal
 HEADER_WIDTH = 12  # longer names of rows are wrapped
 NOTHING = "-"
+
+
+def print_answers(answers: Sequence[Answer], console: Console) -> None:
+    """Print the study's questions, each with its answer, what that cannot say, and what would help."""
+    plain = is_plain(console)
+    for answer in answers:
+        console.print()
+        console.print(Text(_ascii_if(answer.question, plain), style="bold"), soft_wrap=plain)
+        console.print(Text(_ascii_if(answer.sentence, plain)), soft_wrap=plain)
+        for line in (*answer.limits, *answer.advice):
+            console.print(Text(_ascii_if(f"- {line}", plain), style="dim"), soft_wrap=plain)
 
 
 def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
