@@ -25,6 +25,12 @@ def labels(figure) -> list[str]:  # type: ignore[no-untyped-def]
     return [text.get_text() for axes in figure.axes[:-1] for text in axes.get_xticklabels()]
 
 
+def in_cells(axes) -> list[str]:  # type: ignore[no-untyped-def]
+    """The numbers of a heat map; above them stand the families."""
+    texts = [text.get_text() for text in axes.texts]
+    return [text for text in texts if text.lstrip("+\N{MINUS SIGN}").replace(".", "").isdigit()]
+
+
 @pytest.mark.parametrize("count", [1, 15, 40, 90])
 def test_every_language_has_a_column_and_every_row_a_line(count: int) -> None:
     languages = sorted(names())[:count]
@@ -33,7 +39,7 @@ def test_every_language_has_a_column_and_every_row_a_line(count: int) -> None:
     assert sorted(labels(figure)) == sorted([*languages, "mean"])
     for axes in figure.axes[:-1]:
         assert [text.get_text() for text in axes.get_yticklabels()] == ["none", "a", "b"]
-    numbers = [text.get_text() for axes in figure.axes[:-1] for text in axes.texts]
+    numbers = [text for axes in figure.axes[:-1] for text in in_cells(axes)]
     assert len(numbers) == 3 * (count + 1)
     assert f"{task.cells['a', languages[0]].mean:.1f}" in numbers
 
@@ -44,7 +50,7 @@ def test_differences_are_centred_on_zero_and_the_base_row_is_left_out() -> None:
     assert figure is not None
     ends = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
     assert (ends[0], ends[-1]) == ("\N{MINUS SIGN}4.0", "+4.0")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["+3.5", "\N{MINUS SIGN}0.1", "\N{MINUS SIGN}0.1"]
+    assert in_cells(figure.axes[0]) == ["+3.5", "\N{MINUS SIGN}0.1", "\N{MINUS SIGN}0.1"]
 
 
 def test_a_difference_has_its_full_colour_only_where_its_interval_leaves_zero_out() -> None:

@@ -159,7 +159,7 @@ def test_differences_have_colour_and_bold_by_their_intervals_alone() -> None:
     html = render(grid.with_estimates({"xnli": known}), StudySummary("s", "b"))
     assert html.count('class="diff up"') == 1
     assert html.count('class="diff up found"') == 2, "the mean, in the overview and in the task's table"
-    assert 'title="95 % interval +1.' in html
+    assert 'title="95 % interval +' in html
     assert "no seed of one row" not in html
 
 

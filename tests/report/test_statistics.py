@@ -101,8 +101,8 @@ def test_a_marked_cell_has_no_colour() -> None:
 
 
 def test_a_mean_is_bold_only_after_holms_correction_over_the_rows() -> None:
-    alone = small_grid({("a", None): estimate(1.45, 0.4)})
-    both = small_grid({("a", None): estimate(1.45, 0.4), ("b", None): estimate(0.1, 0.4)})
+    alone = small_grid({("a", None): estimate(1.55, 0.4)})
+    both = small_grid({("a", None): estimate(1.55, 0.4), ("b", None): estimate(0.1, 0.4)})
     assert alone.found_among_rows("a")
     assert both.found("a", None)
     assert not both.found_among_rows("a")

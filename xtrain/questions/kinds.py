@@ -164,7 +164,7 @@ def curves(context: Context) -> Draft:
         limit = f"rows of one {question.x} differ by their tasks: that is in the interval, as if they were a sample"
     points = tuple(
         Point(x, context.compare("", [row for row in table.rows if numbers[row] == x], context.reference)
-              .comparison.estimate, f"{question.x} = {x:g}")
+              .comparison.estimate)
         for x in xs
     )  # fmt: skip
     notes = [limit] + ([f"not finished: {listed(missing)}"] if missing else [])

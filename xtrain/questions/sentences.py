@@ -16,7 +16,7 @@ from xtrain.study_questions import CHOICE, CURVE, FAMILIES, INTERACTION, MATRIX,
 if TYPE_CHECKING:
     from xtrain.questions.context import Context
 
-MOST = 8  # comparisons of one verdict that are spelt out; the figure and the table have all
+MOST = 4  # comparisons of one verdict that are spelt out; the figure and the table have all
 FEW_SEEDS = 3
 WORTH = 0.05  # share by which an interval has to shrink for an advice
 
@@ -74,11 +74,11 @@ def _heading(answer: Answer, verdict: Verdict) -> str:
 
 
 def _told(answer: Answer, one: Comparison) -> str:
-    """``mnli +1.8 points (95 % interval +0.6 to +3.0, p = 0.004)``."""
+    """``mnli +1.8 (+0.6 to +3.0, p = 0.004)``."""
     half = (one.estimate.high - one.estimate.low) / 2
     p = f", {p_text(one.p_corrected)}" if one.p_corrected is not None else ""
     value = number(one.estimate.value, half)
-    return f"{name_of(answer, one)} {value} points (95 % interval {interval(one.estimate)}{p})"
+    return f"{name_of(answer, one)} {value} ({interval(one.estimate)}{p})"
 
 
 def name_of(answer: Answer, one: Comparison) -> str:
@@ -110,14 +110,14 @@ def _unsupported(some: Sequence[Comparison]) -> str:
 def _basis(answer: Answer, targets: Sequence[str], tests: int) -> str:
     """On what it rests: metric, targets, n, correction."""
     counts = [one.counts for one in answer.comparisons if one.counts and one.verdict is not Verdict.UNSUPPORTED]
-    parts = [f"{answer.unit.removesuffix(', points').capitalize()} on {listed(targets)}"]
+    parts = [f"Points of {answer.unit.removesuffix(', points')} on {listed(targets)} with their 95 % interval"]
     for key, noun in ((SEEDS, "seed"), ("items", "item"), (LANGUAGES, "language")):
         values = sorted({of[key] for of in counts if key in of})
         if values and values[-1]:
             span = f"{values[0]:,} to {values[-1]:,} {noun}s" if len(values) > 1 else counted(values[0], noun)
             parts.append(span)
     if answer.kind == CHOICE:
-        parts.append("intervals and p hold for all differences at once")
+        parts.append("intervals and p of all differences at once")
     elif tests > 1:
         parts.append(f"p corrected for {tests} tests (Holm)")
     return f"{', '.join(parts)}."

@@ -30,6 +30,7 @@ WIDEST = 6.0  # of a plot between the two
 COLUMNS = ((14, 1), (40, 2))  # at most so many lines in one column, in two; more in three
 MOST_LINES = 240  # of one figure; the others are counted
 MOST_LETTERS, FEWEST_LETTERS = 30, 20  # of a label: in one column, in several
+MOST_TICKS = 8  # points of a curve that are named below it
 CELL_WIDTH, CELL_HEIGHT = 0.86, 0.46  # of a matrix
 
 
@@ -256,6 +257,7 @@ def curve(answer: Answer) -> Figure:
             axes.annotate(one.label, place, (7, 4), textcoords="offset points", fontsize=8, color=SOFT)
     if x[0] > 0 and x[-1] > 30 * x[0]:
         axes.set_xscale("log")
+    if axes.get_xscale() == "log" or len(x) <= MOST_TICKS:
         axes.set_xticks(x, [f"{value:,g}" for value in x])
         axes.minorticks_off()
     axes.margins(x=0.06)
@@ -281,7 +283,8 @@ def matrix(answer: Answer) -> Figure:
     heads = [textwrap.fill(_short(name), max(6, int(cell / LETTER))) for name in columns]
     head = 0.12 + 0.15 * max(text.count("\n") + 1 for text in heads)
     width, height = gutter + cell * len(columns) + 0.1, head + CELL_HEIGHT * len(lines) + FOOT
-    width = max(width, gutter + 4.2)
+    legend = f"{_scale_name(answer)}; pale: nothing is claimed"
+    width = max(width, gutter + 0.068 * len(legend) + 0.2)
     figure = Figure(figsize=(width, height), facecolor="white")
     tall = CELL_HEIGHT * len(lines)
     box = (gutter / width, (height - head - tall) / height, cell * len(columns) / width, tall / height)
@@ -306,7 +309,6 @@ def matrix(answer: Answer) -> Figure:
     axes.tick_params(length=0, pad=4, top=True, labeltop=True, bottom=False, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    legend = f"{_scale_name(answer)}; pale: nothing is claimed"
     figure.text(gutter / width, 0.2 / height, legend, fontsize=8.5, color=SOFT)
     return figure
 
