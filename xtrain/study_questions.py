@@ -10,6 +10,11 @@ from xtrain.errors import Problem, listed, nearest
 
 CONTRAST, INTERACTION, CURVE, MATRIX, CHOICE = "contrast", "interaction", "curve", "matrix", "choice"
 THESE, LANGUAGES, FAMILIES = "these", "languages", "families"
+COVARIATES = (
+    "cc100_gib", "log_cc100_gib", "cc100_mtokens", "latin_script", "indo_european",
+    "unknown_percent", "subwords_per_word", "subwords_per_character", "truncated_percent",
+)  # fmt: skip
+"""Properties of languages that an interaction may ask about, beside the study's own ``values``."""
 EACH = ("target", "language", "family", "script")
 Factor = str | float
 """The value of a row's factor: a word, or a number."""
@@ -123,6 +128,12 @@ def _of_kind(question: Question, factors: Mapping[str, Mapping[str, Factor]], he
         problems.append(
             Problem(f"{here}.{asked[0]}", f"is not for a {question.kind}", remedy='set kind = "interaction"')
         )
+    for key in ("covariate", "controls"):
+        value = getattr(question, key)
+        known = (*question.values, *COVARIATES)
+        for name in (value,) if isinstance(value, str) else value:
+            if name and name not in known:
+                problems.append(Problem(f"{here}.{key}", f"{name!r} is not known", listed(known), nearest(name, known)))
     if question.groups and len(question.groups) != 2:
         problems.append(Problem(f"{here}.groups", f"has {len(question.groups)}", "two groups of languages"))
     if question.kind == CURVE and not question.x:

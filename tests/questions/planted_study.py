@@ -24,6 +24,10 @@ LABELS = ("a", "b", "c", "d")
 SEEDS, ITEMS = (0, 1, 2), 200
 SPREAD = Spread(seed=0.015, shared_seed=0.01, item=0.8, item_in_language=0.4, item_in_row=0.15)
 AT_CHANCE = ("judge", "yo")  # in every row
+LAST_SCORED, LAST_LOSES = (
+    "sort",
+    0.05,
+)  # the target whose last steps are scored too, and how many right answers they lose
 
 # Row -> its tasks. What each does to the score in points is in `effect`.
 ROWS: Mapping[str, tuple[str, ...]] = {
@@ -120,9 +124,22 @@ def plant(root: Path, base: Path, questions: Sequence[Mapping[str, Any]], say: C
         if phase.kind == EVALUATE:
             cell = cells[phase.hash]
             part = right[cell.target][names.index(cell.row), SEEDS.index(cell.seed)]
-            _evaluated(run.path, cell.target, gold[cell.target], part)
+            tasks, last = _evaluated(run.predictions, cell.target, gold[cell.target], part), None
+            if cell.target == LAST_SCORED:
+                rng = np.random.default_rng([3, names.index(cell.row), cell.seed])
+                worse = part & (rng.random(part.shape) >= LAST_LOSES)
+                last = _evaluated(run.predictions_last, cell.target, gold[cell.target], worse)
+            _write_scores(run.scores, cell.target, tasks, last)
         run.mark_done({})
     return Planted(job, path)
+
+
+def _write_scores(path: Path, target: str, tasks: Mapping[str, Any], last: Mapping[str, Any] | None) -> None:
+    protocol = {"tasks": {target: {"metric": "accuracy", "tokens": {}}}}
+    entry: dict[str, Any] = {"tasks": tasks, "protocol": protocol}
+    if last is not None:
+        entry["last"] = {"tasks": last, "protocol": protocol}
+    path.write_text(json.dumps(entry))
 
 
 def _right(target: str) -> np.ndarray:
@@ -136,10 +153,10 @@ def _right(target: str) -> np.ndarray:
     return right
 
 
-def _evaluated(run: Path, target: str, gold: np.ndarray, right: np.ndarray) -> None:
-    """Predictions and scores of one run: right ones, and the next label where it is wrong."""
+def _evaluated(predictions: Path, target: str, gold: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """Predictions of one run, right ones, and the next label where it is wrong; its part of scores.json."""
     languages = {}
-    folder = run / "predictions" / target
+    folder = predictions / target
     folder.mkdir(parents=True)
     for number, language in enumerate(LANGUAGES):
         found = np.where(right[number], gold, (gold + 1) % 4)
@@ -149,6 +166,4 @@ def _evaluated(run: Path, target: str, gold: np.ndarray, right: np.ndarray) -> N
         )
         (folder / f"{language}.jsonl").write_text("".join(lines))
         languages[language] = {"accuracy": 100.0 * float(right[number].mean())}
-    protocol = {"tasks": {target: {"metric": "accuracy", "tokens": {}}}}
-    entry = {"languages": languages, "average": {}, "score": None}
-    (run / "scores.json").write_text(json.dumps({"tasks": {target: entry}, "protocol": protocol}))
+    return {target: {"languages": languages, "average": {}, "score": None}}

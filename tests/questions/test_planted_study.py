@@ -6,10 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted_study import AGGLUTINATIVE, AT_CHANCE, OTHERS, ROWS, TARGETS, Planted, plant
+from planted_study import (
+    AGGLUTINATIVE,
+    AT_CHANCE,
+    LANGUAGES,
+    LAST_LOSES,
+    LAST_SCORED,
+    OTHERS,
+    ROWS,
+    TARGETS,
+    Planted,
+    plant,
+)
 
 from xtrain.questions.answer import Answer, Verdict
 from xtrain.questions.answering import answer_questions
+from xtrain.questions.differences import differences, marks
+from xtrain.questions.leaks import Ledger
 from xtrain.questions.table import Evidence
 from xtrain.runner import Job
 
@@ -40,7 +53,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Plant
 @pytest.fixture(scope="module")
 def answers(planted: Planted) -> dict[str, Answer]:
     found = {one.name: one for one in answered(planted.job)}
-    assert list(found) == [question["name"] for question in QUESTIONS]
+    assert list(found) == [*(question["name"] for question in QUESTIONS), "selection"]
     return found
 
 
@@ -112,7 +125,7 @@ def test_what_is_not_zero_shot_supports_no_claim_unless_it_is_asked_for(
     assert asked.verdict is Verdict.HIGHER
     assert any("not zero-shot" in remark for remark in asked.remarks)
     whole = planted.asked({"name": "all", "asks": "?", "compare": ["leaky"]})
-    (one,) = answered(whole)
+    one, *_ = answered(whole)
     assert one.comparisons[0].verdict is Verdict.OPEN
     assert one.comparisons[0].counts["languages"] == 28
     assert any("leaky has it in its training data" in limit for limit in one.limits)
@@ -136,4 +149,30 @@ def test_every_claim_has_its_interval_p_and_n(answers: dict[str, Answer]) -> Non
             assert one.counts["seeds"] == 3
         if answer.claims:
             assert "95 % interval" in answer.sentence
-            assert "3 seeds" in answer.sentence
+
+
+def test_what_varies_is_told_apart(answers: dict[str, Answer]) -> None:
+    found = answers["equal"].components
+    assert found["runs"] == pytest.approx(0.5, abs=0.4)  # points that a run differs from another of its row
+    assert found["languages"] > found["rows by languages"]
+    assert found["the rest"] < 0.5  # the items' own errors are taken out
+
+
+def test_choosing_by_english_dev_is_told_honestly(answers: dict[str, Answer]) -> None:
+    answer = answers["selection"]
+    (one,) = answer.comparisons
+    assert (one.group, one.verdict) == (LAST_SCORED, Verdict.LOWER)
+    assert one.estimate.low < -100 * LAST_LOSES * 0.63 < one.estimate.high
+    regret = {detail.label: detail.estimate.value for detail in answer.details}
+    assert regret["last step"] < regret["their mean"] < regret["selected"] <= 0
+
+
+def test_tables_have_the_same_estimates(planted: Planted, answers: dict[str, Answer]) -> None:
+    evidence, ledger = Evidence.of(planted.job.graph, planted.job.out), Ledger.of(planted.job.graph)
+    found = differences(evidence, ledger, "match")
+    alone = next(one for one in answers["gains"].comparisons if (one.group, one.label) == ("logic", "match"))
+    assert found["logic", None].value == pytest.approx(alone.estimate.value, abs=0.5)  # here without German as well
+    assert {language for row, language in found if row == "logic"} == {None, *LANGUAGES}
+    said = marks(evidence, ledger, "judge")
+    assert said["leaky", "de"] == ("not zero-shot: leaky has it in its training data",)
+    assert {row for row, language in said if language == "yo"} == set(ROWS)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xtrain.errors import Problem, UserError, listed, nearest
 from xtrain.language_facts import LanguageFacts, facts
 from xtrain.statistics.measured import Floats
 
@@ -24,29 +23,19 @@ FROM_FACTS: Mapping[str, Callable[[LanguageFacts], float | None]] = {
     "latin_script": lambda one: float(one.script == "Latn") if one.script else None,
     "indo_european": lambda one: float(one.family == "Indo-European") if one.family else None,
 }
-"""Name -> what the table of languages says; None where it does not know."""
-FROM_TEXT = ("unknown_percent", "subwords_per_word", "subwords_per_character", "truncated_percent")
-"""What ``scores.json`` says of the text of each language."""
-
-
-def known_covariates(own: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]:
-    """The names that a question may use; ``own`` are its values."""
-    return (*own, *FROM_FACTS, *FROM_TEXT)
+"""Name -> what the table of languages says; None where it does not know. The others of
+:data:`~xtrain.study_questions.COVARIATES` are what ``scores.json`` says of the text of each language."""
 
 
 def covariate(context: Context, name: str, languages: Sequence[str]) -> Floats:
-    """A value for each language, NaN where none is known; raises a :class:`UserError` for a name that nobody knows."""
+    """A value for each language, NaN where none is known; ``name`` was checked with the study."""
     own = context.question.values
     if name in own:
         return np.array([own[name].get(language, UNKNOWN) for language in languages])
     if name in FROM_FACTS:
         found = [FROM_FACTS[name](one) if (one := facts(language)) else None for language in languages]
         return np.array([UNKNOWN if value is None else value for value in found])
-    if name in FROM_TEXT:
-        return np.array([_of_text(context, name, language) for language in languages])
-    known = known_covariates(own)
-    where = f"question {context.question.name!r}: covariate"
-    raise UserError(Problem(where, f"{name!r} is not known", listed(known), nearest(name, known)))
+    return np.array([_of_text(context, name, language) for language in languages])
 
 
 def script_of(language: str) -> str:
