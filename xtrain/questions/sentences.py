@@ -160,19 +160,22 @@ def limits(context: Context, answer: Answer) -> list[str]:
 
 
 def advice(answer: Answer) -> tuple[str, ...]:
-    """Where the next run would help most, for the open comparison that is nearest to being told."""
+    """Where the next run would help most, for the open comparison that is nearest to being told; and what varies."""
+    told = []
     undecided = [one for one in answer.comparisons if one.verdict is Verdict.OPEN and one.estimate.known]
-    if not undecided:
-        return ()
-    nearest = min(undecided, key=lambda one: one.p_corrected if one.p_corrected is not None else 1.0)
-    half = (nearest.estimate.high - nearest.estimate.low) / 2
-    helpful = [gain for gain in gains(nearest.estimate) if gain.half_width < (1 - WORTH) * half]
-    if not helpful:
-        return ()
-    told = [f"{_more(gain)} to ±{gain.half_width:.1f}" for gain in helpful]
-    return (
-        f"The interval of {name_of(answer, nearest)} is ±{half:.1f} points. What helps most first: {'; '.join(told)}.",
-    )
+    if undecided:
+        nearest = min(undecided, key=lambda one: one.p_corrected if one.p_corrected is not None else 1.0)
+        half = (nearest.estimate.high - nearest.estimate.low) / 2
+        helpful = [gain for gain in gains(nearest.estimate) if gain.half_width < (1 - WORTH) * half]
+        if helpful:
+            steps = "; ".join(f"{_more(gain)} to ±{gain.half_width:.1f}" for gain in helpful)
+            name = name_of(answer, nearest)
+            told.append(f"The interval of {name} is ±{half:.1f} points. What helps most first: {steps}.")
+    if answer.components:
+        sizes = sorted(answer.components.items(), key=lambda entry: -entry[1])
+        sizes_told = ", ".join(f"{name} {size:.1f}" for name, size in sizes)
+        told.append(f"What varies, as standard deviations in points by a mixed model of all scores: {sizes_told}.")
+    return tuple(told)
 
 
 def _more(gain: Gain) -> str:
