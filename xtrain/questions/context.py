@@ -255,7 +255,7 @@ class Context:
         if seeds < planned:
             remarks.append(f"{seeds} of {planned} seeds")
         if at_chance:
-            remarks.append(f"at chance in every row: {_named(at_chance)}")
+            remarks.append(f"at chance in every row: {_named(at_chance, table)}")
         if not table.influence:
             remarks.append("predictions are missing: the interval knows of the seeds alone, not of the items")
         leaks = {unit.language: why for unit in table.units for row in table.rows
@@ -301,6 +301,6 @@ def _means(table: Measured, positive: Sequence[str], negative: Sequence[str]) ->
     return first, second
 
 
-def _named(units: Sequence[Unit]) -> str:
-    targets = {unit.target for unit in units}
+def _named(units: Sequence[Unit], table: Measured) -> str:
+    targets = {unit.target for unit in table.units}
     return listed(unit.language if len(targets) == 1 else f"{unit.target} {unit.language}" for unit in units)

@@ -33,6 +33,7 @@ def language_name(code: str) -> str:
 
 def ascii_only(text: str) -> str:
     """``text`` without accents, and ``?`` for what ASCII has not, for a log that may not show it."""
+    text = text.replace("\N{PLUS-MINUS SIGN}", "+/-").replace("\N{MINUS SIGN}", "-")
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letters).encode("ascii", "replace").decode()
 
