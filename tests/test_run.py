@@ -20,7 +20,7 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     first = toy.run("all", **limited)
     assert first.returncode == 0, first.stderr
     out = toy.out("all")
-    for part in ("train choose-s0", "evaluate choose/toy-s0", "mean of 3", "report.html", "loss"):
+    for part in ("train choose-s0", "evaluate choose/toy-s0", "zero-shot mean of 2", "report.html", "loss"):
         assert part in first.stdout, part
     scores = json.loads(next(out.glob("evaluate/choose-toy-*/scores.json")).read_text())
     assert set(scores["tasks"]["toy"]["languages"]) == {"en", "ru", "ar"}

@@ -114,16 +114,24 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
 
 
 @app.command(name="report")
-def report(study: Options) -> None:
-    """Write the table and report.html again from the run directories.
+def report(
+    study: Options, export: InFolder | None = None, csv: Flag = False, latex: Flag = False, figures: Flag = False
+) -> None:
+    """Write the table and report.html again from the run directories; also as CSV, LaTeX and figures.
 
     Args:
         study: The study and where its data and output are.
+        export: Folder for CSV, LaTeX and figures: all three, or those of the flags below.
+        csv: Write every number of the page as CSV, unrounded; into OUT/export without --export.
+        latex: Write the tables as LaTeX; into OUT/export without --export.
+        figures: Write all figures as SVG and PDF; into OUT/export without --export.
     """
+    from xtrain.report.export.content import Export
     from xtrain.report.study_report import report_study
 
+    wanted = Export.chosen(export, study.out / "export", csv=csv, latex=latex, figures=figures)
     job = study.open()
-    report_study(job.graph, job.out, new_console())
+    report_study(job.graph, job.out, new_console(), wanted)
 
 
 @app.command(name="demo")

@@ -78,6 +78,7 @@ Ganda lg lug
 Georgian ka kat geo ! ge
 German de deu ger
 Ghomala bbj
+Gothic got
 Greek el ell gre ! gr
 Guarani gn grn
 Gujarati gu guj
@@ -260,20 +261,20 @@ def names() -> dict[str, str]:
 
 def name_of(code: str) -> str:
     """The language's name in English for a code of any of the standards; an empty string for none."""
-    return _names()[0].get(_primary(code), "")
+    return _names()[0].get(primary(code), "")
 
 
 def meant(code: str, known: Iterable[str]) -> str:
     """Which of the ``known`` codes stands for the language that ``code`` does, or is written for; empty for none."""
     codes, mistakes = _names()
     known = list(known)
-    primary = _primary(code)
-    for names in ((codes[primary],) if primary in codes else (), mistakes.get(code.lower(), ())):
+    language = primary(code)
+    for names in ((codes[language],) if language in codes else (), mistakes.get(code.lower(), ())):
         for name in names:
             # of several varieties (zh-CN, zh-TW) the one that is written alike, else the first
-            same = [other for other in known if codes.get(_primary(other)) == name]
+            same = [other for other in known if codes.get(primary(other)) == name]
             if same:
-                return min(same, key=lambda other: (_primary(other) != primary, len(other)))
+                return min(same, key=lambda other: (primary(other) != language, len(other)))
     return ""
 
 
@@ -289,6 +290,6 @@ def proposed(code: str, known: Iterable[str]) -> str:
     return "" if name_of(code) else nearest(code, known)
 
 
-def _primary(code: str) -> str:
+def primary(code: str) -> str:
     """The language in a code of BCP 47 (``zh-Hans-CN``), of POSIX (``zh_CN``) or of FLORES (``zho_Hans``)."""
     return re.split(r"[-_@.]", code.lower(), maxsplit=1)[0]

@@ -100,6 +100,11 @@ class RunDirectory:
         return self.path / "predictions"
 
     @property
+    def predictions_last(self) -> Path:
+        """``predictions-last/``: the same with the weights of the last step, where these were scored too."""
+        return self.path / "predictions-last"
+
+    @property
     def scores(self) -> Path:
         """``scores.json``."""
         return self.path / "scores.json"

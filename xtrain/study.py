@@ -11,6 +11,7 @@ from typing import Any
 
 from xtrain.config import UNKNOWN_KEY, belongs, build, dotted_keys, limits, merged, nested, parse_override, read_toml
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
+from xtrain.study_questions import Factor, Question, check_questions
 from xtrain.tracking.settings import TrackingSettings
 
 NO_INTERMEDIATE = "none"  # the name of the base row: no intermediate phase
@@ -128,6 +129,15 @@ class Intermediate:
     """Several phases in sequence, each with its tasks."""
     languages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Task -> the languages that it is trained in; what is not here, in the task's own (mostly English)."""
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+    """What the study's questions may ask about: ``{ kind = "logic", difficulty = 3 }``. Changes nothing that is
+    trained."""
+
+    @property
+    def every_factor(self) -> dict[str, Factor]:
+        """``factors``, and what can be counted: ``n_tasks`` and ``n_steps``."""
+        tasks = {task for names in self.phases for task in names}
+        return {"n_tasks": float(len(tasks)), "n_steps": float(len(self.phases)), **self.factors}
 
     @property
     def phases(self) -> tuple[tuple[str, ...], ...]:
@@ -167,6 +177,8 @@ class Study:
     tracking: TrackingSettings = TrackingSettings()
     task: Mapping[str, Any] = field(default_factory=dict)
     """The study's own data sets, in the catalogue's form."""
+    question: tuple[Question, ...] = ()
+    """What is asked; the answers open the report."""
     variants: Mapping[str, Any] = field(default_factory=dict)
     """Named overrides: ``run STUDY --variant NAME``."""
 
@@ -270,6 +282,8 @@ def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -
             _check_task(task, known, f"{where}: intermediate {row.name!r}", problems)
     for column in study.target:
         _check_task(column.task, known, f"{where}: target", problems)
+    factors = {row.name: row.every_factor for row in study.intermediate}
+    problems += check_questions(study.question, factors, [column.task for column in study.target], where)
     for kind in ("intermediate", "target"):
         for task, keys in study.recipe.get(kind, {}).items():
             if isinstance(keys, Mapping):

@@ -86,7 +86,7 @@ def test_failed_and_reseeded_trainings_are_counted_and_the_rest_is_compared(job:
         assert "choose / toy: over 2 of 3 seeds (seed 1 failed)" in text
         assert "toy-s0: 4 steps skipped" in text
         assert "not evaluated yet" not in text
-        assert "medians of 3 seeds" in text.replace("Medians", "medians")
+        assert "means of 3 seeds" in text.replace("Means", "means")
         assert "ewer seeds: choose 2" in text
     assert "1 phase collapsed, 1 phase left out of 15" in page
     assert "finished, begun anew once after a collapse" in page

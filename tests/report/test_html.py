@@ -7,14 +7,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up import random_results, result
+from made_up import PAPER_TASKS, estimate, paper_answers, paper_page, random_results, result
 
 from xtrain.languages import names
+from xtrain.questions.answer import Answer, Comparison
 from xtrain.report.figures import Curve
 from xtrain.report.html import PhaseSummary, StudySummary, duration, render, write_report
 from xtrain.report.statistics import assemble
 
-VOID = {"meta", "img", "br", "link", "input"}
+VOID = {"meta", "img", "br", "link", "input", "wbr"}
 NASTY = "<script>alert('x')</script> & \"quoted\""
 
 
@@ -98,10 +99,20 @@ def test_everything_is_escaped() -> None:
     study = StudySummary(
         NASTY, NASTY, phases=[PhaseSummary(NASTY, NASTY, 1, status=NASTY, note=NASTY)], disclaimer=NASTY,
         protocol={NASTY: NASTY, "tasks": {NASTY: {NASTY: NASTY, "metrics": {"f1": NASTY}}}}, warnings=[NASTY],
+        answers=[
+            Answer(
+                NASTY, NASTY, "contrast", NASTY, NASTY, NASTY,
+                (Comparison(NASTY, estimate(1.0), NASTY, remarks=(NASTY,)),), limits=(NASTY,), advice=(NASTY,),
+            )
+        ],
     )  # fmt: skip
-    html = render(assemble(random_results(["none", NASTY], ["en", NASTY], task=NASTY)), study)
+    marks = {NASTY: {(NASTY, NASTY): (NASTY,)}}
+    html = render(assemble(random_results(["none", NASTY], ["en", NASTY], task=NASTY), marks), study)
     assert "<script" not in html
-    assert Page(html).text.count(NASTY) >= 10
+    assert Page(html).text.count(NASTY) >= 20
+    for address in Page(html).addresses:
+        if address.startswith("data:"):
+            assert b"<script" not in base64.b64decode(address.partition(",")[2]), "in a figure"
 
 
 def test_failures_and_warnings_are_counted_and_named() -> None:
@@ -136,9 +147,63 @@ def test_seeds_show_their_range_and_differences_their_sign() -> None:
     )
     text = Page(html).text
     assert "60.0–62.0" in text
-    assert "\N{MINUS SIGN}2.5" in text
-    assert "down clear" in html
+    assert "\N{MINUS SIGN}2.3" in text
+    assert 'class="diff"' in html
+    assert "diff down" not in html, "no interval, no colour"
     assert "60.2" in text
+
+
+def test_differences_have_colour_and_bold_by_their_intervals_alone() -> None:
+    grid = assemble([result(row, {"de": 60.0, "sw": 50.0}) for row in ("none", "a", "b")])
+    known = {("a", "de"): estimate(2.0, 0.3), ("a", "sw"): estimate(2.0, 3.0), ("b", None): estimate(5.0, 0.3)}
+    html = render(grid.with_estimates({"xnli": known}), StudySummary("s", "b"))
+    assert html.count('class="diff up"') == 1
+    assert html.count('class="diff up found"') == 2, "the mean, in the overview and in the task's table"
+    assert 'title="95 % interval +' in html
+    assert "no seed of one row" not in html
+
+
+def test_marks_have_symbols_and_footnotes_and_take_a_language_out_of_the_mean() -> None:
+    marks = {"xnli": {("a", "de"): ("not zero-shot: de in the intermediate data",), ("a", "sw"): ("at chance",)}}
+    grid = assemble([result(row, {"de": 60.0, "sw": 50.0, "th": 40.0}) for row in ("none", "a")], marks)
+    html = render(grid, StudySummary("s", "b"))
+    text = Page(html).text
+    assert "a not zero-shot: de in the intermediate data: a (de)" in text
+    assert "b at chance: a (sw)" in text
+    assert "Not zero-shot (1)" in text
+    assert "zero-shot mean of 2" in text
+    assert 'class="apart"' in html
+
+
+def test_the_same_scores_give_the_same_bytes() -> None:
+    marks = {"messages": {("a", "de"): ("at chance",)}}
+    study = StudySummary("s", "b", protocol=PROTOCOL, answers=paper_answers()[:1])
+    one, other = (render(assemble(random_results(["none", "a"], ["en", "de"], (0, 1)), marks), study) for _ in "ab")
+    assert one == other
+
+
+def test_the_answers_stand_before_the_first_table() -> None:
+    study = StudySummary("s", "b", answers=paper_answers())
+    html = render(assemble(random_results(["none", "a"], ["en", "de"])), study)
+    page = Page(html)
+    places = [page.text.index(answer.question) for answer in study.answers]
+    assert places == sorted(places)
+    assert places[-1] < page.text.index("Zero-shot mean over the languages of each task")
+    for answer in study.answers:
+        assert answer.sentence in page.text
+        assert all(text in page.text for text in (*answer.limits, *answer.advice))
+        assert all(one.label in page.text for one in answer.comparisons)
+    assert "What this cannot say" in page.text
+    assert "Where the next run helps most" in page.text
+
+
+def test_a_page_of_a_paper_is_small_and_folded() -> None:
+    html = paper_page()
+    assert len(html.encode()) < 3_000_000
+    page = Page(html)
+    assert page.tags.count("details") >= 9
+    for codes in PAPER_TASKS.values():
+        assert all(f" {code} {names()[code]} " in page.text for code in codes.split())
 
 
 def test_a_study_without_differences_or_training_still_has_a_page() -> None:

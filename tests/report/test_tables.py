@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from made_up import random_results, result
+from made_up import estimate, random_results, result
 from rich.console import Console
 
 from xtrain.languages import names
@@ -16,15 +16,16 @@ from xtrain.report.tables import format_difference, print_tables
 GOLDEN = """\
 
 xnli: accuracy, 3 languages
-language    | none | mnli | diff
-------------+------+------+-----
-en  English | 70.0 | 71.3 | +1.3
-de  German  | 62.0 | 61.6 | -0.4
-xx          | 50.0 | 50.0 |  0.0
-------------+------+------+-----
-mean of 3   | 60.7 | 61.0 | +0.3
+language            | none | mnli | diff
+--------------------+------+------+-----
+en  English         | 70.0 | 71.3 | +1.3
+de  German          | 62.0 | 61.6 | -0.4
+xx                  | 50.0 | 50.0 |  0.0
+--------------------+------+------+-----
+zero-shot mean of 2 | 56.0 | 55.8 | -0.2
 accuracy in percent, diff in points against the row none
 one seed: two runs of one configuration can differ by as much as a difference shown here
+no intervals are known, so no difference has a colour
 
 no benchmark
 """
@@ -78,10 +79,10 @@ def test_rows_that_do_not_fit_come_in_further_tables_with_the_base_row_in_each()
 def test_seeds_are_summed_up_below_the_mean() -> None:
     runs = [result("none", {"en": value}, seed) for seed, value in enumerate((60.0, 62.0, 61.5))]
     text = printed(assemble([*runs, result("none", {"en": 59.0}, which="last")]))
-    for line in ("mean of 1", "lowest seed", "highest seed", "last step", "medians of 3 seeds"):
+    for line in ("mean of 1", "lowest seed", "highest seed", "last step", "means of 3 seeds"):
         assert line in text
     found = {line.split("|")[0].strip(): line.split("|")[1].strip() for line in text.splitlines() if "|" in line}
-    assert (found["mean of 1"], found["lowest seed"], found["highest seed"]) == ("61.5", "60.0", "62.0")
+    assert (found["mean of 1"], found["lowest seed"], found["highest seed"]) == ("61.2", "60.0", "62.0")
     assert found["last step"] == "59.0"
 
 
@@ -99,19 +100,39 @@ def test_a_baseline_that_differs_has_a_column_and_one_that_does_not_has_a_note()
 
 
 def test_missing_languages_are_shown_and_left_out_of_the_mean() -> None:
-    text = printed(assemble([result("none", {"en": 80.0}), result("mnli", {"en": 81.0, "sw": 60.0})]))
+    text = printed(assemble([result("none", {"de": 80.0}), result("mnli", {"de": 81.0, "sw": 60.0})]))
     swahili = next(line for line in text.splitlines() if "Swahili" in line)
     assert [cell.strip() for cell in swahili.split("|")[1:]] == ["-", "60.0", "-"]
-    assert "mean is over 1 language that every run has; 1 not in it" in text
+    assert "mean is over 1 language that every run has, zero-shot; 1 not in it" in text
 
 
-def test_a_log_gets_plain_ascii_and_a_terminal_gets_colours() -> None:
+def test_a_log_gets_plain_ascii_and_a_terminal_gets_colours_where_an_interval_allows() -> None:
     grid = assemble([result("none", {"nb": 60.0, "en": 50.0}), result("très bien", {"nb": 61.0, "en": 49.0})])
+    assert "\x1b[32m" not in printed(grid, terminal=True), "no interval, no colour"
+    known = {("très bien", "nb"): estimate(1.0, 0.2), ("très bien", "en"): estimate(-1.0, 0.2)}
+    grid = grid.with_estimates({"xnli": known})
     assert printed(grid).isascii()
     coloured = printed(grid, terminal=True)
     assert "\x1b[32m+1.0" in coloured
     assert "\x1b[31m-1.0" in coloured
     assert "Norwegian Bokmål" in coloured
+    open_ = grid.with_estimates({"xnli": {("très bien", "nb"): estimate(1.0, 0.5)}})
+    assert "\x1b[32m" not in printed(open_, terminal=True), "the interval holds 0"
+
+
+def test_a_mean_is_bold_after_correction_alone() -> None:
+    rows = [result(row, {"de": 60.0}) for row in ("none", "a", "b")]
+    found = {("a", None): estimate(9.0, 0.2), ("b", None): estimate(1.55, 0.4)}
+    text = printed(assemble(rows).with_estimates({"xnli": found}), terminal=True)
+    assert "\x1b[1;32m+9.0" in text
+    assert "\x1b[32m+1.6" in text or "\x1b[1;32m+1.6" in text
+    assert "\x1b[1m" not in next(line for line in text.splitlines() if "mean of" in line)
+
+
+def test_marks_are_said_below_the_table() -> None:
+    marks = {"xnli": {("a", "sw"): ("at chance",), ("a", "de"): ("at chance",), ("none", "sw"): ("at chance",)}}
+    text = printed(assemble([result(row, {"sw": 33.0, "de": 34.0}) for row in ("none", "a")], marks))
+    assert "at chance: a (de, sw), none (sw)" in text
 
 
 def test_the_overview_has_every_row_and_task() -> None:
@@ -122,7 +143,10 @@ def test_the_overview_has_every_row_and_task() -> None:
         ]
     )
     overview = printed(grid).split("Mean over languages, by task")[1]
-    assert all(word in overview for word in ("one", "two", "none", "x"))
+    assert all(word in overview for word in ("one", "two", "none", "x", "average"))
+    assert "+/-" not in overview
+    grid = grid.with_estimates({"one": {("x", None): estimate(2.0, 0.25)}})
+    assert "+2.0 +/-0.9" in printed(grid).split("Mean over languages, by task")[1]
 
 
 @pytest.mark.parametrize(

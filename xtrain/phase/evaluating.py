@@ -33,7 +33,7 @@ LAST = "last"
 
 
 def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
-    """Write ``predictions/`` and ``scores.json``; returns the summary for ``DONE``."""
+    """Write ``predictions/``, ``predictions-last/`` and ``scores.json``; returns the summary for ``DONE``."""
     run, phase, ranks, observer = rank.run, rank.phase, rank.ranks, rank.observer
     if ranks.is_first:
         run.write_json(run.environment, rank.environment)
@@ -96,14 +96,14 @@ class PhaseEvaluator:
         self.observer.start_progress(f"evaluate {phase.name}", total, "tokens")
         found = evaluator.evaluate(setting, shards, companions)
         self.observer.end_progress()
-        if self.ranks.is_first and which != LAST:
+        if self.ranks.is_first:
             for language in found.languages:
-                self._write(language)
+                self._write(language, self.run.predictions_last if which == LAST else self.run.predictions)
         return self._scores(folder, which, found, evaluator.definitions)
 
-    def _write(self, language: LanguageResult) -> None:
-        """``predictions/{task}/{language}.jsonl``: an object a line."""
-        path = make_folder(self.run.predictions / self.spec.name) / f"{language.language}.jsonl"
+    def _write(self, language: LanguageResult, folder: Path) -> None:
+        """``{folder}/{task}/{language}.jsonl``: an object a line."""
+        path = make_folder(folder / self.spec.name) / f"{language.language}.jsonl"
         self.run.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in language.rows))
 
     def _scores(self, folder: Path, which: str, found: Evaluation, definitions: Mapping[str, str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,40 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from xtrain import __version__
 from xtrain.data.account import UNKNOWN_WARNING, Account, by_data_set
 from xtrain.errors import counted
 from xtrain.files import write_text
+from xtrain.questions.answer import Answer
 from xtrain.report.accounts import Summary, facts
-from xtrain.report.figures import Curve, data_uri, difference_map, loss_curves, score_map
+from xtrain.report.compute import Compute, hours_text
+from xtrain.report.figures import data_uri, difference_map, score_map
 from xtrain.report.languages import language_name
+from xtrain.report.page_answers import AnswerView
+from xtrain.report.page_tables import TaskTable, footnotes, overview, percent, task_tables
 from xtrain.report.statistics import Grid, TaskGrid
-from xtrain.report.tables import format_difference, has_baseline_column, notes
+from xtrain.report.tables import has_baseline_column, notes
+from xtrain.report.training import FINISHED as FINISHED
+from xtrain.report.training import PhaseSummary as PhaseSummary
+from xtrain.report.training import TrainingSection
 
-FINISHED = "finished"  # any other status of a phase is a failure, and is counted and listed
-PAGE_WIDTH = 1100  # CSS pixels between the margins
-BLOCK_LANGUAGES = 18  # a table with more languages is cut into blocks, side by side where there is room
-
-
-@dataclass(frozen=True)
-class PhaseSummary:
-    """One phase of the study, for the page's section on training."""
-
-    name: str
-    kind: str = ""
-    """``intermediate``, ``target``, or ``evaluation``."""
-    seed: int | None = None
-    status: str = FINISHED
-    """``finished``, or what happened instead: ``failed``, ``collapsed``, ``skipped``."""
-    note: str = ""
-    """The reason, where it did not finish; anything worth saying, where it did."""
-    steps: int | None = None
-    selected_step: int | None = None
-    seconds: float | None = None
-    tokens_per_second: float | None = None
-    curve: Curve | None = None
-    """The training loss; curves of phases with the same name are drawn together."""
+MOST_WARNINGS = 6  # more are folded
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,10 @@ class StudySummary:
     """Missing languages, dropped rows: whatever the reader must not overlook."""
     accounts: Sequence[Account] = ()
     """Of all data sets that the phases read."""
+    compute: Compute | None = None
+    """What all attempts at all phases have used."""
+    answers: Sequence[Answer] = ()
+    """To the study's questions; they stand before all tables."""
 
 
 def write_report(path: Path, grid: Grid, study: StudySummary) -> Path:
@@ -82,23 +72,26 @@ def render(grid: Grid, study: StudySummary) -> str:
     )
     environment.filters.update(
         {
-            "points": _points,
-            "percent": _percent,
+            "percent": percent,
+            "breakable": _breakable,
             "language": language_name,
             "duration": duration,
             "count": _count,
+            "hours": hours_text,
         }
     )
     return environment.get_template("report.html.j2").render(
         grid=grid,
         study=study,
+        answers=[AnswerView.of(answer) for answer in study.answers],
+        overview=overview(grid),
+        overview_lead=_overview_lead(grid),
         sections=[_section(task, study.protocol) for task in grid.tasks],
-        has_baseline=has_baseline_column,
-        curves=_curve_figures(study.phases),
+        most_warnings=MOST_WARNINGS,
+        training=TrainingSection.of(study.phases, study.compute),
         num_languages=len({language for task in grid.tasks for language in task.languages}),
         unfinished=[phase for phase in study.phases if phase.status != FINISHED],
         statuses=Counter(phase.status for phase in study.phases if phase.status != FINISHED),
-        seconds=sum(phase.seconds or 0.0 for phase in study.phases),
         protocol=[(key, _text(value)) for key, value in study.protocol.items() if key not in ("tasks", "disclaimer")],
         data=[(Summary.of(group), group) for group in by_data_set(study.accounts)],
         facts_of=facts,
@@ -114,13 +107,12 @@ class _Section:
     task: TaskGrid
     figures: Sequence[tuple[str, str, str]]
     """(title, what a reader who cannot see it is told, data URI)."""
-    blocks: Sequence[Sequence[str]]
-    """The languages of each block of the table."""
-    block_width: int
-    largest: float
-    """The difference that has the full colour."""
-    largest_mean: float
-    """The same for means."""
+    tables: Sequence[TaskTable]
+    has_baseline: bool
+    languages: str
+    """How many, in words."""
+    footnotes: Sequence[tuple[str, str, Mapping[str, Sequence[str]]]]
+    """What the marks say: (symbol, text, the languages by row)."""
     notes: Sequence[str]
     definitions: Mapping[str, str]
     protocol: Sequence[tuple[str, str]]
@@ -128,7 +120,7 @@ class _Section:
 
 def _section(task: TaskGrid, protocol: Mapping[str, Any]) -> _Section:
     of_task: Mapping[str, Any] = protocol.get("tasks", {}).get(task.task, {})
-    mean_texts = [f"{row} {_percent(cell.median)}" for row, cell in task.means.items()]
+    mean_texts = [f"{row} {percent(cell.mean)}" for row, cell in task.means.items()]
     means = f"Means: {', '.join(mean_texts)}."
     figures = []
     differences = difference_map(task)
@@ -145,36 +137,34 @@ def _section(task: TaskGrid, protocol: Mapping[str, Any]) -> _Section:
     return _Section(
         task,
         figures,
-        *_blocks(task),
-        _largest(task, task.languages),
-        _largest(task, [None]),
+        task_tables(task),
+        has_baseline_column(task),
+        counted(len(task.languages), "language"),
+        footnotes(task),
         list(notes(task)),
         definitions,
         [(key, _text(value)) for key, value in shown.items()],
     )
 
 
-def _largest(task: TaskGrid, languages: Sequence[str | None]) -> float:
-    """The size of the largest difference, at least one point."""
-    differences = (task.difference(row, language) for row in task.compared_rows for language in languages)
-    return max([1.0, *(abs(points) for points in differences if points is not None)])
+def _overview_lead(grid: Grid) -> str:
+    """What the numbers of the overview are, in words."""
+    seeds = max((task.num_seeds for task in grid.tasks), default=1)
+    said = ["Zero-shot mean over the languages of each task, without English and without what a row was trained on"]
+    if seeds > 1:
+        said.append(f"the mean of {seeds} seeds, with the lowest and the highest")
+    if any(task.compared_rows for task in grid.tasks):
+        said.append("beneath, the difference to the first row in points")
+    if any(task.intervals for task in grid.tasks):
+        said.append("with half of its 95 % interval: in colour where it leaves 0 out, bold where it also does with ")
+        said[-1] += "Holm's correction over the rows of a task"
+    return "; ".join(said) + "."
 
 
-def _blocks(task: TaskGrid) -> tuple[list[Sequence[str]], int]:
-    """The languages cut into as many blocks as fit side by side, and the width of a block in CSS pixels."""
-    width = 230 + 70 * len(task.rows) + 68 * len(task.compared_rows) + 80 * has_baseline_column(task)
-    most = max(1, PAGE_WIDTH // width)
-    height = math.ceil(len(task.languages) / min(most, math.ceil(len(task.languages) / BLOCK_LANGUAGES)))
-    return [task.languages[at : at + height] for at in range(0, len(task.languages), height)], width
-
-
-def _curve_figures(phases: Sequence[PhaseSummary]) -> list[tuple[str, str]]:
-    """(phase, data URI), one for each name, seeds together; single points are no curve."""
-    by_name: dict[str, list[Curve]] = {}
-    for phase in phases:
-        if phase.curve is not None and len(phase.curve.steps) > 1:
-            by_name.setdefault(phase.name, []).append(phase.curve)
-    return [(name, data_uri(loss_curves(curves))) for name, curves in by_name.items()]
+def _breakable(text: str) -> Markup:
+    """The text, which may be broken after an underscore, a hyphen or a plus."""
+    parts = [escape(part) for part in re.split(r"(?<=[_+/-])", text)]
+    return Markup("<wbr>").join(parts)
 
 
 def _text(value: Any) -> str:
@@ -197,14 +187,6 @@ def _text(value: Any) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _points(value: float) -> str:
-    return format_difference(value).replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,8 @@ import unicodedata
 
 from xtrain.languages import name_of
 
+ENGLISH = "en"  # the language that target tasks are trained on
+
 _VARIANTS = """
 cyrl Cyrillic|latn Latin script|hans simplified|hant traditional|cn simplified|tw traditional
 ar Argentina|at Austria|au Australia|br Brazil|ca Canada|ch Switzerland|co Colombia|dz Algeria|gb Britain
@@ -31,10 +33,11 @@ def language_name(code: str) -> str:
 
 def ascii_only(text: str) -> str:
     """``text`` without accents, and ``?`` for what ASCII has not, for a log that may not show it."""
+    text = text.replace("\N{PLUS-MINUS SIGN}", "+/-").replace("\N{MINUS SIGN}", "-")
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letters).encode("ascii", "replace").decode()
 
 
 def in_reading_order(codes: set[str]) -> tuple[str, ...]:
     """English, the language that was trained on, first; then the others by code."""
-    return tuple(sorted(codes, key=lambda code: (code != "en", code)))
+    return tuple(sorted(codes, key=lambda code: (code != ENGLISH, code)))

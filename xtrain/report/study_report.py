@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,27 @@ from xtrain.data.account import Account, unknown_warnings
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import read_json
 from xtrain.graph import EVALUATE, Graph, Phase
+from xtrain.questions.answering import answer_questions
+from xtrain.questions.differences import differences, marks
+from xtrain.questions.leaks import Ledger
+from xtrain.questions.table import Evidence
 from xtrain.report.collapses import Troubles
+from xtrain.report.compute import Compute, PhaseCompute
+from xtrain.report.curves import MEAN
+from xtrain.report.export.content import Content, Export
+from xtrain.report.export.writing import write_export
 from xtrain.report.figures import Curve
-from xtrain.report.html import FINISHED, PhaseSummary, StudySummary, write_report
+from xtrain.report.html import StudySummary, write_report
 from xtrain.report.statistics import LAST, ResultRow, assemble, result_rows
-from xtrain.report.tables import print_tables
+from xtrain.report.tables import print_answers, print_tables
+from xtrain.report.training import FINISHED, PhaseSummary
 from xtrain.report.training_data import trained_on
 from xtrain.run_directory import RunDirectory
 from xtrain.tracking.record import read_events, read_metrics
 
 
-def report_study(graph: Graph, out: Path, console: Console) -> Path:
-    """Print the study's table, write ``report.html`` into ``out`` and return its path.
+def report_study(graph: Graph, out: Path, console: Console, export: Export | None = None) -> Path:
+    """Print the study's table, write ``report.html`` into ``out`` and return its path; and what ``export`` asks for.
 
     Runs that are missing or failed leave their cells empty, and are counted. Raises a :class:`UserError` where no
     evaluation is finished yet.
@@ -44,16 +53,24 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
             )
         )
     accounts = list(_accounts(graph, out))
-    grid = assemble(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
+    results = list(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
+    evidence, ledger = Evidence.of(graph, out), Ledger.of(graph)
+    tasks = dict.fromkeys(result.task for result in results)
+    grid = assemble(results, {task: marks(evidence, ledger, task) for task in tasks})
+    grid = grid.with_estimates({task: differences(evidence, ledger, task) for task in tasks})
     disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
     known = {*scores, *troubles.failed, *troubles.left_out}
     missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in known})
+    compute = Compute.of(graph, out)
     trained = {row: text for row, text in trained_on(graph).items() if text != row}  # else the name says it
     summary = StudySummary(
         name=graph.study.name,
         base=graph.study.base,
         seeds=graph.study.seeds,
-        phases=[_summary(phase, phase.run_directory(out), troubles) for phase in graph.phases.values()],
+        phases=[
+            _summary(graph, phase, phase.run_directory(out), troubles, used)
+            for phase, used in zip(graph.phases.values(), compute.phases, strict=True)
+        ],
         protocol=_joined_protocol(scores),
         disclaimer=disclaimer,
         trained_on=trained,
@@ -64,7 +81,10 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
             *unknown_warnings(accounts),
         ],
         accounts=accounts,
+        compute=compute,
+        answers=answer_questions(graph, evidence),
     )
+    print_answers(summary.answers, console)
     print_tables(grid, console, disclaimer)
     for warning in summary.warnings:
         console.print(warning, highlight=False, markup=False, soft_wrap=True)
@@ -72,6 +92,9 @@ def report_study(graph: Graph, out: Path, console: Console) -> Path:
         console.print(f"{row}: trained on {text}", highlight=False, markup=False, soft_wrap=True)
     path = write_report(out / "report.html", grid, summary)
     console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
+    if export is not None:
+        said = write_export(export, Content(results, grid, summary))
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     return path
 
 
@@ -121,25 +144,43 @@ def _joined_protocol(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {**shared, "tasks": tasks}
 
 
-def _summary(phase: Phase, run: RunDirectory, troubles: Troubles) -> PhaseSummary:
+def _summary(graph: Graph, phase: Phase, run: RunDirectory, troubles: Troubles, used: PhaseCompute) -> PhaseSummary:
     """A phase as the page's section on training shows it."""
     done = read_json(run.done_marker) if run.done else {}
-    metrics = [line for line in read_metrics(run.metrics) if "loss" in line]
-    speeds = [line["tokens_per_second"] for line in metrics]
+    lines = read_metrics(run.metrics)
+    metrics = [line for line in lines if "loss" in line]
+    speeds = [line["tokens_per_second"] for line in metrics if "tokens_per_second" in line]
     failure = next((event for event in reversed(read_events(run.events)) if event["event"] == "failed"), None)
     status, note = FINISHED, troubles.note(phase)
     if not run.done:
         other = ("failed", failure["error"]) if failure else ("not run yet", "")
         status, note = troubles.status(phase) or other
     return PhaseSummary(
-        name=phase.name.removesuffix(f"-s{phase.seed}"),
+        name=used.name,
         kind=phase.kind,
         seed=phase.seed,
         status=status,
         note=note,
         steps=done.get("steps"),
         selected_step=done.get("selected_step"),
-        seconds=done.get("seconds"),
+        seconds=used.seconds if used.starts else done.get("seconds"),
         tokens_per_second=sum(speeds) / len(speeds) if speeds else None,
         curve=Curve.of(metrics, f"seed {phase.seed}") if metrics else None,
+        task_losses=_curves(metrics, {task: f"{task}/loss" for task in phase.tasks}) if len(phase.tasks) > 1 else (),
+        dev=_dev_curves(graph, phase, lines),
+        compute=used,
     )
+
+
+def _dev_curves(graph: Graph, phase: Phase, lines: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """The scores on dev by step: of each task in a mixture, and their mean."""
+    metrics = {task: graph.specs[task].metric for task in phase.tasks}
+    if len(metrics) > 1:
+        return _curves(lines, {**{task: f"dev/{task}/{name}" for task, name in metrics.items()}, MEAN: "dev/score"})
+    return _curves(lines, {name: f"dev/{name}" for name in metrics.values()})
+
+
+def _curves(lines: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Curve]:
+    """By label: the curve of each metric that the record has."""
+    found = (Curve.of(lines, label, name) for label, name in names.items())
+    return [curve for curve in found if curve.steps]

@@ -11,14 +11,26 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from xtrain.errors import counted
-from xtrain.report.languages import ascii_only, language_name
+from xtrain.errors import counted, listed
+from xtrain.questions.answer import Answer
+from xtrain.report.languages import ENGLISH, ascii_only, language_name
 from xtrain.report.statistics import Cell, Grid, TaskGrid
 
 TWO_BLOCKS_FROM = 41  # languages
 TWO_BLOCKS_WIDTH = 100  # columns of the terminal
 HEADER_WIDTH = 12  # longer names of rows are wrapped
 NOTHING = "-"
+
+
+def print_answers(answers: Sequence[Answer], console: Console) -> None:
+    """Print the study's questions, each with its answer, what that cannot say, and what would help."""
+    plain = is_plain(console)
+    for answer in answers:
+        console.print()
+        console.print(Text(_ascii_if(answer.question, plain), style="bold"), soft_wrap=plain)
+        console.print(Text(_ascii_if(answer.sentence, plain)), soft_wrap=plain)
+        for line in (*answer.limits, *answer.advice):
+            console.print(Text(_ascii_if(f"- {line}", plain), style="dim"), soft_wrap=plain)
 
 
 def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
@@ -31,11 +43,13 @@ def print_tables(grid: Grid, console: Console, disclaimer: str = "") -> None:
             if number:
                 console.print()
             console.print(table)
-        for note in notes(task):
-            console.print(Text(note, style="dim"))
+        for note in [*notes(task), *(mark_note(*entry) for entry in marked_cells(task).items())]:
+            console.print(Text(_ascii_if(note, plain), style="dim"))
     if len(grid.tasks) > 1:
         console.print()
         console.print(Text("Mean over languages, by task", style="bold"))
+        if any(task.intervals for task in grid.tasks):
+            console.print(Text(f"diff {_plus_minus(plain)} half of its 95 % interval", style="dim"))
         console.print(overview_table(grid, plain))
     if disclaimer:
         console.print()
@@ -62,19 +76,23 @@ def task_tables(task: TaskGrid, console: Console) -> list[Table]:
 
 
 def overview_table(grid: Grid, plain: bool) -> Table:
-    """Rows x tasks: the mean over languages and its difference to the base row."""
+    """Rows x tasks: the mean over languages and its difference to the base row; the tasks' average last."""
     table = empty_table(plain)
     table.add_column("row")
     for task in grid.tasks:
         table.add_column(_ascii_if(task.task, plain), justify="right")
         if task.compared_rows:
             table.add_column("diff", justify="right")
+    if len(grid.tasks) > 1:
+        table.add_column("average", justify="right")
     for row in grid.rows:
         cells: list[Text] = [Text(_ascii_if(row, plain))]
         for task in grid.tasks:
             cells.append(_score(task.cell(row, None)))
             if task.compared_rows:
-                cells.append(_difference(task, row, None))
+                cells.append(_difference(task, row, None, half_width=_plus_minus(plain)))
+        if len(grid.tasks) > 1:
+            cells.append(_number(grid.average(row)))
         table.add_row(*cells)
     return table
 
@@ -87,26 +105,61 @@ def notes(task: TaskGrid) -> Iterator[str]:
         yield f"answering one class always would score {baselines.pop():.1f}"
     elif task.baseline:
         yield "majority: what answering the most frequent class always would score"
-    missing = len(task.languages) - len(task.mean_languages)
+    shared, missing = len(task.mean_languages), _not_averaged(task)
     if missing:
-        shared = len(task.mean_languages)
-        yield f"the mean is over {counted(shared, 'language')} that every run has; {missing} not in it"
+        yield f"the mean is over {counted(shared, 'language')} that every run has, zero-shot; {missing} not in it"
     counts = {row: cell.num_seeds for row, cell in task.means.items()}
     if task.num_seeds > 1:
-        yield f"medians of {counted(task.num_seeds, 'seed')}, with the lowest and the highest"
+        yield f"means of {counted(task.num_seeds, 'seed')}, with the lowest and the highest"
         short = [f"{row} {count}" for row, count in counts.items() if count < task.num_seeds]
         if short:
             yield f"fewer seeds: {', '.join(short)}"
     else:
         yield "one seed: two runs of one configuration can differ by as much as a difference shown here"
+    if task.compared_rows:
+        yield _colour_note(task)
     if task.last_means:
         yield "last step: the mean with the weights of the last step, not those that were best on English dev"
 
 
-def format_difference(points: float) -> str:
+def marked_cells(task: TaskGrid) -> dict[str, dict[str, list[str]]]:
+    """What the marks say: by text, then by row, the languages; in the order of the table."""
+    said: dict[str, dict[str, list[str]]] = {}
+    for language in task.languages:
+        for row in task.rows:
+            for text in task.marks.get((row, language), ()):
+                said.setdefault(text, {}).setdefault(row, []).append(language)
+    return said
+
+
+def mark_note(text: str, places: Mapping[str, Sequence[str]]) -> str:
+    """``at chance: mnli (sw, th), qqp (th)``."""
+    return f"{text}: {', '.join(f'{row} ({listed(languages)})' for row, languages in places.items())}"
+
+
+def _not_averaged(task: TaskGrid) -> int:
+    """How many languages are not in the mean although they are not English."""
+    return len(set(task.languages) - set(task.mean_languages) - {ENGLISH})
+
+
+def _colour_note(task: TaskGrid) -> str:
+    """When a difference has a colour, and when it is bold."""
+    if not task.intervals:
+        return "no intervals are known, so no difference has a colour"
+    rows = len(task.compared_rows)
+    corrected = f", bold: also corrected for {rows} rows (Holm)" if rows > 1 else ""
+    return f"colour: the 95 % interval of the difference leaves 0 out{corrected}"
+
+
+def format_difference(points: float, decimals: int = 1) -> str:
     """``+1.3``, ``-0.4``, and ``0.0`` for what rounds to nothing."""
-    text = f"{points:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
+    text = f"{points:+.{decimals}f}"
+    return text if float(text) else text[1:]
+
+
+def signed(points: float, decimals: int = 1) -> str:
+    """The same with a true minus sign, for the page and its figures."""
+    return format_difference(points, decimals).replace("-", "\N{MINUS SIGN}")
 
 
 def _title(task: TaskGrid) -> str:
@@ -120,6 +173,10 @@ def is_plain(console: Console) -> bool:
 
 def _ascii_if(text: str, plain: bool) -> str:
     return ascii_only(text) if plain else text
+
+
+def _plus_minus(plain: bool) -> str:
+    return "+/-" if plain else "\N{PLUS-MINUS SIGN}"
 
 
 def _fits(table: Table, console: Console) -> bool:
@@ -152,13 +209,13 @@ def _table(task: TaskGrid, rows: Sequence[str], plain: bool, num_blocks: int) ->
             at = n + block * height
             line.extend(_line(task, rows, task.languages[at], plain) if at < len(task.languages) else ())
         table.add_row(*line, end_section=n == height - 1)
-    table.add_row(*_mean_line(task, rows), style="bold")
+    table.add_row(*_mean_line(task, rows))
     if task.num_seeds > 1:
         for title, side in (("lowest seed", "low"), ("highest seed", "high")):
             values = {row: f"{getattr(cell, side):.1f}" for row, cell in task.means.items()}
             table.add_row(*_foot_line(task, rows, title, values), style="dim")
     if task.last_means:
-        last = {row: f"{cell.median:.1f}" for row, cell in task.last_means.items()}
+        last = {row: f"{cell.mean:.1f}" for row, cell in task.last_means.items()}
         table.add_row(*_foot_line(task, rows, "last step", last), style="dim")
     return table
 
@@ -193,7 +250,7 @@ def _line(task: TaskGrid, rows: Sequence[str], language: str, plain: bool) -> li
 
 
 def _mean_line(task: TaskGrid, rows: Sequence[str]) -> list[Text]:
-    line = [Text(f"mean of {len(task.mean_languages)}")]
+    line = [Text(task.mean_name)]
     for row in rows:
         line.append(_score(task.cell(row, None)))
         if row in task.compared_rows:
@@ -213,16 +270,23 @@ def _foot_line(task: TaskGrid, rows: Sequence[str], title: str, values: Mapping[
 
 
 def _score(cell: Cell | None) -> Text:
-    return _number(cell.median if cell else None)
+    return _number(cell.mean if cell else None)
 
 
 def _number(value: float | None) -> Text:
     return Text(NOTHING if value is None else f"{value:.1f}")
 
 
-def _difference(task: TaskGrid, row: str, language: str | None) -> Text:
+def _difference(task: TaskGrid, row: str, language: str | None, half_width: str = "") -> Text:
+    """The points, with colour and bold where an interval allows; ``half_width`` stands before half the interval."""
     points = task.difference(row, language) if row in task.compared_rows else None
     if points is None:
         return Text("" if row == task.base_row else NOTHING)
     text = format_difference(points)
-    return Text(text, style={"+": "green", "-": "red"}.get(text[0], ""))
+    style = {"+": "green", "-": "red"}.get(text[0], "") if task.found(row, language) else ""
+    if language is None and task.found_among_rows(row):
+        style = f"bold {style}".strip()
+    interval = task.intervals.get((row, language))
+    if half_width and interval:
+        text += f" {half_width}{(interval[1] - interval[0]) / 2:.1f}"
+    return Text(text, style=style)

@@ -11,65 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrain.dispatch import attempts as ways
-from xtrain.dispatch.attempts import Attempt, Attempts
-from xtrain.dispatch.job_graph import EVALUATE, JobGraph, JobNode
+from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.dispatch.slurm import Answer, is_slurm_job
-from xtrain.run_directory import RunDirectory
 from xtrain.watching import state as words
 from xtrain.watching.accounting import CLOCKS_SECONDS, JobStart, ask_accounting
-from xtrain.watching.record_end import LONGEST_BYTES, METRICS_BYTES, end_of, newest_first, stamp
 from xtrain.watching.run_view import RunView, views
+from xtrain.watching.starts import StartUsage, account_of, starts_of
 from xtrain.watching.state import PhaseState, observe
 from xtrain.watching.studies import ask
 
 _HOUR = 3600.0
 NO_STUDY = "in no study any more"  # the name under which run directories are shown that no study has now
-
-
-@dataclass(frozen=True)
-class StartUsage:
-    """What one attempt at a phase has used."""
-
-    number: int
-    job: str
-    began: float
-    """Seconds since 1970."""
-    seconds: float
-    """Until its end; until now of a running one."""
-    how: str
-    """How it ended, as :mod:`xtrain.dispatch.attempts` has it; ``running``."""
-    at_least: bool = False
-    """Its end is not known: ``seconds`` are those until its last sign of life."""
-    ranks: int = 0
-    """0 where it is not on record."""
-    gpus: int = 0
-    time_limit: float | None = None
-    """Seconds; None for no limit."""
-    wait: float | None = None
-    """Seconds from when it was submitted, or put back in the queue, until it began; None where that is not known, or
-    there is no queue."""
-    held: float = 0.0
-    """Seconds of ``wait`` in which the jobs were not over that it waited for."""
-    lost_steps: int = 0
-    """Steps of it that a later attempt trained again."""
-    lost_seconds: float | None = 0.0
-    """What these took it, at its own pace; of an evaluation, which goes on from nothing, all. None: not known."""
-
-    @property
-    def until(self) -> float:
-        """When it ended, or was seen last."""
-        return self.began + self.seconds
-
-    @property
-    def running(self) -> bool:
-        """Whether it is under way."""
-        return self.how == words.RUNNING
-
-    @property
-    def limit_share(self) -> float:
-        """Of its time limit; 0 where it has none."""
-        return self.seconds / self.time_limit if self.time_limit else 0.0
 
 
 @dataclass(frozen=True)
@@ -239,48 +191,15 @@ class _Reckoning:
         return PhaseUsage(state, tuple(starts), waiting, held, accounted)
 
     def _starts(self, view: RunView) -> list[StartUsage]:
-        attempts = Attempts(view.run)
-        began = [attempt for number in attempts.numbers() if (attempt := attempts.read(number)) is not None]
-        told = _told(view.run)
-        followers = (*began[1:], None)
-        return [self._start(view, one, then, told) for one, then in zip(began, followers, strict=False)]
-
-    def _start(self, view: RunView, one: Attempt, then: Attempt | None, told: Mapping[int, _Told]) -> StartUsage:
-        mine = told.get(one.number, _Told())
-        how, ended = self._ending(view, one, then)
-        sign = max(one.started, mine.seen or 0.0)
-        until = self.now if how == words.RUNNING else sign if ended is None else ended
-        seconds = max(0.0, until - one.started)
-        lost = mine.lost_seconds
-        if view.node.kind == EVALUATE and then is not None and how != ways.DONE:
-            lost = seconds
-        return StartUsage(
-            one.number, one.job, one.started, seconds, how, ended is None and how != words.RUNNING,
-            one.ranks, one.gpus, one.time_limit, lost_steps=mine.lost_steps, lost_seconds=lost,
-        )  # fmt: skip
-
-    def _ending(self, view: RunView, one: Attempt, then: Attempt | None) -> tuple[str, float | None]:
-        """How an attempt ended, and when; None where that is not known, and while it runs."""
-        attempts = Attempts(view.run)
-        end = attempts.read_end(one.number)
-        # Of a start that was killed the next one wrote the end, and with it when it began itself.
-        later = end is not None and end.how == ways.KILLED and then is not None
-        if end is not None and not (later and then and end.ended > then.started - CLOCKS_SECONDS):
-            return end.how, end.ended
-        if then is None and self.states[view.node.folder].state == words.RUNNING:
-            return words.RUNNING, None
-        account = self._account(one.job, one.started)
-        found = end or attempts.ending(one.number)
-        return found.how if found else words.UNKNOWN, account.end if account else None
-
-    def _account(self, job: str, began: float) -> JobStart | None:
-        return next((one for one in self.accounts.get(job, ()) if one.has(began)), None)
+        running = self.states[view.node.folder].state == words.RUNNING
+        until = self.now if running else None
+        return starts_of(view.run, view.node.kind, running_until=until, accounts=self.accounts)
 
     def _wait(self, view: RunView, start: StartUsage, before: StartUsage | None) -> tuple[float | None, float]:
         """Seconds that a start has waited, None where that is not known; and how many of them behind other jobs."""
         since, free = self._queued(view, start.job, before, start.began)
         if since is None:
-            account = self._account(start.job, start.began)
+            account = account_of(self.accounts, start.job, start.began)
             since = account.submitted if account is not None else None
         if since is None:
             return None, 0.0
@@ -309,64 +228,3 @@ class _Reckoning:
         folders = {self.folder_of.get(other, "") for other in (*submission.succeeded, *submission.ended)}
         ends = [start.until for folder in folders for start in self.starts.get(folder, ()) if not start.running]
         return submission.submitted, max((end for end in ends if end <= until + CLOCKS_SECONDS), default=0.0)
-
-
-@dataclass
-class _Told:
-    """What the record says of an attempt."""
-
-    seen: float | None = None
-    """When it wrote its last line."""
-    trains: float | None = None
-    """When it began to train, and from which step."""
-    step: int = 0
-    reached: int = 0
-    """Steps done in the newest line that says so, and when that was."""
-    reached_at: float | None = None
-    left_at: int | None = None
-    """The step from which the next one went on; None for none."""
-
-    def see(self, step: int, when: float | None) -> None:
-        """Take note of a line about ``step``; one that an earlier attempt wrote is passed over."""
-        if when is None or self.trains is None or when < self.trains:
-            return
-        self.seen = max(self.seen or when, when)
-        if step > self.reached:
-            self.reached, self.reached_at = step, when
-
-    @property
-    def lost_steps(self) -> int:
-        return 0 if self.left_at is None else max(0, self.reached - self.left_at)
-
-    @property
-    def lost_seconds(self) -> float | None:
-        """Of the lost steps, at the attempt's mean pace; None where its record shows none."""
-        if not self.lost_steps:
-            return 0.0
-        if self.reached <= self.step or self.reached_at is None or self.trains is None:
-            return None
-        return self.lost_steps * (self.reached_at - self.trains) / (self.reached - self.step)
-
-
-def _told(run: RunDirectory) -> dict[int, _Told]:
-    """What ``events.jsonl`` and ``metrics.jsonl`` say of each attempt, by its number."""
-    told: dict[int, _Told] = {}
-    mine, before = _Told(), None
-    for line in reversed(list(newest_first(end_of(run.events, LONGEST_BYTES)))):
-        kind, step, when = line.get("event"), line.get("step"), stamp(line.get("time"))
-        if kind == "start" and isinstance(line.get("attempt"), int):
-            before = mine if mine.trains is not None else before
-            mine = told[line["attempt"]] = _Told()
-        mine.seen = when if when is not None else mine.seen
-        if kind in ("begin", "resume") and isinstance(step, int):
-            if before is not None and mine.trains is None:  # else another seed of the same attempt
-                before.left_at = step
-            mine.trains, mine.step, mine.reached, mine.reached_at = when, step, step, when
-        elif kind == "steps_lost" and before is not None:
-            before.see(int(line["reached"]), stamp(line["seen"]))
-        elif isinstance(step, int):
-            mine.see(step, when)
-    newest = next(newest_first(end_of(run.metrics, METRICS_BYTES)), {})
-    if isinstance(newest.get("step"), int):
-        mine.see(newest["step"], stamp(newest.get("time")))
-    return told

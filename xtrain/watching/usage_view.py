@@ -14,8 +14,9 @@ from rich.text import Text
 from xtrain.dispatch.job_graph import JobGraph
 from xtrain.errors import counted
 from xtrain.tracking.progress import duration
+from xtrain.watching.starts import StartUsage
 from xtrain.watching.table import STYLES, Column, common_head, fitting, ordered, say
-from xtrain.watching.usage import PhaseUsage, StartUsage, Total, Usage, total
+from xtrain.watching.usage import PhaseUsage, Total, Usage, total
 
 _KWH = 3.6e6  # joules
 _GIB = 2**30

@@ -202,7 +202,9 @@ _WRITERS: Mapping[Kind, Callable[[Sequence[Row]], str]] = {
     "label": lambda rows: _lines([row["prediction"] for row in rows]),
     "choice": lambda rows: _lines([json.dumps({"label": int(row["prediction"])}) for row in rows]),
     "tags": lambda rows: "\n".join(_lines(row["prediction"]) for row in rows),
-    "pairs": lambda rows: _lines([f"{row['id']}\t{row['prediction']}" for row in rows]),
+    "pairs": lambda rows: _lines(
+        [f"{row['id']}\t{row['prediction']}" for row in rows if row["prediction"] is not None]
+    ),
     "answers": _object,
     "ranking": _object,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,20 @@ class _Set:
     """By side: the sentences that have an equal one."""
 
 
+def prediction_rows(taken: Sequence[tuple[Pair, float]], gold: Sequence[Pair] | None) -> list[dict[str, Any]]:
+    """``{"id", "prediction", "score"}`` of each mined pair; with gold also ``label``, and the pairs that were missed.
+
+    A missed pair has no prediction; a foreign sentence that is in no gold pair has no label.
+    """
+    rows: list[dict[str, Any]] = [{"id": pair[0], "prediction": pair[1], "score": score} for pair, score in taken]
+    if gold is None:
+        return rows
+    right = dict(gold)
+    rows = [{**row, "label": right.get(row["id"])} for row in rows]
+    mined = {row["id"] for row in rows}
+    return rows + [{"id": one, "prediction": None, "label": other} for one, other in gold if one not in mined]
+
+
 class BitextMining(Evaluator):
     """Mean-pooled vectors of one block, margin scores, and the threshold that is best on dev."""
 
@@ -59,7 +73,7 @@ class BitextMining(Evaluator):
                 raise UserError(_nothing_to_tune_on(setting, shard if dev is None else dev))
             threshold, best = best_threshold(tuned.candidates, tuned.gold)
             taken = [(pair, score) for pair, score in found.candidates if score >= threshold]
-            rows = [{"id": pair[0], "prediction": pair[1], "score": score} for pair, score in taken]
+            rows = prediction_rows(taken, found.gold if shard.labelled else None)
             protocol: dict[str, Any] = {
                 # no candidate is right: no threshold is better than mining nothing, and JSON has no infinity
                 "threshold": threshold if math.isfinite(threshold) else None,

@@ -1,0 +1,150 @@
+"""From run directories to the engine's input: a table of scores with the outcome of each item."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xtrain.evaluation.outcomes import Chance, NoOutcomes, chance, outcomes
+from xtrain.files import read_text
+from xtrain.graph import Graph
+from xtrain.run_directory import RunDirectory
+from xtrain.statistics.measured import Measured, Outcomes, Unit, joined, measured
+
+LAST = "last"  # in scores.json: the weights of the last step
+SAME = 1e-6  # percent by which a score may differ from what its items give: rounding
+Key = tuple[str, Hashable, Unit]
+"""Row, seed and unit."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished evaluation of a cell."""
+
+    row: str
+    seed: int
+    target: str
+    directory: RunDirectory
+    scores: Mapping[str, Mapping[str, float]]
+    """``{language: {metric: percent}}``."""
+    last: Mapping[str, Mapping[str, float]] | None = None
+    """The same with the weights of the last step; None where that is the selected one, or was not scored."""
+    of_last: bool = False
+    """Whether ``scores`` and predictions are those of the last step."""
+
+    def predictions(self, language: str) -> list[dict[str, Any]] | None:
+        """The rows of one language; None where they were not kept."""
+        folder = self.directory.predictions_last if self.of_last else self.directory.predictions
+        path = folder / self.target / f"{language}.jsonl"
+        return list(_rows(path)) if path.is_file() else None
+
+
+def runs_of(graph: Graph, out: Path) -> list[Run]:
+    """All finished evaluations of a study's cells. Seeds that share one (nothing was trained) have it each.
+
+    Where the last step was the selected one, its scores are those of the selected one.
+    """
+    found = []
+    read: dict[str, Mapping[str, Any]] = {}
+    for cell in graph.cells:
+        directory = graph.phases[cell.evaluation].run_directory(out)
+        if not directory.done:
+            continue
+        if cell.evaluation not in read:
+            read[cell.evaluation] = directory.read_scores()
+        entry = read[cell.evaluation]["tasks"].get(cell.target, {})
+        if entry.get("languages"):
+            last = read[cell.evaluation].get(LAST, {}).get("tasks", {}).get(cell.target, {}).get("languages")
+            found.append(Run(cell.row, cell.seed, cell.target, directory, entry["languages"], last))
+    return found
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in read_text(path).split("\n"):
+        if line.strip():
+            yield json.loads(line)
+
+
+@dataclass
+class Evidence:
+    """All that the answers of a study are made of, read once."""
+
+    graph: Graph
+    runs: Sequence[Run]
+    _items: dict[tuple[str, str, str, str], tuple[Outcomes | None, Chance | None]] = field(default_factory=dict)
+    """By run directory, target, language and metric."""
+    _whole: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    """By target and metric."""
+
+    @classmethod
+    def of(cls, graph: Graph, out: Path) -> Evidence:
+        """From the run directories below ``out``."""
+        return cls(graph, runs_of(graph, out))
+
+    def of_last_steps(self) -> Evidence:
+        """The same with the weights of the last step of each run."""
+        runs = [replace(run, scores=run.last, of_last=True) if run.last else run for run in self.runs]
+        return Evidence(self.graph, runs)
+
+    def metric(self, target: str, asked: str = "") -> str:
+        """``asked``, or the target's own."""
+        return asked or self.graph.specs[target].metric
+
+    def table(self, rows: Sequence[str], targets: Sequence[str], languages: Sequence[str], metric: str) -> Measured:
+        """The scores of those of ``rows`` that have some, in those of ``languages`` that any row has."""
+        parts = [self.whole(target, metric) for target in dict.fromkeys(targets)]
+        kept = [part.of_units([u for u, unit in enumerate(part.units) if unit.language in languages]) for part in parts]
+        every = joined(kept)
+        there = [r for r, row in enumerate(every.rows) if row in rows and not np.isnan(every.scores[r]).all()]
+        return Measured(
+            tuple(every.rows[r] for r in there),
+            every.seeds,
+            every.units,
+            every.scores[there],
+            tuple(one[there] for one in every.influence),
+            every.clusters,
+        )
+
+    def whole(self, target: str, metric: str) -> Measured:
+        """All rows, seeds and languages of a target."""
+        name = self.metric(target, metric)
+        if (target, name) not in self._whole:
+            scores: dict[Key, float] = {}
+            items: dict[Key, Outcomes] = {}
+            for run in self.runs:
+                for language, metrics in run.scores.items():
+                    if run.target == target and name in metrics:
+                        key = run.row, run.seed, Unit(target, language)
+                        scores[key] = metrics[name]
+                        found, _ = self.items(run, language, name)
+                        if found is not None:
+                            items[key] = found
+            units = sorted({unit for _, _, unit in scores}, key=lambda unit: unit.language)
+            rows = [row.name for row in self.graph.study.intermediate]
+            self._whole[target, name] = measured(rows, self.graph.study.seeds, units, scores, items)
+        return self._whole[target, name]
+
+    def items(self, run: Run, language: str, metric: str) -> tuple[Outcomes | None, Chance | None]:
+        """The outcomes of one language, if they add up to its score, and the chance it has to be above."""
+        key = (f"{run.directory.path} {run.of_last}", run.target, language, metric)
+        if key not in self._items:
+            self._items[key] = self._read(run, language, metric)
+        return self._items[key]
+
+    def _read(self, run: Run, language: str, metric: str) -> tuple[Outcomes | None, Chance | None]:
+        spec, rows = self.graph.specs[run.target], run.predictions(language)
+        if not rows:
+            return None, None
+        score = run.scores[language][metric]
+        try:
+            found = outcomes(spec, metric, language, rows)
+        except NoOutcomes:
+            return None, None
+        if abs(found.score - score) > SAME:
+            return None, None
+        return found, chance(spec, metric, language, rows, score)
