@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ def prepared(root: Path, model_folder: Path, split: str, sample: Sample | None =
 AXES = np.eye(6)
 
 
+def mined(rows: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """The pairs; the others are gold pairs that were missed."""
+    return {(row["id"], row["prediction"]) for row in rows if row["prediction"] is not None}
+
+
 def test_the_threshold_of_dev_is_applied_to_test(
     tmp_path: Path, model_folder: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,8 +104,11 @@ def test_the_threshold_of_dev_is_applied_to_test(
     found = evaluate(monkeypatch, encoder, by_id, test, dev, margin="absolute")
     assert found.protocol["threshold"] == pytest.approx(0.75)
     assert found.protocol["tuned_on"] == "dev"
-    assert [(row["id"], row["prediction"]) for row in found.rows] == [("xx-1", "en-1"), ("xx-0", "en-0")]
+    assert [(row["id"], row["prediction"]) for row in found.rows] == [
+        ("xx-1", "en-1"), ("xx-0", "en-0"), ("xx-2", None),
+    ], "the missed pairs come last"  # fmt: skip
     assert found.rows[1]["score"] == pytest.approx(0.8)
+    assert [row["label"] for row in found.rows] == [None, "en-0", "en-2"], "xx-1 is in no gold pair"
     assert dict(found.metrics) == pytest.approx({"f1": 50, "precision": 50, "recall": 50})
     assert found.num_examples == 6
 
@@ -140,7 +149,7 @@ def test_equal_sentences_are_searched_as_one_and_are_in_no_pair(
     assert found.protocol["sentences"] == {"foreign": 4, "english": 3}
     assert found.protocol["gold_pairs"] == 4
     assert found.protocol["candidates"] == 2
-    assert {(row["id"], row["prediction"]) for row in found.rows} == {("xx-1", "en-1"), ("xx-3", "en-2")}
+    assert mined(found.rows) == {("xx-1", "en-1"), ("xx-3", "en-2")}
     assert dict(found.metrics) == pytest.approx({"precision": 100, "recall": 50, "f1": 200 / 3})
 
 
@@ -166,7 +175,8 @@ def test_where_nothing_is_right_nothing_is_mined_and_the_protocol_is_json(
     by_id = {f"test:{code}-{n}": list(AXES[n]) for code in ("xx", "en") for n in range(2)}
     found = evaluate(monkeypatch, encoder, by_id, prepared(tmp_path, model_folder, "test"), margin="absolute")
     assert found.protocol["threshold"] is None
-    assert list(found.rows) == []
+    assert mined(found.rows) == set()
+    assert all(row["label"] for row in found.rows), "what was missed"
     assert found.metrics["f1"] == 0
 
 

@@ -17,7 +17,6 @@ from xtrain.evaluation.metrics import classification
 from xtrain.evaluation.outcomes import NoOutcomes, chance, outcomes
 from xtrain.tasks import TaskSpec
 
-RNG = np.random.default_rng(0)
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
@@ -25,32 +24,35 @@ def spec(format_: str, metric: str = "accuracy", **more: Any) -> TaskSpec:
     return TaskSpec("made", format_, ("de",), metric=metric, **more)
 
 
-def tagged(count: int, right: float) -> list[dict[str, Any]]:
+def tagged(count: int, right: float, seed: int = 0) -> list[dict[str, Any]]:
     """Sentences of 3 to 12 words, a share of whose tags is right."""
+    rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
-        gold = RNG.choice(TAGS, RNG.integers(3, 13)).tolist()
-        found = [tag if RNG.random() < right else str(RNG.choice(TAGS)) for tag in gold]
+        gold = rng.choice(TAGS, rng.integers(3, 13)).tolist()
+        found = [tag if rng.random() < right else str(rng.choice(TAGS)) for tag in gold]
         rows.append({"id": str(number), "label": gold, "prediction": found})
     return rows
 
 
-def classified(count: int, right: float, labels: Sequence[str] = ("a", "b", "c")) -> list[dict[str, Any]]:
-    gold = RNG.choice(labels, count).tolist()
-    found = [one if RNG.random() < right else str(RNG.choice(labels)) for one in gold]
+def classified(count: int, right: float, seed: int = 0) -> list[dict[str, Any]]:
+    rng, labels = np.random.default_rng(seed), ("a", "b", "c")
+    gold = rng.choice(labels, count).tolist()
+    found = [one if rng.random() < right else str(rng.choice(labels)) for one in gold]
     return [
         {"id": str(n), "label": one, "prediction": two} for n, (one, two) in enumerate(zip(gold, found, strict=True))
     ]
 
 
-def answered(count: int, right: float) -> list[dict[str, Any]]:
+def answered(count: int, right: float, seed: int = 0) -> list[dict[str, Any]]:
     words = ["ein", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
+    rng = np.random.default_rng(seed)
     rows = []
     for number in range(count):
-        gold = " ".join(RNG.choice(words, RNG.integers(1, 4)))
-        other, wrong = (" ".join(RNG.choice(words, 2)) for _ in range(2))
+        gold = " ".join(rng.choice(words, rng.integers(1, 4)))
+        other, wrong = (" ".join(rng.choice(words, 2)) for _ in range(2))
         rows.append(
-            {"id": str(number), "answers": [gold, other], "prediction": gold if RNG.random() < right else wrong}
+            {"id": str(number), "answers": [gold, other], "prediction": gold if rng.random() < right else wrong}
         )
     return rows
 
