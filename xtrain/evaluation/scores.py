@@ -10,6 +10,8 @@ from typing import Any
 from xtrain.data.account import Account
 from xtrain.tasks import TaskSpec
 
+SELECTED, LAST = "selected", "last"
+"""The checkpoint that was best on English dev, and that of the last step: its scores stand below this key."""
 AVERAGE = "plain mean over the task's evaluated languages, English included where it is one of them"
 
 

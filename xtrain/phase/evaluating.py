@@ -16,6 +16,7 @@ from xtrain.evaluation.benchmark import layout
 from xtrain.evaluation.evaluators import Evaluation, LanguageResult, Setting
 from xtrain.evaluation.predict import GroupRanks
 from xtrain.evaluation.retrieval import embedding_layer
+from xtrain.evaluation.scores import LAST, SELECTED
 from xtrain.files import make_folder, read_json
 from xtrain.graph import EVALUATE, TARGET
 from xtrain.model import Encoder, PhaseModel, load_encoder, load_heads
@@ -29,8 +30,6 @@ from xtrain.tasks import TaskSpec, formats
 from xtrain.training.engine import DTYPES
 from xtrain.training.guard import Guard
 
-LAST = "last"
-
 
 def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
     """Write ``predictions/``, ``predictions-last/`` and ``scores.json``; returns the summary for ``DONE``."""
@@ -43,7 +42,7 @@ def evaluate_phase(rank: PhaseRank) -> dict[str, Any]:
     if phase.engine.keep_encoders != NONE or parent is None or PhaseFile.read(parent).kind != TARGET:
         observer.use_encoder(phase.start_folder(run), phase.parent)  # by its files, which must stay
     evaluator = PhaseEvaluator(rank)
-    result = evaluator.score(phase.start_folder(run), "selected")
+    result = evaluator.score(phase.start_folder(run), SELECTED)
     if phase.evaluation.last_checkpoint and parent is not None and lost_last(parent):
         observer.say(f"      note: the last step's weights were deleted (engine.keep_encoders): {parent.encoder_last}")
     if phase.evaluation.last_checkpoint and parent is not None and parent.encoder_last.is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.estimate import Estimate
 
 
@@ -20,6 +21,13 @@ class Verdict(StrEnum):
     """Neither: the data do not tell."""
     UNSUPPORTED = "unsupported"
     """No claim whatever the numbers: at chance, not zero-shot, or a single seed. The remarks say which."""
+
+
+def told_apart(value: float, p: float | None) -> Verdict:
+    """Higher or lower where the corrected p says so, else open."""
+    if p is None or p >= ALPHA:
+        return Verdict.OPEN
+    return Verdict.HIGHER if value > 0 else Verdict.LOWER
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from xtrain.graph import Graph
-from xtrain.questions.answer import Answer, Comparison, Verdict
+from xtrain.questions.answer import Answer, Comparison, Verdict, told_apart
 from xtrain.questions.components import components
 from xtrain.questions.context import Context, Draft, Tested
 from xtrain.questions.kinds import KINDS
@@ -72,8 +72,9 @@ def judge(questions: Sequence[Sequence[Tested]], margins: Sequence[float | None]
 def _verdict(test: Tested, p: float | None, equivalent: float | None) -> Verdict:
     if test.blocked:
         return Verdict.UNSUPPORTED
-    if p is not None and p < ALPHA:
-        return Verdict.HIGHER if test.comparison.estimate.value > 0 else Verdict.LOWER
+    found = told_apart(test.comparison.estimate.value, p)
+    if found is not Verdict.OPEN:
+        return found
     if equivalent is not None and equivalent < ALPHA:
         return Verdict.EQUIVALENT
     return Verdict.OPEN
@@ -91,7 +92,7 @@ def _answer(context: Context, draft: Draft, comparisons: tuple[Comparison, ...],
         comparisons=comparisons,
         details=draft.details,
         margin=question.margin,
-        components=components(context, [*context.reference, *(row for of in context.compared.values() for row in of)]),
+        components=components(context, context.every_row),
         **draft.extra,
     )
     return replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,6 @@ from xtrain.language_facts import facts
 from xtrain.questions.answer import Comparison, Verdict
 from xtrain.questions.leaks import Ledger
 from xtrain.questions.table import Evidence
-from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.contrasts import ITEMS, Design, contrast, mean_of
 from xtrain.statistics.estimate import Estimate, cohens_h
 from xtrain.statistics.measured import Floats, Measured, Unit
@@ -104,6 +102,11 @@ class Context:
         found = {name: [row for row in self.rows(name) if row not in reference] for name in names}
         return {name: rows for name, rows in found.items() if rows}
 
+    @property
+    def every_row(self) -> list[str]:
+        """What is compared to, then what is compared."""
+        return [*self.reference, *(row for of in self.compared.values() for row in of)]
+
     def rows(self, name: str) -> list[str]:
         """The rows of a level, or the one row of that name."""
         if not self.question.factor or name == NO_INTERMEDIATE:
@@ -121,11 +124,11 @@ class Context:
     def table(self, rows: Sequence[str], languages: Sequence[str], targets: Sequence[str] = ()) -> Measured:
         """The zero-shot units that all of ``rows`` have; a language that the question names counts in any case."""
         found = self.evidence.table(rows, targets or self.targets, languages, self.question.metric)
-        missing = np.isnan(found.scores)
-        seeds = np.flatnonzero(~np.any(np.all(missing, axis=2), axis=0)) if found.rows else np.zeros(0, dtype=int)
-        whole = ~np.any(missing[:, seeds], axis=(0, 1))
-        kept = [u for u, unit in enumerate(found.units) if whole[u] and not self.leak(rows, unit)]
-        return found.of_units(kept)
+        return found.of_units([u for u in found.whole_units().tolist() if not self.leak(rows, found.units[u])])
+
+    def contrast(self, table: Measured, weights: Floats, units: Floats, design: Design | None = None) -> Estimate:
+        """A contrast of ``table``, whose noise of seeds is learnt from all rows."""
+        return contrast(table, weights, units, design, self.pool(table))
 
     def pool(self, table: Measured) -> Measured:
         """The same units and seeds of all rows: what the noise of seeds is learnt from."""
@@ -143,10 +146,9 @@ class Context:
 
     def not_zero_shot(self) -> dict[str, str]:
         """Language -> why it is no new one for some row of the question; all of its targets together."""
-        rows = [*self.reference, *(row for of in self.compared.values() for row in of)]
         found: dict[str, str] = {}
         for language in self.languages:
-            reasons = (self.ledger.reason(row, target, language) for row in rows for target in self.targets)
+            reasons = (self.ledger.reason(row, target, language) for row in self.every_row for target in self.targets)
             if why := next(filter(None, reasons), ""):
                 found[language] = why
         return found
@@ -155,10 +157,9 @@ class Context:
         """How units make up the mean: of targets over their languages, or of languages where these are a sample."""
         if self.question.over == THESE:
             return target_mean(table.units), None
-        names = list(dict.fromkeys(unit.language for unit in table.units))
-        matrix = np.array([[float(unit.language == name) for unit in table.units] for name in names])
+        names, matrix = language_means(table.units)
         families = [family_of(name) for name in names] if self.question.over == FAMILIES else []
-        return matrix / matrix.sum(axis=1, keepdims=True), mean_of(len(names), groups=families)
+        return matrix, mean_of(len(names), groups=families)
 
     def compare(
         self,
@@ -176,7 +177,7 @@ class Context:
             return self.nothing(label, group, self._why_nothing([*positive, *negative], languages, targets))
         weights = row_weights(table.rows, positive, negative)
         units, design = self.units(table)
-        estimate = contrast(table, weights, units, design, self.pool(table))
+        estimate = self.contrast(table, weights, units, design)
         return self.tested(label, group, table, estimate, (positive, negative))
 
     def tested(
@@ -188,9 +189,9 @@ class Context:
         sides: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> Tested:
         """A comparison of an estimate over ``table``, with what a reader must know of it."""
-        seeds = len(table.of_rows(range(len(table.rows))).seeds)
+        seeds = len(table.shared_seeds())
         at_chance = [unit for unit in table.units if self._at_chance(table.rows, unit)]
-        remarks = list(self._remarks(table, estimate, at_chance))
+        remarks = self._remarks(table, seeds, at_chance)
         scores = _means(table, *sides) if sides else None
         share = all(self.evidence.metric(unit.target, self.question.metric) in SHARES for unit in table.units)
         comparison = Comparison(
@@ -233,25 +234,13 @@ class Context:
         return [replace(one.comparison, verdict=Verdict.UNSUPPORTED if one.blocked else Verdict.OPEN) for one in found]
 
     def _at_chance(self, rows: Sequence[str], unit: Unit) -> bool:
-        """Whether no row is above chance: by the median of the seeds' p-values."""
-        seen = False
-        for row in rows:
-            found = [
-                self.evidence.items(run, unit.language, self.evidence.metric(run.target, self.question.metric))[1]
-                for run in self.evidence.runs
-                if run.row == row and run.target == unit.target and unit.language in run.scores
-            ]
-            known = [one.p for one in found if one is not None]
-            if known:
-                seen = True
-                if statistics.median(known) <= ALPHA:
-                    return False
-        return seen
+        """Whether no row is above chance."""
+        found = [self.evidence.at_chance(row, unit, self.question.metric) for row in rows]
+        return True in found and False not in found
 
-    def _remarks(self, table: Measured, estimate: Estimate, at_chance: Sequence[Unit]) -> list[str]:
+    def _remarks(self, table: Measured, seeds: int, at_chance: Sequence[Unit]) -> list[str]:
         remarks = []
         planned = len(self.study.seeds)
-        seeds = len(table.of_rows(range(len(table.rows))).seeds)
         if seeds < planned:
             remarks.append(f"{seeds} of {planned} seeds")
         if at_chance:
@@ -288,6 +277,13 @@ def target_mean(units: Sequence[Unit]) -> Floats:
     return np.array([1.0 / (targets.count(target) * len(set(targets))) for target in targets])
 
 
+def language_means(units: Sequence[Unit]) -> tuple[list[str], Floats]:
+    """The languages, and how units make them up, (L, U): the mean over the targets that have one."""
+    names = list(dict.fromkeys(unit.language for unit in units))
+    matrix = np.array([[float(unit.language == name) for unit in units] for name in names])
+    return names, matrix / matrix.sum(axis=1, keepdims=True)
+
+
 def family_of(language: str) -> str:
     """The language's family; a language that the table does not know is one of its own."""
     known = facts(language)
@@ -295,9 +291,9 @@ def family_of(language: str) -> str:
 
 
 def _means(table: Measured, positive: Sequence[str], negative: Sequence[str]) -> tuple[float, float]:
-    part = table.of_rows(range(len(table.rows)))
-    by_row = np.einsum("u,rsu->r", target_mean(part.units), part.scores) / max(1, len(part.seeds))
-    first, second = (float(np.mean([by_row[part.row(name)] for name in names])) for names in (positive, negative))
+    seeds = table.shared_seeds()
+    by_row = np.einsum("u,rsu->r", target_mean(table.units), table.scores[:, seeds]) / max(1, len(seeds))
+    first, second = (float(np.mean([by_row[table.row(name)] for name in names])) for names in (positive, negative))
     return first, second
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -46,9 +46,6 @@ def script_of(language: str) -> str:
 
 def _of_text(context: Context, name: str, language: str) -> float:
     """The mean over the targets that have the language."""
-    values = []
-    for run in {run.target: run for run in context.evidence.runs if run.target in context.targets}.values():
-        tokens: Mapping[str, Any] = run.directory.read_scores()["protocol"]["tasks"][run.target].get("tokens", {})
-        if language in tokens:
-            values.append(float(tokens[language][name]))
+    runs = {run.target: run for run in context.evidence.runs if run.target in context.targets}.values()
+    values = [float(run.tokens[language][name]) for run in runs if language in run.tokens]
     return float(np.mean(values)) if values else UNKNOWN

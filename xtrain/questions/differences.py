@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-
 import numpy as np
 
 from xtrain.questions.context import target_mean
 from xtrain.questions.leaks import Ledger
 from xtrain.questions.table import Evidence
-from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.contrasts import contrast
 from xtrain.statistics.estimate import Estimate
 from xtrain.statistics.measured import Measured
@@ -56,21 +53,14 @@ def _averaged(table: Measured, ledger: Ledger) -> list[int]:
 
 def marks(evidence: Evidence, ledger: Ledger, target: str) -> dict[tuple[str, str], tuple[str, ...]]:
     """Row and language -> what a reader must know of the cell: not zero-shot and why, at chance."""
-    table, metric = evidence.whole(target, ""), evidence.metric(target)
+    table = evidence.whole(target, "")
     found: dict[tuple[str, str], tuple[str, ...]] = {}
-    by_cell: dict[tuple[str, str], list[float]] = {}
-    for run in evidence.runs:
-        for language in run.scores if run.target == target else ():
-            chance = evidence.items(run, language, metric)[1]
-            if chance is not None:
-                by_cell.setdefault((run.row, language), []).append(chance.p)
     for row in table.rows:
         for unit in table.units:
             said = []
             if unit.language != ENGLISH and (why := ledger.reason(row, target, unit.language)):
                 said.append(f"{NOT_ZERO_SHOT}: {why}")
-            p_values = by_cell.get((row, unit.language))
-            if p_values and statistics.median(p_values) > ALPHA:
+            if evidence.at_chance(row, unit):
                 said.append(AT_CHANCE)
             if said:
                 found[row, unit.language] = tuple(said)

@@ -10,11 +10,11 @@ import numpy as np
 
 from xtrain.errors import counted, listed
 from xtrain.questions.answer import Comparison, Point, Verdict
-from xtrain.questions.context import Context, Draft, Tested, family_of, row_weights, target_mean
+from xtrain.questions.context import Context, Draft, Tested, family_of, language_means, row_weights, target_mean
 from xtrain.questions.covariates import covariate, script_of
 from xtrain.statistics.bootstrap import draw, probability_best
-from xtrain.statistics.contrasts import LANGUAGES, ROWS, Design, across_rows, contrast
-from xtrain.statistics.measured import Floats, Measured
+from xtrain.statistics.contrasts import LANGUAGES, ROWS, Design, across_rows
+from xtrain.statistics.measured import Measured
 from xtrain.statistics.ranking import Ranking, rank
 from xtrain.statistics.shapley import Subset, sampled_weights
 from xtrain.study import NO_INTERMEDIATE
@@ -69,17 +69,10 @@ def interactions(context: Context) -> Draft:
     return Draft(question, tuple(tests), context.against, tuple(details), {"x_name": x_name}, tuple(limits))
 
 
-def _languages(table: Measured) -> tuple[list[str], Floats]:
-    """The languages of a table, and how its units make them up: the mean over the targets that have one."""
-    names = list(dict.fromkeys(unit.language for unit in table.units))
-    matrix = np.array([[float(unit.language == name) for unit in table.units] for name in names])
-    return names, matrix / matrix.sum(axis=1, keepdims=True)
-
-
 def _by_covariate(context: Context, name: str, rows: Sequence[str], table: Measured) -> Tested:
     """The slope of the difference over a covariate, others held constant."""
     question = context.question
-    names, units = _languages(table)
+    names, units = language_means(table.units)
     columns = [covariate(context, one, names) for one in (question.covariate, *question.controls)]
     known = [i for i in range(len(names)) if all(math.isfinite(column[i]) for column in columns)]
     if len(known) < len(columns) + 1 + LEAST_LANGUAGES:
@@ -89,7 +82,7 @@ def _by_covariate(context: Context, name: str, rows: Sequence[str], table: Measu
     if np.linalg.matrix_rank(design.columns) < design.columns.shape[1]:
         return context.nothing(name, "", f"{question.covariate} cannot be told from {listed(question.controls)}")
     weights = row_weights(table.rows, rows, context.reference)
-    found = context.tested(name, "", table, contrast(table, weights, units[known], design, context.pool(table)))
+    found = context.tested(name, "", table, context.contrast(table, weights, units[known], design))
     unknown = [one for i, one in enumerate(names) if i not in known]
     remark = (f"{question.covariate} is not known of {listed(unknown)}",) if unknown else ()
     return replace(found, comparison=replace(found.comparison, remarks=(*found.comparison.remarks, *remark)))
@@ -99,7 +92,7 @@ def _by_group(context: Context, name: str, rows: Sequence[str], table: Measured)
     """The difference in the first group of languages less that in the second."""
     question = context.question
     first, second = question.groups.values()
-    names, units = _languages(table)
+    names, units = language_means(table.units)
     known = [i for i, one in enumerate(names) if one in first or one in second]
     member = np.array([float(names[i] in first) for i in known])
     if not 0 < member.sum() < len(known):
@@ -107,9 +100,9 @@ def _by_group(context: Context, name: str, rows: Sequence[str], table: Measured)
     design = Design(np.column_stack([member, np.ones(len(known))]), 0, LANGUAGES)
     weights = row_weights(table.rows, rows, context.reference)
     if question.over == THESE:
-        estimate = contrast(table, weights, design.weights @ units[known], None, context.pool(table))
+        estimate = context.contrast(table, weights, design.weights @ units[known])
     else:
-        estimate = contrast(table, weights, units[known], design, context.pool(table))
+        estimate = context.contrast(table, weights, units[known], design)
     return context.tested(name, "", table, estimate)
 
 
@@ -134,9 +127,7 @@ def _within(context: Context) -> Draft:
             continue
         (a, b), (c, d) = at.values()
         weights = row_weights(table.rows, a, b) - row_weights(table.rows, c, d)
-        tests.append(
-            context.tested(name, "", table, contrast(table, weights, *context.units(table), context.pool(table)))
-        )
+        tests.append(context.tested(name, "", table, context.contrast(table, weights, *context.units(table))))
     return Draft(question, tuple(tests), context.against, extra={"x_name": f"{factor}: {' less '.join(levels)}"})
 
 
@@ -188,9 +179,7 @@ def _shapley(context: Context) -> list[Comparison]:
         rows = np.zeros(len(table.rows))
         for subset, weight in of.items():
             rows[table.row(there[subset])] += weight
-        tested = context.tested(
-            player, "Shapley value", table, contrast(table, rows, *context.units(table), context.pool(table))
-        )
+        tested = context.tested(player, "Shapley value", table, context.contrast(table, rows, *context.units(table)))
         found.append(replace(tested.comparison, verdict=Verdict.UNSUPPORTED if tested.blocked else Verdict.OPEN))
     return found
 
@@ -278,9 +267,7 @@ def _regrets(context: Context, table: Measured, ranking: Ranking) -> list[Compar
     if chosen == best:
         return []
     weights = row_weights(table.rows, [chosen], [best])
-    tested = context.tested(
-        chosen, "chosen by English", table, contrast(table, weights, *context.units(table), context.pool(table))
-    )
+    tested = context.tested(chosen, "chosen by English", table, context.contrast(table, weights, *context.units(table)))
     return [tested.comparison]
 
 

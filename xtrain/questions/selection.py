@@ -11,12 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from xtrain.questions.answer import Answer, Comparison, Verdict
+from xtrain.questions.answer import Answer, Comparison, Verdict, told_apart
 from xtrain.questions.context import target_mean
 from xtrain.questions.leaks import Ledger
-from xtrain.questions.sentences import interval, number, p_text
+from xtrain.questions.sentences import half_width, number, with_p
 from xtrain.questions.table import Evidence
-from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.contrasts import ITEMS, SEEDS, contrast
 from xtrain.statistics.estimate import Estimate, Source, holm
 from xtrain.statistics.measured import Floats, Measured
@@ -61,12 +60,11 @@ def _both(selected: Evidence, last: Evidence, ledger: Ledger, target: str) -> Me
     """Each row twice, with its selected and with its last weights, in the units that are zero-shot in all rows."""
     one, other = selected.whole(target, ""), last.whole(target, "")
     rows = [r for r in range(len(one.rows)) if not np.isnan(one.scores[r]).all()]
-    there = ~np.isnan(one.scores[rows]).all(axis=2)
-    seeds = np.flatnonzero(there.all(axis=0))
+    part = one.with_rows(rows)
+    seeds = part.shared_seeds()
     kept = [
-        u for u, unit in enumerate(one.units)
-        if not any(ledger.reason(one.rows[r], target, unit.language) for r in rows)
-        and not np.isnan(one.scores[rows][:, seeds][:, :, u]).any()
+        u for u in part.whole_units().tolist()
+        if not any(ledger.reason(row, target, one.units[u].language) for row in part.rows)
     ]  # fmt: skip
     same_items = all(np.array_equal(one.clusters[u], other.clusters[u]) for u in kept)
     return Measured(
@@ -112,8 +110,7 @@ def _line(label: str, target: str, table: Measured, estimate: Estimate) -> Compa
 def _judged(one: Comparison, p: float) -> Comparison:
     if one.counts["seeds"] < 2 or not one.estimate.known:
         return replace(one, verdict=Verdict.UNSUPPORTED, remarks=("one seed",))
-    verdict = Verdict.OPEN if p >= ALPHA else Verdict.HIGHER if one.estimate.value > 0 else Verdict.LOWER
-    return replace(one, p_corrected=p, verdict=verdict)
+    return replace(one, p_corrected=p, verdict=told_apart(one.estimate.value, p))
 
 
 def _sentence(judged: Sequence[Comparison], details: Sequence[Comparison]) -> str:
@@ -133,6 +130,4 @@ def _sentence(judged: Sequence[Comparison], details: Sequence[Comparison]) -> st
 
 def _told(one: Comparison) -> str:
     """``+0.4 points (95 % interval -0.1 to +0.9, p = 0.08)``."""
-    half = (one.estimate.high - one.estimate.low) / 2
-    p = f", {p_text(one.p_corrected)}" if one.p_corrected is not None else ""
-    return f"{number(one.estimate.value, half)} points (95 % interval {interval(one.estimate)}{p})"
+    return f"{number(one.estimate.value, half_width(one.estimate))} points (95 % interval {with_p(one)})"

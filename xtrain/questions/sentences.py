@@ -24,19 +24,33 @@ WORTH = 0.05  # share by which an interval has to shrink for an advice
 def number(value: float, precision: float) -> str:
     """``+1.3`` with as many digits as an interval of half width ``precision`` allows."""
     digits = 1 if not math.isfinite(precision) or precision >= 0.5 else 2
-    text = f"{value:+.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text
+    return format_difference(value, digits)
 
 
-def interval(estimate: Estimate) -> str:
-    """``+0.6 to +3.0``."""
-    half = (estimate.high - estimate.low) / 2
-    return f"{number(estimate.low, half)} to {number(estimate.high, half)}"
+def format_difference(points: float, decimals: int = 1) -> str:
+    """``+1.3``, ``-0.4``, and ``0.0`` for what rounds to nothing."""
+    text = f"{points:+.{decimals}f}"
+    return text if float(text) else text[1:]
 
 
-def p_text(p: float) -> str:
-    """``p = 0.004``, ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+def half_width(estimate: Estimate) -> float:
+    """Of the 95 % interval."""
+    return (estimate.high - estimate.low) / 2
+
+
+def with_p(one: Comparison) -> str:
+    """``+0.6 to +3.0, p = 0.004``; without a p where it was not tested."""
+    half = half_width(one.estimate)
+    text = f"{number(one.estimate.low, half)} to {number(one.estimate.high, half)}"
+    if one.p_corrected is None:
+        return text
+    p = p_number(one.p_corrected)
+    return f"{text}, p {p}" if p.startswith("<") else f"{text}, p = {p}"
+
+
+def p_number(p: float) -> str:
+    """``0.004``, ``0.24``, ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def sentence(answer: Answer, targets: Sequence[str], tests: int, lead: str = "") -> str:
@@ -75,10 +89,8 @@ def _heading(answer: Answer, verdict: Verdict) -> str:
 
 def _told(answer: Answer, one: Comparison) -> str:
     """``mnli +1.8 (+0.6 to +3.0, p = 0.004)``."""
-    half = (one.estimate.high - one.estimate.low) / 2
-    p = f", {p_text(one.p_corrected)}" if one.p_corrected is not None else ""
-    value = number(one.estimate.value, half)
-    return f"{name_of(answer, one)} {value} ({interval(one.estimate)}{p})"
+    value = number(one.estimate.value, half_width(one.estimate))
+    return f"{name_of(answer, one)} {value} ({with_p(one)})"
 
 
 def name_of(answer: Answer, one: Comparison) -> str:
@@ -165,7 +177,7 @@ def advice(answer: Answer) -> tuple[str, ...]:
     undecided = [one for one in answer.comparisons if one.verdict is Verdict.OPEN and one.estimate.known]
     if undecided:
         nearest = min(undecided, key=lambda one: one.p_corrected if one.p_corrected is not None else 1.0)
-        half = (nearest.estimate.high - nearest.estimate.low) / 2
+        half = half_width(nearest.estimate)
         helpful = [gain for gain in gains(nearest.estimate) if gain.half_width < (1 - WORTH) * half]
         if helpful:
             steps = "; ".join(f"{_more(gain)} to ±{gain.half_width:.1f}" for gain in helpful)

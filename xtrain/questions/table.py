@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from xtrain.evaluation.outcomes import Chance, NoOutcomes, chance, outcomes
+from xtrain.evaluation.scores import LAST
 from xtrain.files import read_text
 from xtrain.graph import Graph
 from xtrain.run_directory import RunDirectory
+from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.measured import Measured, Outcomes, Unit, joined, measured
 
-LAST = "last"  # in scores.json: the weights of the last step
 SAME = 1e-6  # percent by which a score may differ from what its items give: rounding
 Key = tuple[str, Hashable, Unit]
 """Row, seed and unit."""
@@ -32,6 +34,8 @@ class Run:
     directory: RunDirectory
     scores: Mapping[str, Mapping[str, float]]
     """``{language: {metric: percent}}``."""
+    tokens: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What the tokenizer made of each language's text, where that was counted."""
     last: Mapping[str, Mapping[str, float]] | None = None
     """The same with the weights of the last step; None where that is the selected one, or was not scored."""
     of_last: bool = False
@@ -60,7 +64,9 @@ def runs_of(graph: Graph, out: Path) -> list[Run]:
         entry = read[cell.evaluation]["tasks"].get(cell.target, {})
         if entry.get("languages"):
             last = read[cell.evaluation].get(LAST, {}).get("tasks", {}).get(cell.target, {}).get("languages")
-            found.append(Run(cell.row, cell.seed, cell.target, directory, entry["languages"], last))
+            protocol = read[cell.evaluation].get("protocol", {}).get("tasks", {}).get(cell.target, {})
+            tokens = protocol.get("tokens", {})
+            found.append(Run(cell.row, cell.seed, cell.target, directory, entry["languages"], tokens, last))
     return found
 
 
@@ -101,14 +107,7 @@ class Evidence:
         kept = [part.of_units([u for u, unit in enumerate(part.units) if unit.language in languages]) for part in parts]
         every = joined(kept)
         there = [r for r, row in enumerate(every.rows) if row in rows and not np.isnan(every.scores[r]).all()]
-        return Measured(
-            tuple(every.rows[r] for r in there),
-            every.seeds,
-            every.units,
-            every.scores[there],
-            tuple(one[there] for one in every.influence),
-            every.clusters,
-        )
+        return every.with_rows(there)
 
     def whole(self, target: str, metric: str) -> Measured:
         """All rows, seeds and languages of a target."""
@@ -135,6 +134,16 @@ class Evidence:
         if key not in self._items:
             self._items[key] = self._read(run, language, metric)
         return self._items[key]
+
+    def at_chance(self, row: str, unit: Unit, metric: str = "") -> bool | None:
+        """Whether a score is no better than chance, by the median of its seeds' p; None where nobody can tell."""
+        found = [
+            self.items(run, unit.language, self.metric(unit.target, metric))[1]
+            for run in self.runs
+            if run.row == row and run.target == unit.target and unit.language in run.scores
+        ]
+        known = [one.p for one in found if one is not None]
+        return statistics.median(known) > ALPHA if known else None
 
     def _read(self, run: Run, language: str, metric: str) -> tuple[Outcomes | None, Chance | None]:
         spec, rows = self.graph.specs[run.target], run.predictions(language)

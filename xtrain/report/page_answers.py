@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from xtrain.errors import counted
 from xtrain.questions.answer import Answer, Comparison, Verdict, by_group
+from xtrain.questions.sentences import p_number
 from xtrain.report.answer_figures import MOST_LINES, answer_figure, decimals, details_figure, interval_text
 from xtrain.report.figures import data_uri
 from xtrain.report.tables import signed
@@ -110,9 +111,7 @@ class AnswerView:
 
 def p_text(p: float | None) -> str:
     """``0.012``, ``< 0.001``; a dash where nothing was tested."""
-    if p is None:
-        return "–"  # noqa: RUF001
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return "–" if p is None else p_number(p)  # noqa: RUF001
 
 
 def _spoken(comparisons: Sequence[Comparison], answer: Answer) -> str:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from xtrain.evaluation.scores import LAST as LAST
+from xtrain.evaluation.scores import SELECTED as SELECTED
 from xtrain.questions.differences import NOT_ZERO_SHOT as NOT_ZERO_SHOT
 from xtrain.report.languages import ENGLISH, in_reading_order
 from xtrain.statistics.estimate import LEVEL, Estimate, holm
 from xtrain.study import NO_INTERMEDIATE
 
-SELECTED, LAST = "selected", "last"  # the checkpoint that was best on English dev, and that of the last step
 BASELINE = "majority"  # how metrics begin that are no result but what a constant answer would score
 
 Estimates = Mapping[tuple[str, str | None], Estimate]

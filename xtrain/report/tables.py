@@ -13,6 +13,7 @@ from rich.text import Text
 
 from xtrain.errors import counted, listed
 from xtrain.questions.answer import Answer
+from xtrain.questions.sentences import format_difference as format_difference
 from xtrain.report.languages import ENGLISH, ascii_only, language_name
 from xtrain.report.statistics import Cell, Grid, TaskGrid
 
@@ -149,12 +150,6 @@ def _colour_note(task: TaskGrid) -> str:
     rows = len(task.compared_rows)
     corrected = f", bold: also corrected for {rows} rows (Holm)" if rows > 1 else ""
     return f"colour: the 95 % interval of the difference leaves 0 out{corrected}"
-
-
-def format_difference(points: float, decimals: int = 1) -> str:
-    """``+1.3``, ``-0.4``, and ``0.0`` for what rounds to nothing."""
-    text = f"{points:+.{decimals}f}"
-    return text if float(text) else text[1:]
 
 
 def signed(points: float, decimals: int = 1) -> str:

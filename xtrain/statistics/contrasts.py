@@ -77,11 +77,12 @@ def contrast(
     values = np.einsum("r,gu,rsu->sg", coefficients, units[:, there], part.scores[:, :, there])
     influence = None
     if part.influence:
-        influence = np.zeros((len(part.seeds), len(units), table.num_clusters))
+        clusters = part.num_clusters
+        influence = np.zeros((len(part.seeds), len(units), clusters))
         for u in there:
             added = np.einsum("r,rsi->si", coefficients, part.influence[u], dtype=float)
             for s, one in enumerate(added):
-                summed = np.bincount(part.clusters[u], one, table.num_clusters)
+                summed = np.bincount(part.clusters[u], one, clusters)
                 for g in np.flatnonzero(units[:, u]):
                     influence[s, g] += units[g, u] * summed
     weights = np.ones(len(units)) if random is None else random.weights
@@ -106,14 +107,10 @@ def across_rows(table: Measured, units: Floats, design: Design) -> Estimate:
     """
     part = table.of_rows(range(len(table.rows)))
     values = np.einsum("u,rsu->sr", units, part.scores)
-    influence = np.zeros((len(part.seeds), len(table.rows), table.num_clusters))
-    for weight, one, numbers in zip(units, part.influence, part.clusters, strict=False):
-        for r in range(len(table.rows)):
-            for s in range(len(part.seeds)):
-                influence[s, r] += weight * np.bincount(numbers, one[r, s], table.num_clusters)
+    influence = np.swapaxes(part.of_items(units), 0, 1) if part.influence else None
     noise = _noise(part, units, part.seeds)
     squares = float(np.sum(design.weights**2))
-    return estimate(values, design.weights, influence if part.influence else None, design, noise, squares)
+    return estimate(values, design.weights, influence, design, noise, squares)
 
 
 def estimate(

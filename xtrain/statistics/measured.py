@@ -117,20 +117,52 @@ class Measured:
             tuple(self.clusters[u] for u in wanted) if self.clusters else (),
         )
 
+    def with_rows(self, wanted: Sequence[int]) -> Measured:
+        """The same of some rows, with all seeds."""
+        chosen = list(wanted)
+        return Measured(
+            tuple(self.rows[r] for r in chosen),
+            self.seeds,
+            self.units,
+            self.scores[chosen],
+            tuple(one[chosen] for one in self.influence),
+            self.clusters,
+        )
+
     def of_rows(self, wanted: Sequence[int]) -> Measured:
         """The same of some rows, and of the seeds that all of them have; without influences where one lacks them."""
-        scores = self.scores[list(wanted)]
-        seeds = np.flatnonzero(~np.isnan(scores).all(axis=2).any(axis=0))
-        influence = tuple(np.take(one[list(wanted)], seeds, axis=1) for one in self.influence)
+        part = self.with_rows(wanted)
+        seeds = part.shared_seeds()
+        influence = tuple(np.take(one, seeds, axis=1) for one in part.influence)
         known = not any(np.isnan(one).any() for one in influence)
         return Measured(
-            tuple(self.rows[r] for r in wanted),
+            part.rows,
             tuple(self.seeds[s] for s in seeds),
             self.units,
-            np.take(scores, seeds, axis=1),
+            np.take(part.scores, seeds, axis=1),
             influence if known else (),
             self.clusters if known else (),
         )
+
+    def shared_seeds(self) -> Ints:
+        """The places of the seeds that every row has a score of."""
+        seeds: Ints = np.flatnonzero(~np.isnan(self.scores).all(axis=2).any(axis=0))
+        return seeds
+
+    def whole_units(self) -> Ints:
+        """The places of the units that every row has in each of the :meth:`shared_seeds`."""
+        units: Ints = np.flatnonzero(~np.isnan(self.scores[:, self.shared_seeds()]).any(axis=(0, 1)))
+        return units
+
+    def of_items(self, units: Floats) -> Floats:
+        """(R, S, K): what each cluster adds to each run's mean over the units, weighted by ``units`` (U,)."""
+        clusters = self.num_clusters
+        added = np.zeros((len(self.rows), len(self.seeds), clusters))
+        for weight, influence, numbers in zip(units, self.influence, self.clusters, strict=True):
+            for r, of_row in enumerate(influence):
+                for s, one in enumerate(of_row):
+                    added[r, s] += weight * np.bincount(numbers, one, clusters)
+        return added
 
 
 def measured(

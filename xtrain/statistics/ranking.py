@@ -88,11 +88,7 @@ def _items(table: Measured, units: Floats) -> tuple[Floats, float]:
     num_rows, num_seeds, clusters = len(table.rows), len(table.seeds), table.num_clusters
     if not table.influence or not num_seeds:
         return np.zeros((num_rows, num_rows)), 0.0
-    summed = np.zeros((num_rows, num_seeds, clusters))
-    for weight, influence, numbers in zip(units, table.influence, table.clusters, strict=True):
-        for r in range(num_rows):
-            for s in range(num_seeds):
-                summed[r, s] += weight * np.bincount(numbers, influence[r, s], clusters)
+    summed = table.of_items(units)
     mean = summed.mean(axis=1)
     covariance = mean @ mean.T * (clusters / max(1, clusters - 1))
     if num_seeds < 2 or num_rows < 2:
