@@ -17,6 +17,7 @@ CHROMIUM = next(
 )
 
 
+@pytest.mark.long  # half a minute
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium to print with")
 def test_every_language_row_and_question_is_on_paper(tmp_path: Path) -> None:
     pypdf = pytest.importorskip("pypdf", reason="pypdf, which reads the PDF, is not installed")
