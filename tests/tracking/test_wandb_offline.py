@@ -222,6 +222,17 @@ def test_a_failing_record_of_events_stops_nothing(tmp_path: Path) -> None:
     assert compare(phase.dir) == []
 
 
+def test_the_service_has_written_everything_before_it_ends(tmp_path: Path) -> None:
+    """It dies with the worker, and would take the last rows with it."""
+    phase = Phase(tmp_path / "phase")
+    phase.train(range(1, 4))
+    assert phase.wandb.finish()
+    (log,) = phase.dir.wandb.glob("offline-run-*/logs/debug-core.log")
+    said = log.read_text("utf-8")
+    assert "server: is shutting down" in said, "it still runs"
+    assert "parent process exited" not in said, said
+
+
 def test_a_second_finish_and_later_calls_do_nothing(tmp_path: Path) -> None:
     phase = Phase(tmp_path / "phase")
     phase.train(range(1, 3))

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from xtrain.tracking.read_offline import FOLDERS, STEP, last_row
 from xtrain.tracking.upload import Uploader
 
 FLUSH_SECONDS = 2.0  # how far the offline file may lag behind; what a kill of everything loses
+LEAST_CLOSING_SECONDS = 5.0  # for W&B's service to write the rest, where no time is left for the upload
 WEIGHTS = (".safetensors", ".json", ".model", ".txt")  # with configuration and tokenizer; no optimizer state
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
@@ -48,7 +50,7 @@ def main() -> None:
             deadline = time.monotonic() + worker.patience
             worker.handle({"do": "finish", "exit_code": 1, "deadline": deadline, "encoder_seconds": 0.0})
     sys.stderr.flush()
-    os._exit(0)  # W&B's exit hooks could wait for a network; everything is on disk
+    os._exit(0)  # W&B's exit hooks could wait for ever; everything is on disk
 
 
 def _take_over_streams() -> tuple[Any, Any]:
@@ -179,8 +181,19 @@ class _Worker:
     def _finish(self, exit_code: int, deadline: float, encoder_seconds: float) -> None:
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
+            self._close(max(LEAST_CLOSING_SECONDS, deadline - time.monotonic()))
         uploaded = None if self._uploader is None else self._uploader.finish(deadline, encoder_seconds)
         self._report(report="finished", uploaded=uploaded)
+
+    def _close(self, seconds: float) -> None:
+        """Wait for W&B's service to end by itself: it dies with this process, whatever it has not written by then."""
+        import wandb
+
+        closing = threading.Thread(target=wandb.teardown, name="closing", daemon=True)
+        closing.start()
+        closing.join(seconds)
+        if closing.is_alive():
+            self.problem(f"W&B's service did not close its file in {seconds:.0f} s: the last rows may be missing there")
 
 
 def _last_row(folder: Path) -> int:
