@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from xtrain.report import training
 from xtrain.report.compute import PhaseCompute
 from xtrain.report.curves import MEAN, MOST_POINTS, Training, thinned, training_curves
 from xtrain.report.figures import Curve, svg
-from xtrain.report.training import MOST_DRAWN, PhaseSummary, TrainingSection, curve_groups, training_figures
+from xtrain.report.training import PhaseSummary, TrainingSection, curve_groups, training_figures
 
 LOSS = Curve("seed 0", [10, 20, 30], [3.0, 2.0, 1.0])
 DEV = Curve("accuracy", [10, 20, 30], [40.0, 55.0, 50.0])
@@ -71,15 +72,16 @@ def phases(number: int) -> list[PhaseSummary]:
     return [PhaseSummary(f"row/task{n}", "target", 0, curve=LOSS, dev=[DEV], selected_step=20) for n in range(number)]
 
 
-def test_the_page_says_how_many_are_left_out_and_the_export_has_all() -> None:
-    many = [*phases(MOST_DRAWN + 6), PhaseSummary("last", "target", 0, status="collapsed", curve=LOSS),
+def test_the_page_says_how_many_are_left_out_and_the_export_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "MOST_DRAWN", 4)
+    many = [*phases(10), PhaseSummary("last", "target", 0, status="collapsed", curve=LOSS),
             PhaseSummary("mnli", "intermediate", 0, curve=LOSS), PhaseSummary("none", "evaluate", 0)]  # fmt: skip
     section = TrainingSection.of(many, None)
     drawn = [name for name, _ in section.curves]
-    assert len(drawn) == MOST_DRAWN
+    assert len(drawn) == 4
     assert section.left_out == 8
     assert drawn[-2:] == ["last", "mnli"], "what failed and intermediate phases come first, in the study's order"
-    assert len(training_figures(many, None)) == MOST_DRAWN + 8
+    assert len(training_figures(many, None)) == 12
     assert (section.time_line, section.open_table) == ("", True)
     assert not TrainingSection.of(phases(41), None).open_table
 

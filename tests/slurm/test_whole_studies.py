@@ -145,6 +145,7 @@ def quick_ranks(one: Submitted, folder: Path, **tables: Any) -> None:
     one.write_profile(environment=environment, preemption={"check_nodes": False}, **tables)
 
 
+@pytest.mark.long
 def test_many_phases(cluster: Cluster, tmp_path: Path, tiny_model: Path, toy_data: Path) -> None:
     """Submitted by a shell that ends; no more at a time than allowed; given again, nothing changes."""
     seeds = list(range(4))
