@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xtrain.statistics.estimate import Estimate, Source, cohens_h, error_reduction, holm
+from xtrain.statistics.estimate import Estimate, Source, cohens_h, holm
 from xtrain.statistics.planning import gains
 
 
@@ -91,7 +91,6 @@ def test_what_could_be_found_is_found_with_that_power(n: int) -> None:
 def test_effect_sizes() -> None:
     assert cohens_h(50.0, 50.0) == 0.0
     assert cohens_h(75.0, 50.0) == pytest.approx(math.pi / 6)
-    assert error_reduction(80.0, 60.0) == pytest.approx(50.0)
 
 
 def test_more_of_what_varies_most_helps_most() -> None:

@@ -8,12 +8,10 @@ Dimension letters: B draws, R rows, S seeds, U units, I items of a unit, K clust
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from xtrain.statistics.contrasts import ITEMS, LANGUAGES, SEEDS
 from xtrain.statistics.measured import Floats, Measured
@@ -70,45 +68,8 @@ def _cluster_weights(table: Measured, draws: int, rng: np.random.Generator) -> W
     return weights
 
 
-def percentile(draws: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of the draws."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def bca(draws: Floats, value: float, jackknife: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Efron's (1987) bias-corrected and accelerated interval.
-
-    ``jackknife`` are the values with each of the sampled things left out.
-    """
-    below = (np.sum(draws < value) + 0.5 * np.sum(draws == value)) / len(draws)
-    bias = float(stats.norm.ppf(np.clip(below, 1 / (2 * len(draws)), 1 - 1 / (2 * len(draws)))))
-    from_mean = jackknife.mean() - jackknife
-    squares = float(np.sum(from_mean**2))
-    acceleration = float(np.sum(from_mean**3)) / (6.0 * squares**1.5) if squares > 0 else 0.0
-    ends = []
-    for tail in ((1 - level) / 2, (1 + level) / 2):
-        z = bias + float(stats.norm.ppf(tail))
-        ends.append(float(stats.norm.cdf(bias + z / (1.0 - acceleration * z))))
-    low, high = np.quantile(draws, ends)
-    return float(low), float(high)
-
-
-def studentised(draws: Floats, errors: Floats, value: float, error: float, level: float = 0.95) -> tuple[float, float]:
-    """The bootstrap-t interval: ``draws`` with the standard ``errors`` that each of them has."""
-    ratios = (draws - value) / errors
-    low, high = np.quantile(ratios[np.isfinite(ratios)], [(1 - level) / 2, (1 + level) / 2])
-    return value - float(high) * error, value - float(low) * error
-
-
 def probability_best(draws: npt.NDArray[np.floating]) -> Floats:
     """(B, R) scores -> (R,): in which share of the draws each row is the best; ties are shared."""
     best = draws == draws.max(axis=1, keepdims=True)
     shares: Floats = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
     return shares
-
-
-def standard_error(statistic: Callable[[Floats], float], draws: npt.NDArray[np.floating]) -> float:
-    """Of a statistic of the table's scores, (R, U) -> number, over the draws (B, R, U)."""
-    values = np.array([statistic(np.asarray(one, dtype=float)) for one in draws])
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan

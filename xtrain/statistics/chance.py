@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 PERMUTATIONS = 999
 ALPHA = 0.05
@@ -13,7 +13,7 @@ ALPHA = 0.05
 
 def binomial_p(right: int, count: int, chance: float) -> float:
     """Exact one-sided p of at least ``right`` right answers of ``count`` where each is right by ``chance``, 0 to 1."""
-    return float(stats.binom.sf(right - 1, count, chance))
+    return float(special.bdtrc(right - 1, count, chance)) if right > 0 else 1.0
 
 
 def permutation_p(

@@ -125,22 +125,31 @@ def estimate(
 
     ``values`` are (S, U), ``influence`` (S, U, K) or None. With ``random``, the units are a sample as well. ``noise``
     is what other rows tell of the seeds, and ``squares`` the sum of the squared weights of rows.
+
+    What two sources do together is in the mean squares of both, and counts once: it is taken from the one with more
+    degrees of freedom. Taken from the other, it would often leave nothing of what one or two of them tell, and the
+    interval would be far too short.
     """
     by_seed = values @ weights
     num_seeds = len(by_seed)
     if not num_seeds or np.isnan(by_seed).any():
         return Estimate(math.nan, ())
-    sources = []
-    interaction = 0.0
-    if influence is not None:
-        variance, interaction, count = _items(influence, weights)
-        sources.append(Source(ITEMS, variance, max(1, count - 1), count))
+    seeds, df, units, df_units, of_units = 0.0, 0.0, 0.0, 0.0, 0.0
     if num_seeds > 1:
         between, df = noise.moderated(float(np.var(by_seed, ddof=1)), num_seeds - 1, squares)
-        sources.append(Source(SEEDS, max(0.0, between / num_seeds - interaction), df, num_seeds))
+        seeds = between / num_seeds
     if random is not None and random.df > 0:
-        between = _units(values, influence, random)
-        sources.append(Source(random.name, max(0.0, between), _df(random), values.shape[1]))
+        df_units = _df(random)
+        units, of_seeds, of_units = _units(values, influence, random)
+        seeds, units = (seeds - of_seeds, units) if df_units < df else (seeds, units - of_seeds)
+    sources = []
+    if influence is not None:
+        variance, of_seeds, count = _items(influence, weights)
+        sources.append(Source(ITEMS, max(0.0, variance - of_seeds - of_units), max(1, count - 1), count))
+    if df:
+        sources.append(Source(SEEDS, max(0.0, seeds), df, num_seeds))
+    if random is not None and df_units:
+        sources.append(Source(random.name, max(0.0, units), df_units, values.shape[1]))
     return Estimate(float(by_seed.mean()), tuple(sources))
 
 
@@ -157,8 +166,8 @@ def _items(influence: Floats, weights: Floats) -> tuple[float, float, int]:
     return variance, float(np.sum((by_seed - mean) ** 2)) / (num_seeds * (num_seeds - 1)), count
 
 
-def _units(values: Floats, influence: Floats | None, design: Design) -> float:
-    """Variance that the units add beyond what seeds and items do to each of them."""
+def _units(values: Floats, influence: Floats | None, design: Design) -> tuple[float, float, float]:
+    """Variance that the units add, and how much of it seeds and items do to each of them."""
     num_seeds, df = len(values), design.df
     squares = float(np.sum(design.weights**2))
     mean = design.residuals(values.mean(axis=0))
@@ -166,16 +175,18 @@ def _units(values: Floats, influence: Floats | None, design: Design) -> float:
         between = _clustered(mean * design.weights, design.groups)
     else:
         between = float(np.sum(mean**2)) / df * squares
+    of_seeds = 0.0
     if num_seeds > 1:
         left = design.residuals(values) - mean
-        between -= float(np.sum(left**2)) / ((num_seeds - 1) * df) * squares / num_seeds
-    if influence is not None:
-        items = influence.mean(axis=0)  # (U, K)
-        between -= float(np.sum(design.residuals(items.T) ** 2)) / df * squares
-        if num_seeds > 1:
-            left = design.residuals(np.swapaxes(influence - items, 1, 2))
-            between += float(np.sum(left**2)) / ((num_seeds - 1) * df) * squares / num_seeds
-    return between
+        of_seeds = float(np.sum(left**2)) / ((num_seeds - 1) * df) * squares / num_seeds
+    if influence is None:
+        return between, of_seeds, 0.0
+    items = influence.mean(axis=0)  # (U, K)
+    of_items = float(np.sum(design.residuals(items.T) ** 2)) / df * squares
+    if num_seeds > 1:
+        left = design.residuals(np.swapaxes(influence - items, 1, 2))
+        of_items -= float(np.sum(left**2)) / ((num_seeds - 1) * df) * squares / num_seeds
+    return between, of_seeds, of_items
 
 
 def _clustered(parts: Floats, groups: Sequence[str]) -> float:

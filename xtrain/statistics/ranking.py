@@ -60,20 +60,20 @@ def rank(table: Measured, units: Floats, level: float = LEVEL, seed: int = 0) ->
     part = table.of_rows(range(len(table.rows)))
     num_rows, num_seeds = len(part.rows), len(part.seeds)
     values = np.einsum("u,rsu->rs", units, part.scores)
-    items, interaction = _items(part, np.asarray(units, dtype=float))
+    items = _items(part, np.asarray(units, dtype=float))
     means = values.mean(axis=1) if num_seeds else np.full(num_rows, np.nan)
     noise, df = 0.0, 0
     if num_seeds > 1 and num_rows > 1:
         left = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
         df = (num_rows - 1) * (num_seeds - 1)
-        noise = max(0.0, float(np.sum(left**2)) / df - interaction) / num_seeds
+        noise = float(np.sum(left**2)) / df / num_seeds
     largest = _largest(items, noise, df, np.random.default_rng(seed)) if df else np.array([np.inf])
-    critical = float(np.quantile(largest, level))
+    critical = float(np.quantile(largest, level)) if df else np.inf
     differences = {}
     for r, one in enumerate(part.rows):
         for q, other in enumerate(part.rows):
             if r != q:
-                variance = float(items[r, r] + items[q, q] - 2 * items[r, q])
+                variance = max(0.0, float(items[r, r] + items[q, q] - 2 * items[r, q]))
                 sources = [Source(ITEMS, variance, max(1, part.num_clusters - 1), part.num_clusters)]
                 sources = sources if part.influence else []
                 if df:
@@ -83,30 +83,36 @@ def rank(table: Measured, units: Floats, level: float = LEVEL, seed: int = 0) ->
     return Ranking(part.rows, means, differences, largest)
 
 
-def _items(table: Measured, units: Floats) -> tuple[Floats, float]:
-    """Covariance of the rows' means from the items, (R, R), and the mean square that items add to rows by seeds."""
+def _items(table: Measured, units: Floats) -> Floats:
+    """Covariance of the rows' means from the items, (R, R), without what they do to each run: that is its noise."""
     num_rows, num_seeds, clusters = len(table.rows), len(table.seeds), table.num_clusters
     if not table.influence or not num_seeds:
-        return np.zeros((num_rows, num_rows)), 0.0
+        return np.zeros((num_rows, num_rows))
     summed = table.of_items(units)
     mean = summed.mean(axis=1)
-    covariance = mean @ mean.T * (clusters / max(1, clusters - 1))
+    covariance: Floats = mean @ mean.T * (clusters / max(1, clusters - 1))
     if num_seeds < 2 or num_rows < 2:
-        return covariance, 0.0
+        return covariance
     left = summed - mean[:, None] - summed.mean(axis=0) + summed.mean(axis=(0, 1))
-    return covariance, float(np.sum(left**2)) / ((num_rows - 1) * (num_seeds - 1))
+    of_runs = float(np.sum(left**2)) / ((num_rows - 1) * (num_seeds - 1)) / num_seeds
+    sizes, directions = np.linalg.eigh(covariance - of_runs * np.eye(num_rows))
+    return directions @ np.diag(np.maximum(sizes, 0.0)) @ directions.T  # type: ignore[no-any-return]
 
 
 def _largest(items: Floats, noise: float, df: int, rng: np.random.Generator) -> Floats:
-    """(B,): the largest absolute ratio over all pairs, where all rows are equal and ``noise`` is estimated."""
+    """(B,): the largest absolute ratio over all pairs, where all rows are equal and ``noise`` is an estimate.
+
+    The true noise is drawn around it, ``df / chi2``: without that the critical value would be too small where the
+    estimate happens to be (a fiducial distribution, as in the problem of Behrens and Fisher).
+    """
     num_rows = len(items)
     root = np.linalg.cholesky(items + 1e-12 * np.eye(num_rows) * max(1.0, float(np.trace(items))))
-    drawn = rng.standard_normal((DRAWS, num_rows)) @ root.T + np.sqrt(noise) * rng.standard_normal((DRAWS, num_rows))
-    estimated = noise * rng.chisquare(df, DRAWS) / df
+    deviations = np.sqrt(noise * df / rng.chisquare(df, (DRAWS, 1)))
+    drawn = rng.standard_normal((DRAWS, num_rows)) @ root.T + deviations * rng.standard_normal((DRAWS, num_rows))
     largest = np.zeros(DRAWS)
     for r in range(num_rows):
         for q in range(r):
-            variance = items[r, r] + items[q, q] - 2 * items[r, q] + 2 * estimated
-            ratio = np.abs(drawn[:, r] - drawn[:, q]) / np.sqrt(np.maximum(variance, 1e-300))
+            variance = max(0.0, float(items[r, r] + items[q, q] - 2 * items[r, q])) + 2 * noise
+            ratio = np.abs(drawn[:, r] - drawn[:, q]) / np.sqrt(max(variance, 1e-300))
             np.maximum(largest, ratio, out=largest)
     return largest

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -13,22 +12,10 @@ from xtrain.statistics.measured import Floats
 Subset = frozenset[str]
 
 
-def exact_weights(players: Sequence[str]) -> dict[str, dict[Subset, float]]:
-    """Player -> what the value of each subset counts in its Shapley value (Shapley 1953); all subsets are needed."""
-    count = len(players)
-    weights: dict[str, dict[Subset, float]] = {player: {} for player in players}
-    for player in players:
-        others = [other for other in players if other != player]
-        for size in range(count):
-            weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
-            for chosen in combinations(others, size):
-                weights[player][Subset({*chosen, player})] = weight
-                weights[player][Subset(chosen)] = -weight
-    return weights
-
-
 def sampled_weights(players: Sequence[str], subsets: Collection[Subset]) -> dict[str, dict[Subset, float]]:
-    """The same from the subsets that were run: the additive game that fits their values best.
+    """Player -> what the value of each subset that was run counts in its Shapley value (Shapley 1953).
+
+    The values are those of the additive game that fits the subsets' values best.
 
     A weighted least-squares fit with the kernel of Charnes et al. (1988), under the constraint that the values add up
     to that of all players less that of none; exact where all subsets are there. Both ends have to be among
@@ -57,8 +44,3 @@ def sampled_weights(players: Sequence[str], subsets: Collection[Subset]) -> dict
     total[-1, len(inner)] += 1.0
     total[-1, len(inner) + 1] -= 1.0
     return {player: dict(zip(names, line.tolist(), strict=True)) for player, line in zip(players, total, strict=True)}
-
-
-def values(weights: Mapping[str, Mapping[Subset, float]], game: Mapping[Subset, float]) -> dict[str, float]:
-    """Each player's value in a game, from the value of each subset."""
-    return {player: sum(weight * game[one] for one, weight in of.items()) for player, of in weights.items()}
