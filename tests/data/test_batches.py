@@ -23,7 +23,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shard, Tokens]:
     return make_shard(tmp_path_factory.mktemp("batches") / "s", sizes, token_field=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(indices=st.lists(st.integers(0, 39), min_size=1, max_size=20), data=st.data())
 def test_a_batch_is_its_examples_end_to_end(
     both: tuple[Shard, Tokens], indices: list[int], data: st.DataObject

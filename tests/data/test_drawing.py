@@ -253,7 +253,7 @@ def test_a_bound_on_what_is_read_goes_first(tmp_path: Path, tiny_model: Path) ->
     assert max(int(id_) for id_ in ids(part)) < 30
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.integers(-1, 9), st.integers(1, 500), min_size=1), st.integers(1, 600))
 def test_shares_are_proportional_and_add_up(counts: dict[int, int], wanted: int) -> None:
     shares = largest_remainders(counts, wanted)

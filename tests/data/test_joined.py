@@ -13,7 +13,7 @@ from shards_for_tests import make_shard
 from xtrain.data import GlobalBatches, JoinedShard, Shard, collate, global_units
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5),
     exponent=st.floats(0.0, 0.9),
@@ -49,7 +49,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> list[Shard]:
     return [make_shard(root / str(n), part, token_field=True, seed=n)[0] for n, part in enumerate(sizes)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_a_batch_has_each_example_as_its_part_has_it(parts: list[Shard], data: st.DataObject) -> None:
     joined = JoinedShard(parts)

@@ -68,7 +68,7 @@ def masked_tokens(batch: PackedBatch) -> int:
     return int((batch.fields["label"] != IGNORED).sum())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_the_count_is_what_is_masked_however_the_batch_is_cut(
     data: st.DataObject, shard: Shard, joined: JoinedShard, tiny_model: Path

@@ -23,7 +23,7 @@ def fewest(lengths: list[int], budget: int) -> int:
     return runs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(lengths=LENGTHS, world_size=st.integers(1, 5), budget=st.integers(1, 400))
 @example(lengths=[100], world_size=4, budget=1)
 @example(lengths=[3, 3, 3, 100, 100], world_size=2, budget=9)
@@ -46,7 +46,7 @@ def test_the_contract(lengths: list[int], world_size: int, budget: int) -> None:
         assert max(len(positions) for positions, _ in shares) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lengths=st.lists(st.integers(5, 60), min_size=24, max_size=64), world_size=st.integers(1, 4))
 def test_the_largest_share_is_as_small_as_possible(lengths: list[int], world_size: int) -> None:
     sizes = np.array(lengths)

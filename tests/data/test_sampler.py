@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.integers(2, 50), min_size=1, max_size=60)
 SEEDS = st.integers(0, 2**40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     lengths=LENGTHS,
     batch_size=st.integers(1, 12),
@@ -41,7 +41,7 @@ def test_the_batches_are_the_stream(lengths: list[int], batch_size: int, seed: i
         assert sorted(batches.stream(epoch * len(lengths), (epoch + 1) * len(lengths))) == list(range(len(lengths)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lengths=LENGTHS, seed=SEEDS, window=st.integers(0, 5), data=st.data())
 def test_any_step_alone_is_what_it_is_in_sequence(
     lengths: list[int], seed: int, window: int, data: st.DataObject
@@ -58,7 +58,7 @@ def test_any_step_alone_is_what_it_is_in_sequence(
         assert jumping.batch(step).tolist() == found[step]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(2, 50), min_size=20, max_size=60), seed=SEEDS)
 def test_a_longer_run_begins_like_a_shorter_one(lengths: list[int], seed: int) -> None:
     short, long = GlobalBatches(lengths, 4, seed, 80, 5), GlobalBatches(lengths, 4, seed, 400, 5)
@@ -104,7 +104,7 @@ def test_the_order_is_the_same_for_ever() -> None:
     assert out.strip() == str(GOLDEN)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 10**6), min_size=1),
     seed=SEEDS,
@@ -134,7 +134,7 @@ def test_the_mixing_rule() -> None:
     assert Mixture({"one": 5}, 3, 0).at(2) == ("one", 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 500_000), min_size=2, max_size=9),
     temperature=st.floats(1.0, 5.0),

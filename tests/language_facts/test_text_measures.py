@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtrain.language_facts import TextMeasures, measure
-from xtrain.language_facts.measures import (
-    Diversity,
-    moving_type_token_ratio,
-    subwords_per_character,
-    subwords_per_word,
-    unknown_share,
-    words_against,
-    words_of,
-)
-from xtrain.tasks.formats import TextCount
+from xtrain.language_facts import TextMeasures, TextMeter, words_against
+from xtrain.language_facts.measures import Diversity, moving_type_token_ratio, words_of
 
 
 @pytest.mark.parametrize(
@@ -63,115 +54,49 @@ def test_the_moving_ratio_is_the_mean_over_all_windows(tokens: list[str], window
     assert (found.tokens, found.window) == (len(tokens), window)
 
 
-def test_rates_of_what_the_tokenizer_made() -> None:
-    count = TextCount(words=4, characters=20, pieces=8, unknown=2)
-    assert (subwords_per_word(count), subwords_per_character(count), unknown_share(count)) == (2.0, 0.4, 0.25)
-    nothing = TextCount()
-    assert (subwords_per_word(nothing), subwords_per_character(nothing), unknown_share(nothing)) == (None, None, None)
-
-
 def test_words_against_another_language_by_hand() -> None:
-    # shared: 2 to 4 and 6 to 4, R = 8 / 8; residuals -2 and 2: sqrt(2 / 1 * 8) / 8
-    found = words_against({"1": 2, "2": 6, "3": 9}, {"1": 4, "2": 4, "4": 9})
-    assert found is not None
-    assert (found.value, found.items) == (1.0, 2)
-    assert found.standard_error == pytest.approx(0.5)
-
-
-def test_no_error_of_one_item_and_no_ratio_to_nothing() -> None:
-    one = words_against({"1": 3}, {"1": 2})
-    assert one is not None
-    assert (one.value, one.standard_error) == (1.5, None)
+    assert words_against({"1": 2, "2": 7, "3": 9}, {"1": 4, "2": 4, "4": 9}) == 9 / 8
+    assert words_against({"1": 3}, {"1": 2}) == 1.5
     assert words_against({"1": 3}, {"2": 2}) is None
     assert words_against({"1": 3}, {"1": 0}) is None
 
 
 @given(st.dictionaries(st.text(max_size=2), st.integers(1, 9), min_size=2), st.integers(1, 5))
 def test_a_language_with_k_words_for_each_has_the_ratio_k(reference: dict[str, int], times: int) -> None:
-    found = words_against({key: times * count for key, count in reference.items()}, reference)
-    assert found is not None
-    assert (found.value, found.standard_error) == (times, 0.0)
+    assert words_against({key: times * count for key, count in reference.items()}, reference) == times
 
 
-ENGLISH = [("1", "The dog barks."), ("2", "He sleeps well at night.")]
-GERMAN = [("1", "Der Hund bellt."), ("2", "Nachts schläft er gut."), ("3", "Ach!")]
-CHINESE = [("1", "狗在叫。"), ("2", "他晚上睡得很好。")]
+def measured(language: str, *items: tuple[str, ...], window: int = 500) -> tuple[list[int], TextMeasures]:
+    meter = TextMeter(language, window)
+    return [meter.add(texts) for texts in items], meter.measures()
 
 
-def test_languages_are_measured_each_with_its_gaps() -> None:
-    counts = {"de": TextCount(words=8, characters=41, pieces=12, unknown=0)}
-    found = measure({"de": GERMAN, "en": iter(ENGLISH), "zh": CHINESE}, window=4, counts=counts)
-    assert list(found) == ["de", "en", "zh"]
-
-    german = found["de"]
-    assert (german.script, german.texts, german.items, german.words) == ("Latn", 3, 3, 8)
-    assert german.characters == len("Der Hund bellt.") + len("Nachts schläft er gut.") + len("Ach!")
-    assert german.mean_word_length == (3 + 4 + 5 + 6 + 7 + 2 + 3 + 3) / 8
-    assert (german.type_token_ratio, german.type_token_window) == (1.0, 4)
-    assert german.words_against_english == pytest.approx(7 / 8)
-    assert german.items_with_english == 2
-    assert (german.subwords_per_word, german.unknown_share) == (1.5, 0.0)
-    assert german.missing == {}
-
-    assert found["en"].words_against_english == 1.0
-    assert found["en"].missing["unknown_share"] == "the text was not tokenised"
-
-    chinese = found["zh"]
-    assert chinese.script == "Hans"
-    assert (chinese.words, chinese.type_token_ratio, chinese.mean_word_length) == (None, None, None)
-    assert chinese.characters == 4 + 8
-    assert "no white space" in chinese.missing["words_against_english"]
-    assert chinese.words_against_english is None
+def test_a_language_is_measured() -> None:
+    words, found = measured("de", ("Der Hund bellt.",), ("Nachts schläft er gut.", "Ach!"), window=4)
+    assert words == [3, 5]
+    assert found == TextMeasures(8, (3 + 4 + 5 + 6 + 7 + 2 + 3 + 3) / 8, 1.0)
+    assert TextMeasures.of(found.as_json()) == found
 
 
-@pytest.mark.parametrize("language", ["zh", "zh-Hant", "ja", "th", "lo", "km", "my", "bo", "wuu", "yue"])
+def test_text_that_fills_no_window_has_no_ratio() -> None:
+    assert measured("de", ("Der Hund bellt.",)) == ([3], TextMeasures(3, 4.0, None))
+    assert measured("de") == ([], TextMeasures(0, None, None))
+
+
+def test_a_text_of_several_items_is_measured_once_and_counts_in_each() -> None:
+    paragraph = "Ein langer Absatz"
+    words, found = measured("de", ("Wer?", paragraph), ("Was denn?", paragraph), ("Was denn?", "Was denn?"))
+    assert words == [4, 5, 2]
+    assert found.words == 1 + 3 + 2
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-Hant", "ja", "th", "lo", "km", "my", "bo", "wuu", "yue", "qaa"])
 def test_no_words_are_counted_where_none_are_told_apart(language: str) -> None:
-    one = measure({language: [("1", "a b c")]}, counts={language: TextCount(3, 5, 4, 1)})[language]
-    assert one.words is None
-    assert one.subwords_per_word is None
-    assert (one.subwords_per_character, one.unknown_share) == (0.8, 0.25)
-    assert set(one.missing) == {
-        "mean_word_length", "type_token_ratio", "words_against_english", "subwords_per_word",
-    }  # fmt: skip
+    assert measured(language, ("a b c",)) == ([0], TextMeasures())
 
 
-def test_several_texts_of_an_item_count_together() -> None:
-    english = [("1", "one two"), ("1", "three"), ("2", "four")]
-    other = [("1", "un deux trois"), ("1", "quatre"), ("2", "cinq")]
-    found = measure({"fr": other, "en": english})["fr"]
-    assert (found.texts, found.items, found.items_with_english) == (3, 2, 2)
-    assert found.words_against_english == 5 / 4
-
-
-def test_an_unknown_language_is_measured_where_its_script_is_given() -> None:
-    texts = {"qaa": [("1", "ba bo")]}
-    unknown = measure(texts)["qaa"]
-    assert (unknown.script, unknown.words) == ("", None)
-    assert "scripts" in unknown.missing["type_token_ratio"]
-    told = measure(texts, scripts={"qaa": "Latn"})["qaa"]
-    assert (told.words, told.type_token_ratio, told.type_token_window) == (2, 1.0, 0)
-
-
-def test_without_english_there_is_nothing_to_hold_words_against() -> None:
-    found = measure({"de": GERMAN})["de"]
-    assert found.words_against_english is None
-    assert "'en'" in found.missing["words_against_english"]
-
-
-def test_no_text_has_no_measures() -> None:
-    found = measure({"de": []})["de"]
-    assert (found.words, found.mean_word_length, found.type_token_ratio) == (0, None, None)
-    assert found.missing["type_token_ratio"] == "there is no text"
-
-
-def test_a_record_comes_back_from_json() -> None:
-    for one in measure({"de": GERMAN, "en": ENGLISH, "zh": CHINESE}).values():
-        assert TextMeasures.of(one.as_json()) == one
-
-
-@given(st.lists(st.tuples(st.sampled_from("123"), st.text(max_size=20)), max_size=8))
-def test_any_text_can_be_measured(texts: list[tuple[str, str]]) -> None:
-    one = measure({"en": texts})["en"]
-    assert one.texts == len(texts)
-    for value in (one.mean_word_length, one.type_token_ratio, one.words_against_english):
+@given(st.lists(st.tuples(st.text(max_size=20)), max_size=8))
+def test_any_text_can_be_measured(texts: list[tuple[str]]) -> None:
+    _, found = measured("en", *texts, window=5)
+    for value in (found.mean_word_length, found.type_token_ratio):
         assert value is None or (math.isfinite(value) and value > 0)

@@ -148,7 +148,7 @@ def entropy(counts: Counter[int]) -> float:
     return -sum(count / total * math.log2(count / total) for count in counts.values())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.data())
 def test_expected_values_are_the_means_over_all_samples(counts: list[int], data: st.DataObject) -> None:
     size = data.draw(st.integers(1, sum(counts)))

@@ -40,7 +40,7 @@ def both(tiny_model: Path) -> tuple[PairTokenizer, Any]:
     return PairTokenizer(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), max_length=st.integers(8, 80))
 def test_equal_to_transformers(both: tuple[PairTokenizer, Any], pairs: list[tuple[str, str]], max_length: int) -> None:
     ours, theirs = both
@@ -62,7 +62,7 @@ def _word_level() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(first=st.integers(0, 40), second=st.integers(0, 40), room=st.integers(1, 50))
 def test_longest_first_is_the_librarys_rule(first: int, second: int, room: int) -> None:
     tokenizer = _word_level()

@@ -49,8 +49,8 @@ def test_classification_of_pairs_and_of_single_texts(tokenizer: PairTokenizer) -
         {"text_a": "three", "label": "a"},
     )
     assert found == [
-        Encoded("1", [pair(tokenizer, "one", "two")], {"label": [1]}, text=TextCount(2, 6, 8)),
-        Encoded("2", [pair(tokenizer, "three")], {"label": [0]}, text=TextCount(1, 5, 5)),
+        Encoded("1", [pair(tokenizer, "one", "two")], {"label": [1]}, text=TextCount(2, 6, 8), texts=("one", "two")),
+        Encoded("2", [pair(tokenizer, "three")], {"label": [0]}, text=TextCount(1, 5, 5), texts=("three",)),
     ]
 
 
@@ -194,7 +194,8 @@ def test_sentence_retrieval(tokenizer: PairTokenizer) -> None:
     task = spec(format="sentence_retrieval", options={"prefix": "query: "}, sources=[source(columns=columns)])
     found = encode(task, tokenizer, {"source": "eins", "target": "one"})
     sequences = [pair(tokenizer, "query: eins"), pair(tokenizer, "query: one")]
-    assert found == [Encoded("1", sequences, {}, note={"line": 0}, text=TextCount(2, 11, 11, 2))]
+    wanted = Encoded("1", sequences, {}, note={"line": 0}, text=TextCount(2, 11, 11, 2), texts=("eins",))
+    assert found == [wanted], "the prefix is no word of the language"
 
 
 @pytest.mark.parametrize(

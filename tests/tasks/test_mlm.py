@@ -51,7 +51,7 @@ def test_short_texts_are_one_example_and_long_ones_several(tokenizer: PairTokeni
     assert max(sizes) - min(sizes) <= 1, "even lengths: no rest of one token"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(words=st.lists(st.integers(1, 200), min_size=1, max_size=6), max_length=st.integers(8, 40))
 def test_nothing_is_lost(words: list[int], max_length: int, tokenizer: PairTokenizer) -> None:
     text = " ".join(sentences(40, seed=words[0])).split()

@@ -114,7 +114,7 @@ def cut_out(item: Encoded) -> list[str]:
     return found
 
 
-@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
+@settings(max_examples=TEXTS, derandomize=REPEATED)
 @given(text=ANY)
 def test_pieces_stand_where_they_are_said_to(tokenizer: PairTokenizer, text: str) -> None:
     (located,) = tokenizer.located_pieces([text])
@@ -141,7 +141,7 @@ def test_pieces_stand_where_they_are_said_to(tokenizer: PairTokenizer, text: str
         assert not meant or held & {*cluster} or is_nothing(tokenizer, "".join(text[n] for n in cluster)), cluster
 
 
-@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
+@settings(max_examples=TEXTS, derandomize=REPEATED)
 @given(
     before=ANY, left=BESIDE, right=BESIDE, after=ANY, answer=st.lists(st.sampled_from(words()), min_size=1, max_size=3)
 )
@@ -157,7 +157,7 @@ def test_an_answer_between_blanks_is_cut_out_again(
     assert item.remarks == ()
 
 
-@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
+@settings(max_examples=TEXTS, derandomize=REPEATED)
 @given(context=ANY, places=st.tuples(st.integers(0, 40), st.integers(0, 40)))
 def test_any_span_is_cut_out_again_or_counted(tokenizer: PairTokenizer, context: str, places: tuple[int, int]) -> None:
     begin, end = min(*places, len(context)), min(max(places), len(context))
@@ -173,7 +173,7 @@ def test_any_span_is_cut_out_again_or_counted(tokenizer: PairTokenizer, context:
         assert bare not in located.begin[stands] or bare + len(answer.strip()) not in located.end[stands]
 
 
-@settings(max_examples=TEXTS // 3, deadline=None, derandomize=REPEATED)
+@settings(max_examples=TEXTS // 3, derandomize=REPEATED)
 @given(sentence=st.lists(ANY, min_size=1, max_size=6))
 def test_every_word_has_one_tag(tokenizer: PairTokenizer, sentence: list[str]) -> None:
     row = Row("f", "1", {"tokens": sentence, "tags": ["A"] * len(sentence)}, owed=True)
@@ -186,7 +186,7 @@ def test_every_word_has_one_tag(tokenizer: PairTokenizer, sentence: list[str]) -
     assert [ids[place] for place in labelled] == [word[0] for word in own]
 
 
-@settings(max_examples=TEXTS, deadline=None, derandomize=REPEATED)
+@settings(max_examples=TEXTS, derandomize=REPEATED)
 @given(before=ANY, after=ANY, answer=st.sampled_from(words()))
 def test_the_sentence_of_an_answer_holds_it(before: str, after: str, answer: str) -> None:
     context = f"{before} {answer} {after}"
@@ -196,7 +196,7 @@ def test_the_sentence_of_an_answer_holds_it(before: str, after: str, answer: str
     assert answer in item.candidate
 
 
-@settings(max_examples=TEXTS // 3, deadline=None, derandomize=REPEATED)
+@settings(max_examples=TEXTS // 3, derandomize=REPEATED)
 @given(before=ANY, word=ANY, after=ANY)
 def test_a_mention_is_cut_out_of_its_text(
     tmp_path_factory: pytest.TempPathFactory, before: str, word: str, after: str

@@ -142,7 +142,7 @@ def check_places(tokenizer: PairTokenizer, text: str, *, covers: bool) -> None:
         assert {n for n, character in enumerate(text) if not character.isspace() and character != "▁"} <= held
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS)
 def test_places_are_those_of_the_text_before_normalisation(normalising: PairTokenizer, text: str) -> None:
     # NFKC makes blanks of a few characters that are none (accents of their own): those stand for nothing
@@ -171,7 +171,7 @@ def test_equal_texts_share_their_places(normalising: PairTokenizer) -> None:
 # ---------------------------------------------------------------- windows
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(length=st.integers(0, 300), room=st.integers(1, 60), stride=st.integers(1, 80))
 def test_windows_cover_everything_with_the_stride(length: int, room: int, stride: int) -> None:
     found = windows(length, room, stride)
@@ -183,7 +183,7 @@ def test_windows_cover_everything_with_the_stride(length: int, room: int, stride
     assert {place for begin, end in found for place in range(begin, end)} == set(range(length))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(length=st.integers(1, 120), room=st.integers(1, 40), stride=st.integers(1, 40))
 def test_the_window_with_the_most_context(length: int, room: int, stride: int) -> None:
     spans = windows(length, room, stride)
@@ -199,7 +199,7 @@ def test_the_window_with_the_most_context(length: int, room: int, stride: int) -
     assert most_context(spans, length).tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), max_length=st.integers(16, 60), stride=st.integers(4, 40))
 def test_every_window_is_a_pair_and_holds_its_part(
     normalising: PairTokenizer, data: st.DataObject, max_length: int, stride: int

@@ -91,7 +91,7 @@ def plain() -> TaskSpec:
     return task()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), length=st.integers(8, 40))
 def test_every_word_has_one_tag_at_any_maximum_length(
     tokenizer: PairTokenizer, plain: TaskSpec, data: st.DataObject, length: int

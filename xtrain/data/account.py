@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from xtrain.language_facts import TextMeasures
 from xtrain.tasks.formats import TextCount
 
 UNKNOWN_WARNING = 5.0
@@ -37,14 +38,19 @@ class Account:
     """Whether there are gold labels."""
     text: TextCount = field(default_factory=TextCount)
     """The text of all examples as it was tokenised, before anything was cut."""
+    measures: TextMeasures = field(default_factory=TextMeasures)
+    """Of the same text, each of them once; not of training sets."""
     fingerprint: str = ""
     """Of the shard."""
+    seen: Mapping[str, int] = field(default_factory=dict)
+    """Of an evaluated set: training task -> how many of its examples the phases before had in their training data."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Account:
         """From a shard's manifest, or from :meth:`as_json`."""
-        known = {item.name: manifest[item.name] for item in fields(cls)}
-        return cls(**{**known, "text": TextCount(**manifest["text"])})
+        known = {item.name: manifest[item.name] for item in fields(cls) if item.name in manifest}
+        measures = TextMeasures.of(manifest["measures"]) if "measures" in manifest else TextMeasures()  # older ones
+        return cls(**{**known, "text": TextCount(**manifest["text"]), "measures": measures})
 
     def as_json(self) -> dict[str, Any]:
         """What :meth:`of` takes."""
@@ -71,7 +77,11 @@ class Account:
         return self.text.pieces / max(1, self.text.characters)
 
     def tokens(self) -> dict[str, float]:
-        """What the tokenizer made of the text, as ``scores.json`` has it."""
+        """What the tokenizer made of the text, and the measures of it that there are, as ``scores.json`` has them."""
+        measures = {
+            "mean_word_length": self.measures.mean_word_length,
+            "type_token_ratio": self.measures.type_token_ratio,
+        }
         return {
             "unknown_percent": self.unknown_percent,
             "subwords_per_word": self.subwords_per_word,
@@ -81,6 +91,7 @@ class Account:
             "unknown": self.text.unknown,
             "words": self.text.words,
             "characters": self.text.characters,
+            **{name: value for name, value in measures.items() if value is not None},
         }
 
 

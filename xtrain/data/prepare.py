@@ -20,6 +20,7 @@ from xtrain.data.pool import Died, over
 from xtrain.data.shards import LAYOUT, Shard, damage, write_shard
 from xtrain.errors import Problem, UserError
 from xtrain.files import content_hash
+from xtrain.language_facts import TextMeasures, TextMeter
 from xtrain.tasks import formats, sources
 from xtrain.tasks.checking import DataSet, nothing_left
 from xtrain.tasks.encoding import PairTokenizer, tokenizer_hash
@@ -31,6 +32,7 @@ Progress = Callable[[int], None]
 """Told the number of rows done so far, every now and then."""
 
 _EVERY = 4096  # rows between two calls of the progress callback
+_UNMEASURED = ("train", "index")  # splits whose text is not what scores are held against
 _VERSION = 2  # of what the formats make of a row; raise it when token ids or fields would change
 
 
@@ -66,7 +68,8 @@ def prepare(
     problems.raise_if_any()
     problems.remarks.clear()  # a sample reads the set twice
     tokenizer = _tokenizer(encoder_folder, recipe["tokenizer"])
-    collected = _collect(drawn, read(), tokenizer, spec, split, max_length, progress)
+    meter = None if split in _UNMEASURED else TextMeter(language)
+    collected = _collect(drawn, read(), tokenizer, spec, split, max_length, meter, progress)
     problems.raise_if_any()
     collected.check(spec, split, language)
     collected.remarks.update(problems.remarks)
@@ -180,6 +183,7 @@ def _collect(
     spec: TaskSpec,
     split: str,
     max_length: int,
+    meter: TextMeter | None,
     progress: Progress | None,
 ) -> _Collected:
     """What the format makes of what it has read, or of the sample of it."""
@@ -187,7 +191,7 @@ def _collect(
     chosen = drawn.among(read) if drawn is not None and drawn.is_part else read
     made = _Counted(format_.tokenise(chosen, tokenizer, spec, max_length))
     kept = _Counted(made if drawn is None else format_.thinned(made, drawn.sample))
-    collected, withheld = _Collected(format_), _Collected(format_, labelled=False)
+    collected, withheld = _Collected(format_, meter), _Collected(format_, meter, labelled=False)
     for item in kept:
         if isinstance(item, Encoded) and item.withheld:
             if split == "test" and not collected.ids:
@@ -225,6 +229,7 @@ class _Collected:
     """What has been encoded so far."""
 
     format: Format
+    meter: TextMeter | None
     labelled: bool = True
     drawn: Mapping[str, Any] | None = None
     """Of a sample: how many examples were drawn, of how many, and how."""
@@ -242,6 +247,7 @@ class _Collected:
     fields: dict[str, array[int]] = field(default_factory=dict)
     """Of C's numbers: those of Python would be ten times as large, and there may be two for each token."""
     notes: list[Any] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
 
     def add(self, item: Encoded | Dropped) -> None:
         self.rows += 1
@@ -260,6 +266,8 @@ class _Collected:
         self.split += item.split
         self.remarks.update(item.remarks)
         self.notes.append(item.note)
+        if self.meter is not None:
+            self.words.append(self.meter.add(item.texts))
         self.sequence_lengths += lengths
         self.per_example.append(len(lengths))
         self.pending += item.sequences
@@ -290,11 +298,13 @@ class _Collected:
             "labelled": self.labelled,
             "drawn": self.drawn,
             "text": asdict(self.text),
+            "measures": (TextMeasures() if self.meter is None else self.meter.measures()).as_json(),
             "remarks": dict(self.remarks),
         }
         return write_shard(
-            path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest, self.notes
-        )
+            path, self.tokens, self.sequence_lengths, self.per_example, self.fields, self.ids, manifest, self.notes,
+            self.words if any(self.words) else (),
+        )  # fmt: skip
 
 
 _tokenizers: dict[str, PairTokenizer] = {}

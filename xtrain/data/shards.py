@@ -18,7 +18,7 @@ from xtrain.files import content_hash, make_folder, read_json, sha256, write_jso
 
 MANIFEST = "manifest.json"
 NOTES = "notes.jsonl"
-LAYOUT = 2  # of the files of a shard; raise it when that changes
+LAYOUT = 3  # of the files of a shard; raise it when that changes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -28,6 +28,8 @@ IntArray = npt.NDArray[np.int64]
 #   sequence_offsets.npy  (B + 1,) int64   vocabulary.npy   sorted distinct tokens, uint32
 #   example_offsets.npy   (E + 1,) int64   ids.json         E texts
 #   notes.jsonl           E lines of JSON, where the format has notes
+#   words.npy             (E,) int32, words of each example's text, where they were counted
+#   hashes.npy            (E,) uint64, of each example's tokens
 # A field has one number an example, a sequence or a token, as the manifest says.
 
 
@@ -124,6 +126,16 @@ class Shard:
         """The notes of the examples ``indices``; None for each where the format has none."""
         return [self._notes[index] for index in np.asarray(indices).tolist()]
 
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """A hash of each example's tokens, (E,): equal for examples of the same text, in any shard of one tokenizer."""
+        return np.asarray(self._map("hashes"))
+
+    def words(self) -> dict[str, int]:
+        """Id -> words of the example's text; empty where they were not counted, or cannot be told."""
+        if not (self.path / "words.npy").is_file():
+            return {}
+        return dict(zip(self._ids, np.asarray(self._map("words")).tolist(), strict=True))
+
     def vocabulary(self) -> npt.NDArray[np.uint32]:
         """The token ids that occur in it, sorted."""
         return np.asarray(self._map("vocabulary"))
@@ -177,6 +189,7 @@ def write_shard(
     ids: Sequence[str],
     manifest: Mapping[str, Any],
     notes: Sequence[Any] = (),
+    words: Sequence[int] = (),
 ) -> Shard:
     """Write a shard into ``path``, whole or not at all, and open it.
 
@@ -190,12 +203,16 @@ def write_shard(
         work.mkdir()
         try:
             tokens = np.concatenate([np.empty(0, np.uint32), *sequences])
+            sequence_offsets, example_offsets = _offsets(sequence_lengths), _offsets(sequences_per_example)
             _save(work, "tokens", tokens)
-            _save(work, "sequence_offsets", _offsets(sequence_lengths))
-            _save(work, "example_offsets", _offsets(sequences_per_example))
+            _save(work, "sequence_offsets", sequence_offsets)
+            _save(work, "example_offsets", example_offsets)
+            _save(work, "hashes", token_hashes(tokens, sequence_offsets[example_offsets]))
             _save(work, "vocabulary", np.unique(tokens))
             for name, values in fields.items():
                 _save(work, f"field-{name}", np.asarray(values, dtype=np.int32))
+            if words:
+                _save(work, "words", np.asarray(words, dtype=np.int32))
             (work / "ids.json").write_text(json.dumps(list(ids), ensure_ascii=False), encoding="utf-8")
             if any(note is not None for note in notes):
                 lines = "".join(json.dumps(note, ensure_ascii=False) + "\n" for note in notes)
@@ -210,6 +227,26 @@ def write_shard(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return Shard.open(path)
+
+
+_HASHED_AT_ONCE = 2**16  # examples: what is in between is 64 bits a token
+
+
+def token_hashes(tokens: npt.NDArray[np.uint32], offsets: IntArray) -> npt.NDArray[np.uint64]:
+    """A hash (E,) of each run of ``tokens`` (T,) between two of the ``offsets`` (E + 1,).
+
+    The sum over its tokens, modulo 2^64, of a mix of token and place (the finaliser of SplitMix64, Steele et al. 2014).
+    """
+    found = np.zeros(len(offsets) - 1, dtype=np.uint64)
+    for begin in range(0, len(found), _HASHED_AT_ONCE):
+        part = offsets[begin : begin + _HASHED_AT_ONCE + 1]
+        place = np.arange(part[0], part[-1]) - np.repeat(part[:-1], np.diff(part))
+        mixed = tokens[part[0] : part[-1]].astype(np.uint64) | (place.astype(np.uint64) << np.uint64(32))
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)])
+        found[begin : begin + len(part) - 1] = np.diff(sums[part - part[0]])
+    return found
 
 
 def _offsets(lengths: Sequence[int]) -> IntArray:

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
 
 WINDOW = 500
 """Tokens of a window: the usual choice."""
 UNSPACED = frozenset({"Hans", "Hant", "Hani", "Jpan", "Hira", "Kana", "Hrkt", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"})
 """Scripts that put no white space between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan)."""
-
-
-class Counted(Protocol):
-    """Amounts of text, as :class:`xtrain.tasks.formats.TextCount` has them."""
-
-    @property
-    def words(self) -> int:
-        """What stands between white space."""
-
-    @property
-    def characters(self) -> int:
-        """Code points of Unicode."""
-
-    @property
-    def pieces(self) -> int:
-        """Sub-words, special tokens not counted."""
-
-    @property
-    def unknown(self) -> int:
-        """Of the pieces, those that are ``<unk>``."""
 
 
 def words_of(text: str) -> list[str]:
@@ -123,52 +101,14 @@ def moving_type_token_ratio(tokens: Iterable[str], window: int = WINDOW) -> Dive
     return moving.result()
 
 
-# What the tokenizer makes of it.
-
-
-def subwords_per_word(count: Counted) -> float | None:
-    """``pieces / words``, also called fertility (Rust et al. 2021, arXiv 2012.15613, with words of treebanks)."""
-    return count.pieces / count.words if count.words else None
-
-
-def subwords_per_character(count: Counted) -> float | None:
-    """``pieces / characters``: of every script."""
-    return count.pieces / count.characters if count.characters else None
-
-
-def unknown_share(count: Counted) -> float | None:
-    """``unknown / pieces``, from 0 to 1."""
-    return count.unknown / count.pieces if count.pieces else None
-
-
 # Parallel text.
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of sums over items that two languages share."""
+def words_against(own: Mapping[str, int], reference: Mapping[str, int]) -> float | None:
+    """How many words a language takes for what the other says in one: ``sum(own) / sum(reference)``.
 
-    value: float
-    items: int
-    standard_error: float | None
-    """None of fewer than two items."""
-
-
-def words_against(own: Mapping[str, int], reference: Mapping[str, int]) -> Ratio | None:
-    """How many words a language takes for what the other says in one: ``R = sum(own) / sum(reference)``.
-
-    The sums run over the ids that both have; None if the other language has no words there. The error is that of a
-    ratio of two sums over ``n`` items as if they were drawn at random (Cochran 1977, Sampling Techniques, chapter 6,
-    without the correction for finite populations): ``sqrt(n / (n - 1) * sum((own - R * reference) ** 2)) /
-    sum(reference)``.
+    The sums run over the ids that both have; None if the other language has no words there.
     """
     shared = [(own[key], reference[key]) for key in own if key in reference]
     total = sum(other for _, other in shared)
-    if not total:
-        return None
-    value = sum(mine for mine, _ in shared) / total
-    n = len(shared)
-    if n < 2:
-        return Ratio(value, n, None)
-    squares = math.fsum((mine - value * other) ** 2 for mine, other in shared)
-    return Ratio(value, n, math.sqrt(n / (n - 1) * squares) / total)
+    return sum(mine for mine, _ in shared) / total if total else None

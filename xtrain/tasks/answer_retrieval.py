@@ -302,4 +302,7 @@ def _encoded(
         sequences, cut, amount = tokenizer.sequences(texts, pieces, [lengths[side] for side, _, _ in item.texts])
         fields = {"kind": [item.kind], "group": [item.group]}
         remarks = (EMPTY,) if "" in (item.query, item.candidate) else ()
-        yield Encoded(item.id, sequences, fields, cut, note=item.note, remarks=remarks, text=amount)
+        yield Encoded(
+            item.id, sequences, fields, cut, note=item.note, remarks=remarks, text=amount,
+            texts=tuple(text for pair in texts for text in pair if text),
+        )  # fmt: skip

@@ -77,12 +77,13 @@ class BitextMining(Format):
                 if pool.gold is not None and one.side == FOREIGN:
                     note = {"gold": pool.gold.get(one.id, [])}
                 yield Example(
-                    [(one.text and prefix + one.text, None)],
+                    [(one.text, None)],
                     {"side": [one.side], "copy": [one.copy]},
                     withheld=pool.gold is None,
                     note=note,
                     id=one.id,
                     counted=int(one.side == FOREIGN),
+                    prefix=prefix,
                 )
 
     def tokenise(

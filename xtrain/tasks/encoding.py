@@ -258,6 +258,13 @@ class Example:
     """The first so many sequences are in its language (by default all): the others do not count as its text."""
     empty: bool = False
     """Whether a part of one of its texts is empty, which does not show in it."""
+    prefix: str = ""
+    """What the model wants before every text; no word of the language."""
+
+    @property
+    def given(self) -> list[tuple[str, str | None]]:
+        """The texts as the model gets them."""
+        return [(first and self.prefix + first, second and self.prefix + second) for first, second in self.texts]
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -302,15 +309,16 @@ def tokenise_examples(
 ) -> Iterator[Encoded | Dropped]:
     """The texts of examples as sequences, tokenised in large batches; the order is kept."""
     for chunk in in_chunks(read):
-        pairs = [pair for example in chunk if isinstance(example, Example) for pair in example.texts]
+        pairs = [pair for example in chunk if isinstance(example, Example) for pair in example.given]
         pieces = iter(tokenizer.pieces([text for pair in pairs for text in pair if text is not None]))
         for example in chunk:
             if isinstance(example, Dropped):
                 yield example
                 continue
             lengths = [max_length] * len(example.texts)
-            sequences, cut, amount = tokenizer.sequences(example.texts, pieces, lengths, example.counted)
+            sequences, cut, amount = tokenizer.sequences(example.given, pieces, lengths, example.counted)
             yield Encoded(
                 example.id, sequences, example.fields, cut, withheld=example.withheld, note=example.note,
                 remarks=example.remarks, text=amount,
+                texts=tuple(text for pair in example.texts[: example.counted] for text in pair if text),
             )  # fmt: skip

@@ -62,6 +62,8 @@ class Encoded:
     """What is odd about it but no mistake; examples are counted by remark in the shard's manifest."""
     text: TextCount = field(default_factory=lambda: TextCount())
     """How much text in its language it was made of, before anything was cut."""
+    texts: tuple[str, ...] = ()
+    """That text, to be measured (:mod:`xtrain.language_facts`): shards do not keep it."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class SentenceRetrieval(Format):
         def read(row: Row) -> Example:
             # an empty text is kept in every split: lines, and the candidates of all others, depend on it
             texts = [whole_text(row, row.values[side], side).strip() for side in ("source", "target")]
-            pairs: list[tuple[str, str | None]] = [(text and prefix + text, None) for text in texts]
-            return Example(pairs, {}, note={"line": lines[row.id]}, counted=1)
+            pairs: list[tuple[str, str | None]] = [(text, None) for text in texts]
+            return Example(pairs, {}, note={"line": lines[row.id]}, counted=1, prefix=prefix)
 
         yield from read_examples(every, read, problems)
 

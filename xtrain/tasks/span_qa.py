@@ -298,6 +298,7 @@ def _encode(
         note={"context": question.context, "answers": question.answers},
         remarks=tuple(remark for remark, holds in remarks if holds),
         text=tokenizer.count(question.text, asked) + tokenizer.count(question.context, context.ids),
+        texts=(question.text, question.context),
     )
 
 

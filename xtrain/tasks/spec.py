@@ -142,6 +142,8 @@ class TaskSpec:
     """The language that a training set in other languages was translated from by machine."""
     language_exponent: float = field(default=1.0, metadata=limits(minimum=0, maximum=1))
     """A language of n examples has a share proportional to n to this power in a training set of several."""
+    parallel: bool = False
+    """Whether examples of one id say the same in every language: then words are counted against English ones."""
     joined: tuple[str, ...] = ()
     """Tasks whose training and dev sets, laid together, are this one's; it then has no sources of its own."""
     obtain: str = ""

@@ -235,6 +235,7 @@ def _encoded(sentence: _Sentence, pieces: Sequence[list[int]], tokenizer: PairTo
         withheld=sentence.withheld,
         remarks=remarks,
         text=_amount(sentence, pieces, tokenizer),
+        texts=(" ".join(sentence.words),),
     )
 
 
