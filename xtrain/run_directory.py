@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.errors import Problem, UserError
-from xtrain.files import Staging, lock, make_folder, read_json, write_json, write_text, writing
+from xtrain.files import Staging, lock, make_folder, read_json, write_bytes, write_json, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,16 @@ class RunDirectory:
         return self.path / "predictions-last"
 
     @property
+    def outcomes(self) -> Path:
+        """``outcomes.npz``: what the predictions did with each example (:mod:`xtrain.evaluation.outcome_files`)."""
+        return self.path / "outcomes.npz"
+
+    @property
+    def outcomes_last(self) -> Path:
+        """``outcomes-last.npz``: the same of ``predictions-last/``."""
+        return self.path / "outcomes-last.npz"
+
+    @property
     def scores(self) -> Path:
         """``scores.json``."""
         return self.path / "scores.json"
@@ -146,6 +156,10 @@ class RunDirectory:
     def write_text(self, path: Path, text: str) -> None:
         """Replace a file in here by ``text``; raises :class:`xtrain.errors.Fenced` in an older attempt."""
         write_text(path, text, self.staging)
+
+    def write_bytes(self, path: Path, data: bytes) -> None:
+        """Replace a file in here by ``data``; raises :class:`xtrain.errors.Fenced` in an older attempt."""
+        write_bytes(path, data, self.staging)
 
     def mark_done(self, summary: dict[str, Any]) -> None:
         """Write ``DONE`` with a small JSON summary: the phase is finished."""

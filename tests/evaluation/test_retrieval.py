@@ -27,7 +27,7 @@ def cosines(queries: torch.Tensor, index: torch.Tensor) -> np.ndarray:
     st.integers(1, 12), st.integers(1, 60), st.integers(2, 5), st.integers(1, 6), st.sampled_from([3, 17, 10**6]),
     st.sampled_from([1, 5, 1000]), st.integers(0, 99), st.booleans(),
 )  # fmt: skip
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_neighbours_are_the_largest_cosines_of_equals_the_first(
     queries: int, rows: int, size: int, k: int, rows_at_once: int, queries_at_once: int, seed: int, coarse: bool
 ) -> None:
@@ -109,7 +109,7 @@ def triples(mined: Mined) -> list[tuple[int, int, float]]:
 
 
 @given(st.integers(1, 25), st.integers(1, 25), st.integers(1, 5), st.integers(0, 999))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @pytest.mark.parametrize("margin", ["ratio", "distance", "absolute"])
 def test_mining_is_its_definition(margin: str, foreign: int, english: int, k: int, seed: int) -> None:
     one, other = vectors(foreign, 6, seed).float() + 1, vectors(english, 6, seed + 1000).float() + 1

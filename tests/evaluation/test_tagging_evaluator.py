@@ -47,7 +47,7 @@ def predicted(tags: list[list[str]]) -> dict[str, np.ndarray]:
     return {"prediction": found}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), sizes=st.lists(st.integers(1, 8), min_size=1, max_size=12))
 def test_it_agrees_with_seqeval_and_scikit_learn(data: st.DataObject, sizes: list[int]) -> None:
     tags = st.sampled_from(LABELS)

@@ -27,6 +27,8 @@ class LanguageScore:
     """What became of the rows of its data set."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """What belongs to the protocol of this language alone: a threshold."""
+    words_against_english: float | None = None
+    """:func:`xtrain.language_facts.words_against`, over the examples that English has as well."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,13 @@ def _protocol(task: TaskScores) -> dict[str, Any]:
         "remarks": {one.language: dict(one.account.remarks) for one in task.languages if one.account.remarks},
         "by_language": {one.language: dict(one.protocol) for one in task.languages if one.protocol},
         "dropped": {one.language: dict(one.account.dropped) for one in task.languages if one.account.dropped},
-        "tokens": {one.language: one.account.tokens() for one in task.languages if one.account.text.pieces},
+        "tokens": {one.language: _tokens(one) for one in task.languages if one.account.text.pieces},
     }
+
+
+def _tokens(one: LanguageScore) -> dict[str, float]:
+    against = one.words_against_english
+    return one.account.tokens() | ({} if against is None else {"words_against_english": against})
 
 
 def _sample(accounts: Mapping[str, Account]) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from xtrain.evaluation.retrieval import embedding_layer
 from xtrain.evaluation.scores import LAST, SELECTED
 from xtrain.files import make_folder, read_json
 from xtrain.graph import EVALUATE, TARGET
+from xtrain.language_facts import words_against
 from xtrain.model import Encoder, PhaseModel, load_encoder, load_heads
 from xtrain.phase.file import PhaseFile
 from xtrain.phase.heads import new_head
@@ -96,27 +97,35 @@ class PhaseEvaluator:
         found = evaluator.evaluate(setting, shards, companions)
         self.observer.end_progress()
         if self.ranks.is_first:
-            for language in found.languages:
-                self._write(language, self.run.predictions_last if which == LAST else self.run.predictions)
+            self._write(found.languages, which)
         return self._scores(folder, which, found, evaluator.definitions)
 
-    def _write(self, language: LanguageResult, folder: Path) -> None:
-        """``{folder}/{task}/{language}.jsonl``: an object a line."""
-        path = make_folder(folder / self.spec.name) / f"{language.language}.jsonl"
-        self.run.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in language.rows))
+    def _write(self, languages: Sequence[LanguageResult], which: str) -> None:
+        """``predictions/{task}/{language}.jsonl``, an object a line, and ``outcomes.npz``."""
+        from xtrain.evaluation.outcome_files import pack  # scipy takes a moment, and no other rank needs it
+
+        last = which == LAST
+        folder = make_folder((self.run.predictions_last if last else self.run.predictions) / self.spec.name)
+        for one in languages:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in one.rows)
+            self.run.write_text(folder / f"{one.language}.jsonl", lines)
+        packed = pack(self.spec, {one.language: (one.rows, one.metrics) for one in languages})
+        self.run.write_bytes(self.run.outcomes_last if last else self.run.outcomes, packed)
 
     def _scores(self, folder: Path, which: str, found: Evaluation, definitions: Mapping[str, str]) -> dict[str, Any]:
         phase, spec = self.phase, self.spec
-        languages = []
+        languages, shards = [], self.shards[EVALUATE]
+        english = shards["en"].words() if spec.parallel and "en" in shards else {}
         for result in found.languages:
-            account = Account.of(self.shards[EVALUATE][result.language].manifest)
+            shard = shards[result.language]
             languages.append(
                 scores.LanguageScore(
                     result.language,
                     result.metrics,
                     result.num_examples,
-                    account,
+                    Account.of(shard.manifest),
                     protocol=result.protocol,
+                    words_against_english=words_against(shard.words(), english),
                 )
             )
         protocol = {

@@ -99,14 +99,14 @@ def answered(draw: st.DrawFn, fewest: int = 1) -> tuple[dict[str, str], dict[str
 
 @pytest.mark.parametrize("language", MLQA_LANGUAGES)
 @given(case=answered())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mlqa_agrees_with_the_script(language: str, case: tuple[dict[str, str], dict[str, list[str]]]) -> None:
     expected = reference_score(*case, lambda text: reference_mlqa(text, language))
     assert score_answers(*case, language, "mlqa") == pytest.approx(expected, abs=1e-9)
 
 
 @given(case=answered())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_squad_agrees_with_the_script_in_every_language(case: tuple[dict[str, str], dict[str, list[str]]]) -> None:
     expected = reference_score(*case, reference_squad)
     languages = {lang for name in ("xquad", "tydiqa") for lang in BENCHMARKS["xtreme-r"].tasks[name].languages}
@@ -116,7 +116,7 @@ def test_squad_agrees_with_the_script_in_every_language(case: tuple[dict[str, st
 
 @pytest.mark.parametrize("language", MLQA_LANGUAGES)
 @given(text=st.text(max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_text_is_normalised_as_the_script_does(language: str, text: str) -> None:
     assert mlqa_normalise(text, language).split() == reference_mlqa(text, language)
     assert squad_normalise(text) == " ".join(reference_squad(text))
@@ -158,7 +158,7 @@ def reference_squad_v2(prediction: str, answers: list[str]) -> tuple[float, floa
 
 
 @given(case=answered(fewest=0), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_squad_v2_and_its_best_thresholds(
     case: tuple[dict[str, str], dict[str, list[str]]], data: st.DataObject
 ) -> None:

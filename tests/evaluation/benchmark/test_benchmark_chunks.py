@@ -41,7 +41,7 @@ def rules_of_0012(tags: list[str]) -> list[tuple[str, int, int]]:
 
 
 @given(tagged(NER))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_entities_agree_with_seqeval(case: tuple[list[list[str]], list[list[str]]]) -> None:
     gold, predicted = case
     found = micro_f1(gold, predicted)
@@ -51,7 +51,7 @@ def test_entities_agree_with_seqeval(case: tuple[list[list[str]], list[list[str]
 
 
 @given(tagged((*UPOS, *NER, "E-PER", "S-LOC", "B-X-Y", ".", "SYM-X")))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_tags_agree_with_the_rules_of_0012(case: tuple[list[list[str]], list[list[str]]]) -> None:
     gold, predicted = ([tag for sentence in side for tag in (*sentence, "O")] for side in case)
     assert seqeval012_chunks(gold) == rules_of_0012(gold)
@@ -60,7 +60,7 @@ def test_any_tags_agree_with_the_rules_of_0012(case: tuple[list[list[str]], list
 
 
 @given(tagged(UPOS))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_token_accuracy_agrees_with_scikit_learn(case: tuple[list[list[str]], list[list[str]]]) -> None:
     gold, predicted = ([tag for sentence in side for tag in sentence] for side in case)
     expected = 100 * accuracy_score(gold, predicted)

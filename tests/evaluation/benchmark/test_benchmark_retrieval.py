@@ -25,13 +25,13 @@ def reference_ap(ranked: list[str], right: set[str], k: int) -> float:
 
 
 @given(st.lists(IDS, max_size=45), st.sets(IDS, min_size=1), st.integers(1, 25))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_average_precision_is_its_definition(ranked: list[str], right: set[str], k: int) -> None:
     assert average_precision(ranked, right, k) == pytest.approx(reference_ap(ranked, right, k), abs=1e-12)
 
 
 @given(st.permutations([f"e{n}" for n in range(20)]), st.sets(st.integers(0, 19), min_size=1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_full_ranking_agrees_with_scikit_learn(ranked: list[str], places: set[int]) -> None:
     relevant = np.array([n in places for n in range(20)], dtype=int)
     expected = average_precision_score(relevant, -np.arange(20.0))
@@ -52,7 +52,7 @@ def test_map_is_in_percent_and_a_missing_query_scores_0() -> None:
 
 
 @given(PAIRS, PAIRS.filter(bool))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pair_f1_agrees_with_scikit_learn(predicted: set[tuple[str, str]], gold: set[tuple[str, str]]) -> None:
     every = sorted(predicted | gold)
     truth, found = ([pair in side for pair in every] for side in (gold, predicted))
@@ -69,7 +69,7 @@ def test_a_pair_given_twice_counts_once() -> None:
     st.dictionaries(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz")), st.sampled_from([0.5, 0.9, 1.1, 1.5])),
     PAIRS.filter(bool),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_threshold_is_better_than_the_best(scores: dict[tuple[str, str], float], gold: set[tuple[str, str]]) -> None:
     threshold, f1 = best_threshold(scores.items(), gold)
 
