@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from xtrain.report.accounts import language_table, print_accounts
 from xtrain.report.study_report import report_study
 from xtrain.run_directory import RunDirectory
 from xtrain.study import Study, load
-from xtrain.study_data import PREPARED, check_data, prepare_data
+from xtrain.study_data import PREPARED, check_data, prepare_data, seen_before
 from xtrain.tasks import catalog
 from xtrain.tasks.sources import misplaced, no_folder
 from xtrain.training.engine import resolve_ds_config
@@ -371,7 +371,7 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
     names = {*phase.tasks, *(reading.member for reading in phase.readings)}
     names |= {phase.trained_task} if phase.trained_task else set()
     shards = list(_prepared(job, phase))
-    write_json(run.data_file, [Account.of(shard.manifest).as_json() for _, shard in shards])
+    write_json(run.data_file, [_account(job, phase, entry, shard).as_json() for entry, shard in shards])
     PhaseFile(
         kind=phase.kind,
         name=phase.name,
@@ -398,6 +398,13 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
             console.print(f"      {note}", highlight=False, markup=False)
         write_json(run.ds_config, config)
     return run
+
+
+def _account(job: Job, phase: Phase, entry: ShardEntry, shard: Shard) -> Account:
+    account = Account.of(shard.manifest)
+    if phase.kind != EVALUATE or entry.role != EVALUATE:
+        return account
+    return replace(account, seen=seen_before(job.graph, phase, shard, job.data_root, job.out))
 
 
 def _prepared(job: Job, phase: Phase) -> Iterator[tuple[ShardEntry, Shard]]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from xtrain.data.account import Account
 from xtrain.data.checking import Checked, check_data_sets
 from xtrain.data.prepare import Wanted, prepare_all
+from xtrain.data.shards import Shard, damage
 from xtrain.graph import Graph, Phase, Reading
 from xtrain.tasks.checking import DataSet
 from xtrain.tasks.spec import EVERY
 from xtrain.tracking import Progress
 from xtrain.training.budget import available_memory
 
+TRAIN = "train"  # the role of a reading
 PREPARED = "prepared"  # the output folder's folder of tokenised shards
 _BYTES_PER_BYTE = 24  # of memory that a process takes for each byte of a file: its text, its rows, its tokens
 
@@ -58,6 +61,24 @@ def prepare_data(
     with Progress("prepare data", len(wanted), "data set", file=console.file) as progress:
         folder, room = out / PREPARED, _room()
         return prepare_all(wanted, tokenizer, data_root, folder, room=room, progress=progress.advance)
+
+
+def seen_before(graph: Graph, phase: Phase, shard: Shard, data_root: Path | None, out: Path) -> dict[str, int]:
+    """Training task -> how many examples of ``shard`` the phases before ``phase`` had among theirs, if any.
+
+    Training sets whose shards are not there any more are passed over.
+    """
+    found: dict[str, int] = {}
+    before = graph.phases.get(phase.parent or "")
+    while before is not None:
+        for reading in before.readings:
+            path = _wanted(graph, reading).path(graph.base_folder, data_root, out / PREPARED)
+            if reading.role == TRAIN and damage(path) is None:
+                count = int(np.isin(shard.hashes(), Shard.open(path).hashes()).sum())
+                if count:
+                    found[reading.member] = max(count, found.get(reading.member, 0))
+        before = graph.phases.get(before.parent or "")
+    return found
 
 
 def _readings(phases: Iterable[Phase]) -> list[Reading]:

@@ -13,6 +13,7 @@ THESE, LANGUAGES, FAMILIES = "these", "languages", "families"
 COVARIATES = (
     "cc100_gib", "log_cc100_gib", "cc100_mtokens", "latin_script", "indo_european",
     "unknown_percent", "subwords_per_word", "subwords_per_character", "truncated_percent",
+    "mean_word_length", "type_token_ratio", "words_against_english",
 )  # fmt: skip
 """Properties of languages that an interaction may ask about, beside the study's own ``values``."""
 EACH = ("target", "language", "family", "script")

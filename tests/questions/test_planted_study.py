@@ -58,7 +58,7 @@ def answers(planted: Planted) -> dict[str, Answer]:
 
 
 def answered(job: Job) -> list[Answer]:
-    return answer_questions(job.graph, Evidence.of(job.graph, job.out))
+    return answer_questions(job.graph, Evidence.of(job.graph, job.out), Ledger.of(job.graph, job.out))
 
 
 def verdicts(answer: Answer) -> dict[tuple[str, str], Verdict]:
@@ -134,6 +134,28 @@ def test_what_is_not_zero_shot_supports_no_claim_unless_it_is_asked_for(
     assert any("leaky has it in its training data" in remark for remark in german.remarks)
 
 
+def test_a_row_of_the_targets_own_task_shows_no_transfer_unless_the_target_is_named(planted: Planted) -> None:
+    asked = {"name": "logic", "asks": "?", "compare": ["logic"]}
+    job = planted.asked(asked, {**asked, "name": "named", "targets": list(TARGETS)},
+                        {**asked, "name": "alone", "targets": ["match"]},
+                        {**asked, "name": "others", "targets": [name for name in TARGETS if name != "match"]},
+                        {"name": "qa", "asks": "?", "compare": ["qa"]})  # fmt: skip
+    evidence = Evidence.of(job.graph, job.out)
+    why = "match is trained on logic itself"
+    same = Ledger({}, {("logic", "match"): why})
+    whole, named, alone, others, qa = answer_questions(job.graph, evidence, same)[:5]
+    assert whole.comparisons[0].estimate.value == pytest.approx(others.comparisons[0].estimate.value)
+    assert f"no transfer from another task, and in no mean of theirs: match after logic ({why})" in whole.limits
+    counted = f"no transfer from another task, and counted since the question names it: match after logic ({why})"
+    for one in (named, alone):
+        assert counted in one.limits
+        assert f"same task: {why}" in one.comparisons[0].remarks
+        assert one.comparisons[0].verdict is Verdict.HIGHER
+    assert not any("another task" in limit for limit in qa.limits)
+    assert marks(evidence, same, "match")["logic", "de"] == (f"same task: {why}",)
+    assert ("qa", "de") not in marks(evidence, same, "match")
+
+
 def test_a_cell_at_chance_supports_no_claim(answers: dict[str, Answer]) -> None:
     (one,) = answers["chance"].comparisons
     assert one.verdict is Verdict.UNSUPPORTED
@@ -168,7 +190,8 @@ def test_choosing_by_english_dev_is_told_honestly(answers: dict[str, Answer]) ->
 
 
 def test_tables_have_the_same_estimates(planted: Planted, answers: dict[str, Answer]) -> None:
-    evidence, ledger = Evidence.of(planted.job.graph, planted.job.out), Ledger.of(planted.job.graph)
+    evidence = Evidence.of(planted.job.graph, planted.job.out)
+    ledger = Ledger.of(planted.job.graph, planted.job.out)
     found = differences(evidence, ledger, "match")
     alone = next(one for one in answers["gains"].comparisons if (one.group, one.label) == ("logic", "match"))
     assert found["logic", None].value == pytest.approx(alone.estimate.value, abs=0.5)  # here without German as well

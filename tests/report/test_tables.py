@@ -146,7 +146,7 @@ def test_the_overview_has_every_row_and_task() -> None:
     assert all(word in overview for word in ("one", "two", "none", "x", "average"))
     assert "+/-" not in overview
     grid = grid.with_estimates({"one": {("x", None): estimate(2.0, 0.25)}})
-    assert "+2.0 +/-0.9" in printed(grid).split("Mean over languages, by task")[1]
+    assert "+2.0 +/-1.0" in printed(grid).split("Mean over languages, by task")[1]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,8 @@ from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.estimate import holm
 
 
-def answer_questions(graph: Graph, evidence: Evidence) -> list[Answer]:
+def answer_questions(graph: Graph, evidence: Evidence, ledger: Ledger) -> list[Answer]:
     """The answers to the study's questions, in its order; and, where last steps were scored, to what choosing cost."""
-    ledger = Ledger.of(graph)
     contexts = [Context(question, evidence, ledger) for question in graph.study.question]
     drafts = [KINDS[context.question.kind](context) for context in contexts]
     families: dict[str, list[int]] = {}
@@ -97,7 +96,7 @@ def _answer(context: Context, draft: Draft, comparisons: tuple[Comparison, ...],
     )
     return replace(
         whole,
-        sentence=sentence(whole, context.targets, size, draft.lead),
+        sentence=sentence(whole, context.targets, size, draft.lead, draft.headings),
         limits=(*limits(context, whole), *draft.limits),
         advice=advice(whole),
     )

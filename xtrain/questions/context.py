@@ -49,6 +49,8 @@ class Draft:
     limits: tuple[str, ...] = ()
     lead: str = ""
     """A first sentence that only this kind has."""
+    headings: tuple[str, str] = ("", "")
+    """What is said of comparisons above and below 0, where it is not that they are higher or lower."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,18 @@ class Context:
         return every.of_units([every.units.index(unit) for unit in table.units])
 
     def leak(self, rows: Sequence[str], unit: Unit) -> str:
-        """Why a unit is not zero-shot in some of ``rows``; empty where it is, or where the question asks for it."""
+        """Why a unit is not zero-shot in some of ``rows``; empty where it is, or where the question asks for it.
+
+        It asks for a language, or for a target, by naming it.
+        """
         if unit.language in self.question.languages:
             return ""
-        reasons = (self.ledger.reason(row, unit.target, unit.language) for row in rows)
+        named = unit.target in self.question.targets
+        reasons = (
+            self.ledger.reason(row, unit.target, unit.language)
+            or ("" if named else self.ledger.same_task(row, unit.target))
+            for row in rows
+        )
         return next(filter(None, reasons), "")
 
     def not_zero_shot(self) -> dict[str, str]:
@@ -151,6 +161,15 @@ class Context:
             reasons = (self.ledger.reason(row, target, language) for row in self.every_row for target in self.targets)
             if why := next(filter(None, reasons), ""):
                 found[language] = why
+        return found
+
+    def same_tasks(self) -> dict[str, str]:
+        """Target -> which row of the question was trained on its task before, and why; those alone."""
+        found: dict[str, str] = {}
+        for target in self.targets:
+            told = {row: why for row in self.every_row if (why := self.ledger.same_task(row, target))}
+            if told:
+                found[target] = f"{listed(told)} ({next(iter(told.values()))})"
         return found
 
     def units(self, table: Measured) -> tuple[Floats, Design | None]:
@@ -174,7 +193,7 @@ class Context:
         """The mean of some rows less that of others."""
         table = self.table([*positive, *negative], languages or self.languages, targets)
         if set(table.rows) < {*positive, *negative} or not table.units:
-            return self.nothing(label, group, self._why_nothing([*positive, *negative], languages, targets))
+            return self.nothing(label, group, self.why_nothing([*positive, *negative], languages, targets))
         weights = row_weights(table.rows, positive, negative)
         units, design = self.units(table)
         estimate = self.contrast(table, weights, units, design)
@@ -250,9 +269,13 @@ class Context:
         leaks = {unit.language: why for unit in table.units for row in table.rows
                  if (why := self.ledger.reason(row, unit.target, unit.language))}  # fmt: skip
         remarks += [f"not zero-shot: {language} ({why})" for language, why in leaks.items()]
+        same = dict.fromkeys(why for unit in table.units for row in table.rows
+                             if (why := self.ledger.same_task(row, unit.target)))  # fmt: skip
+        remarks += [f"same task: {why}" for why in same]
         return remarks
 
-    def _why_nothing(self, rows: Sequence[str], languages: Sequence[str], targets: Sequence[str]) -> str:
+    def why_nothing(self, rows: Sequence[str], languages: Sequence[str] = (), targets: Sequence[str] = ()) -> str:
+        """Why there is no unit to compare ``rows`` in."""
         every = [Unit(target, one) for target in targets or self.targets for one in languages or self.languages]
         leaks = [why for unit in every if (why := self.leak(rows, unit))]
         if leaks and len(leaks) == len(every):

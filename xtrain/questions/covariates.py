@@ -47,5 +47,5 @@ def script_of(language: str) -> str:
 def _of_text(context: Context, name: str, language: str) -> float:
     """The mean over the targets that have the language."""
     runs = {run.target: run for run in context.evidence.runs if run.target in context.targets}.values()
-    values = [float(run.tokens[language][name]) for run in runs if language in run.tokens]
+    values = [float(run.tokens[language][name]) for run in runs if name in run.tokens.get(language, {})]
     return float(np.mean(values)) if values else UNKNOWN

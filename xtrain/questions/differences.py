@@ -14,6 +14,7 @@ from xtrain.study import NO_INTERMEDIATE
 
 NOT_ZERO_SHOT = "not zero-shot"  # how a mark begins that takes a language out of the zero-shot mean
 AT_CHANCE = "at chance"
+SAME_TASK = "same task"
 ENGLISH = "en"  # stands apart in every table: no mark is needed
 Cell = tuple[str, str | None]
 """Row and language; None: the mean."""
@@ -52,7 +53,7 @@ def _averaged(table: Measured, ledger: Ledger) -> list[int]:
 
 
 def marks(evidence: Evidence, ledger: Ledger, target: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Row and language -> what a reader must know of the cell: not zero-shot and why, at chance."""
+    """Row and language -> what a reader must know of the cell: not zero-shot and why, the same task, at chance."""
     table = evidence.whole(target, "")
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for row in table.rows:
@@ -60,6 +61,8 @@ def marks(evidence: Evidence, ledger: Ledger, target: str) -> dict[tuple[str, st
             said = []
             if unit.language != ENGLISH and (why := ledger.reason(row, target, unit.language)):
                 said.append(f"{NOT_ZERO_SHOT}: {why}")
+            if why := ledger.same_task(row, target):
+                said.append(f"{SAME_TASK}: {why}")
             if evidence.at_chance(row, unit):
                 said.append(AT_CHANCE)
             if said:

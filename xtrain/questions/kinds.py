@@ -18,7 +18,7 @@ from xtrain.statistics.measured import Measured
 from xtrain.statistics.ranking import Ranking, rank
 from xtrain.statistics.shapley import Subset, sampled_weights
 from xtrain.study import NO_INTERMEDIATE
-from xtrain.study_questions import CHOICE, CONTRAST, CURVE, INTERACTION, MATRIX, THESE
+from xtrain.study_questions import CHOICE, CONTRAST, CURVE, INTERACTION, MATRIX, THESE, Question
 
 LEAST_LANGUAGES = 3  # beyond the coefficients of a regression over languages
 
@@ -59,14 +59,28 @@ def interactions(context: Context) -> Draft:
     for name, rows in context.compared.items():
         table = context.table([*rows, *context.reference], context.languages)
         if set(table.rows) < {*rows, *context.reference} or not table.units:
-            tests.append(context.nothing(name, "", f"no result of {listed([*rows, *context.reference])} yet"))
+            tests.append(context.nothing(name, "", context.why_nothing([*rows, *context.reference])))
             continue
         tests.append(_by_covariate(context, name, rows, table) if question.covariate else
                      _by_group(context, name, rows, table))  # fmt: skip
         details += context.details(name, rows, context.reference)
     limits = ["a relation over languages is no cause: what goes along with the covariate may be what counts"]
     x_name = question.covariate or " against ".join(question.groups)
-    return Draft(question, tuple(tests), context.against, tuple(details), {"x_name": x_name}, tuple(limits))
+    return Draft(question, tuple(tests), context.against, tuple(details), {"x_name": x_name}, tuple(limits),
+                 headings=_of_languages(question))  # fmt: skip
+
+
+def _of_languages(question: Question) -> tuple[str, str]:
+    """What is said where a difference is larger, or smaller, by languages."""
+    if question.covariate:
+        name = question.covariate
+        unit = f"each doubling of {name.removeprefix('log_')}" if name.startswith("log_") else f"one more {name}"
+        return f"The difference grows with {unit}", f"The difference shrinks with {unit}"
+    first, second = question.groups
+    return (
+        f"The difference is larger in {first} than in {second}",
+        f"The difference is smaller in {first} than in {second}",
+    )
 
 
 def _by_covariate(context: Context, name: str, rows: Sequence[str], table: Measured) -> Tested:
@@ -123,12 +137,15 @@ def _within(context: Context) -> Draft:
         every = [row for sides in at.values() for side in sides for row in side]
         table = context.table(every, context.languages)
         if set(table.rows) < set(every) or not table.units:
-            tests.append(context.nothing(name, "", f"no result of {listed(every)} yet"))
+            tests.append(context.nothing(name, "", context.why_nothing(every)))
             continue
         (a, b), (c, d) = at.values()
         weights = row_weights(table.rows, a, b) - row_weights(table.rows, c, d)
         tests.append(context.tested(name, "", table, context.contrast(table, weights, *context.units(table))))
-    return Draft(question, tuple(tests), context.against, extra={"x_name": f"{factor}: {' less '.join(levels)}"})
+    than = f"where {factor} is {' than where it is '.join(levels)}"
+    headings = f"The difference is larger {than}", f"The difference is smaller {than}"
+    extra = {"x_name": f"{factor}: {' less '.join(levels)}"}
+    return Draft(question, tuple(tests), context.against, extra=extra, headings=headings)
 
 
 def curves(context: Context) -> Draft:
@@ -141,7 +158,7 @@ def curves(context: Context) -> Draft:
     missing = [row for row in rows if row not in table.rows]
     xs = sorted({numbers[row] for row in table.rows})
     if len(xs) < 2 or not table.units:
-        why = f"no result of {listed(missing)} yet" if missing else f"{question.x} has one value"
+        why = f"{question.x} has one value" if table.units and not missing else context.why_nothing(rows)
         return Draft(question, (context.nothing("trend", "", why),), context.against)
     across = np.array([numbers[row] for row in table.rows])
     steps = np.log2(across) if question.logarithmic else across
@@ -228,8 +245,7 @@ def choices(context: Context) -> Draft:
         rows = [NO_INTERMEDIATE, *rows]
     table = context.table(rows, context.languages)
     if len(table.rows) < 2 or not table.units:
-        why = f"no result of {listed(row for row in rows if row not in table.rows)} yet"
-        return Draft(context.question, (context.nothing("the best", "", why),))
+        return Draft(context.question, (context.nothing("the best", "", context.why_nothing(rows)),))
     ranking = rank(table, target_mean(table.units))
     best = ranking.order[0]
     drawn = np.einsum("u,bru->br", target_mean(table.units), draw(table.of_rows(range(len(table.rows)))))
@@ -238,7 +254,7 @@ def choices(context: Context) -> Draft:
     for row in ranking.order[1:]:
         part = context.table([row, best], context.languages)
         tested = context.tested(row, "", part, ranking.differences[row, best], ([row], [best]))
-        remark = f"the best in {100 * shares[row]:.0f} % of the draws of the bootstrap"
+        remark = f"best in {100 * shares[row]:.0f} % of bootstrap draws"
         comparison = replace(tested.comparison, remarks=(remark, *tested.comparison.remarks))
         tests.append(Tested(comparison, ranking.p(row, best), tested.blocked, corrected=True))
     missing = [row for row in rows if row not in table.rows]
@@ -253,7 +269,7 @@ def _best(ranking: Ranking, share: float) -> str:
     if len(together) == 1:
         return f"{best} is the best row ({score:.1f})"
     rest = listed(row for row in together if row != best)
-    draws = f"the best in {100 * share:.0f} % of the draws of the bootstrap"
+    draws = f"best in {100 * share:.0f} % of bootstrap draws"
     return f"{best} has the highest score ({score:.1f}, {draws}), and cannot be told from {rest}"
 
 

@@ -53,8 +53,12 @@ def p_number(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def sentence(answer: Answer, targets: Sequence[str], tests: int, lead: str = "") -> str:
+def sentence(
+    answer: Answer, targets: Sequence[str], tests: int, lead: str = "", headings: tuple[str, str] = ("", "")
+) -> str:
     """The answer in words."""
+    above, below = headings
+    said = {Verdict.HIGHER: above, Verdict.LOWER: below}
     parts = [f"{lead}."] if lead else []
     by_verdict: dict[Verdict, list[Comparison]] = {verdict: [] for verdict in Verdict}
     for one in answer.comparisons:
@@ -63,7 +67,8 @@ def sentence(answer: Answer, targets: Sequence[str], tests: int, lead: str = "")
         if some := by_verdict[verdict]:
             told = "; ".join(_told(answer, one) for one in some[:MOST])
             more = f"; and {len(some) - MOST} more" if len(some) > MOST else ""
-            parts.append(f"{_heading(answer, verdict)}: {told}{more}.{_detectable(some)}")
+            heading = said.get(verdict) or _heading(answer, verdict)
+            parts.append(f"{heading}: {told}{more}.{_detectable(some)}")
     if by_verdict[Verdict.UNSUPPORTED]:
         parts.append(f"Nothing is claimed of {_unsupported(by_verdict[Verdict.UNSUPPORTED])}.")
     if not answer.comparisons:
@@ -80,8 +85,6 @@ def _heading(answer: Answer, verdict: Verdict) -> str:
     if verdict is Verdict.EQUIVALENT:
         return f"Within {answer.margin:g} points of {answer.against}"
     higher = verdict is Verdict.HIGHER
-    if answer.kind == INTERACTION:
-        return "The difference is larger" if higher else "The difference is smaller"
     if answer.kind == CURVE:
         return "Scores rise" if higher else "Scores fall"
     return f"{'Higher' if higher else 'Lower'} than {answer.against}"
@@ -168,6 +171,10 @@ def limits(context: Context, answer: Answer) -> list[str]:
         found.append(f"not zero-shot, and in no mean: {listed(left_out, 8)}")
     if counted_anyway:
         found.append(f"not zero-shot, and counted since the question names it: {listed(counted_anyway, 8)}")
+    for target, rows in context.same_tasks().items():
+        named = target in context.question.targets
+        counted_so = "counted since the question names it" if named else "in no mean of theirs"
+        found.append(f"no transfer from another task, and {counted_so}: {target} after {rows}")
     return found
 
 

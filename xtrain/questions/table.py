@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from xtrain.evaluation.outcomes import Chance, NoOutcomes, chance, outcomes
+from xtrain.evaluation.outcome_files import Found, judged, unpack
 from xtrain.evaluation.scores import LAST
 from xtrain.files import read_text
 from xtrain.graph import Graph
 from xtrain.run_directory import RunDirectory
 from xtrain.statistics.chance import ALPHA
 from xtrain.statistics.measured import Measured, Outcomes, Unit, joined, measured
+from xtrain.tasks import TaskSpec
 
 SAME = 1e-6  # percent by which a score may differ from what its items give: rounding
 Key = tuple[str, Hashable, Unit]
@@ -41,11 +42,16 @@ class Run:
     of_last: bool = False
     """Whether ``scores`` and predictions are those of the last step."""
 
-    def predictions(self, language: str) -> list[dict[str, Any]] | None:
-        """The rows of one language; None where they were not kept."""
-        folder = self.directory.predictions_last if self.of_last else self.directory.predictions
+    def outcomes(self, spec: TaskSpec, metric: str, language: str) -> Found:
+        """What the run did with each item of a language: as it was kept, else from the predictions, if there are."""
+        last = self.of_last
+        kept = unpack(self.directory.outcomes_last if last else self.directory.outcomes, metric, language)
+        if kept is not None:
+            return kept
+        folder = self.directory.predictions_last if last else self.directory.predictions
         path = folder / self.target / f"{language}.jsonl"
-        return list(_rows(path)) if path.is_file() else None
+        rows = list(_rows(path)) if path.is_file() else []
+        return judged(spec, metric, language, rows, self.scores[language][metric]) if rows else (None, None)
 
 
 def runs_of(graph: Graph, out: Path) -> list[Run]:
@@ -82,7 +88,7 @@ class Evidence:
 
     graph: Graph
     runs: Sequence[Run]
-    _items: dict[tuple[str, str, str, str], tuple[Outcomes | None, Chance | None]] = field(default_factory=dict)
+    _items: dict[tuple[str, str, str, str], Found] = field(default_factory=dict)
     """By run directory, target, language and metric."""
     _whole: dict[tuple[str, str], Measured] = field(default_factory=dict)
     """By target and metric."""
@@ -128,11 +134,13 @@ class Evidence:
             self._whole[target, name] = measured(rows, self.graph.study.seeds, units, scores, items)
         return self._whole[target, name]
 
-    def items(self, run: Run, language: str, metric: str) -> tuple[Outcomes | None, Chance | None]:
+    def items(self, run: Run, language: str, metric: str) -> Found:
         """The outcomes of one language, if they add up to its score, and the chance it has to be above."""
         key = (f"{run.directory.path} {run.of_last}", run.target, language, metric)
         if key not in self._items:
-            self._items[key] = self._read(run, language, metric)
+            found, against = run.outcomes(self.graph.specs[run.target], metric, language)
+            adds_up = found is not None and abs(found.score - run.scores[language][metric]) <= SAME
+            self._items[key] = (found, against) if adds_up else (None, None)
         return self._items[key]
 
     def at_chance(self, row: str, unit: Unit, metric: str = "") -> bool | None:
@@ -144,16 +152,3 @@ class Evidence:
         ]
         known = [one.p for one in found if one is not None]
         return statistics.median(known) > ALPHA if known else None
-
-    def _read(self, run: Run, language: str, metric: str) -> tuple[Outcomes | None, Chance | None]:
-        spec, rows = self.graph.specs[run.target], run.predictions(language)
-        if not rows:
-            return None, None
-        score = run.scores[language][metric]
-        try:
-            found = outcomes(spec, metric, language, rows)
-        except NoOutcomes:
-            return None, None
-        if abs(found.score - score) > SAME:
-            return None, None
-        return found, chance(spec, metric, language, rows, score)

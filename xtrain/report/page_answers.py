@@ -44,8 +44,10 @@ class ComparisonLine:
     remarks: tuple[str, ...]
 
     @classmethod
-    def of(cls, one: Comparison, answer: Answer, digits: int, counts: Sequence[str]) -> ComparisonLine:
-        """The line of ``one`` in a table that has these ``counts``."""
+    def of(
+        cls, one: Comparison, answer: Answer, digits: int, counts: Sequence[str], shared: Sequence[str]
+    ) -> ComparisonLine:
+        """The line of ``one`` in a table that has these ``counts``, and under which the ``shared`` remarks stand."""
         within = f" within ±{answer.margin:g}" if one.verdict is Verdict.EQUIVALENT and answer.margin else ""
         would = one.verdict is Verdict.OPEN and one.detectable is not None
         return cls(
@@ -58,7 +60,7 @@ class ComparisonLine:
             f"{one.scores[0]:.1f}, {one.scores[1]:.1f}" if one.scores else "",
             "" if one.effect_size is None else signed(one.effect_size, 2),
             f"±{one.detectable:.{digits}f}" if would else "",
-            one.remarks,
+            tuple(remark for remark in one.remarks if remark not in shared),
         )
 
 
@@ -78,24 +80,28 @@ class AnswerView:
     """Of a curve: its trend in words."""
     folded: bool
     """Whether the table is long."""
+    shared: Sequence[str]
+    """Remarks of all comparisons alike."""
 
     @classmethod
     def of(cls, answer: Answer) -> AnswerView:
         """All of it drawn and worded."""
         counts = [name for name in COUNTS if any(name in one.counts for one in answer.comparisons)]
         digits = decimals(answer.comparisons)
+        shared = _shared_remarks(answer.comparisons)
         main, details = answer_figure(answer), details_figure(answer)
         return cls(
             answer,
             (_spoken(answer.comparisons, answer), data_uri(main)) if main else None,
             (_details_name(answer), data_uri(details)) if details else None,
             [
-                (group, [ComparisonLine.of(one, answer, digits, counts) for one in members])
+                (group, [ComparisonLine.of(one, answer, digits, counts, shared) for one in members])
                 for group, members in by_group(answer.comparisons).items()
             ],
             " / ".join(counts),
             [_trend(one, digits) for one in answer.comparisons] if answer.kind == "curve" else [],
             len(answer.comparisons) > UNFOLDED,
+            shared,
         )
 
     def has(self, column: str) -> bool:
@@ -123,6 +129,13 @@ def _spoken(comparisons: Sequence[Comparison], answer: Answer) -> str:
     ]
     rest = f"; and {len(comparisons) - SPOKEN} more" if len(comparisons) > SPOKEN else ""
     return f"{answer.unit}. {'; '.join(told)}{rest}."
+
+
+def _shared_remarks(comparisons: Sequence[Comparison]) -> list[str]:
+    """What would stand in every line of several."""
+    if len(comparisons) < 2:
+        return []
+    return [remark for remark in comparisons[0].remarks if all(remark in one.remarks for one in comparisons[1:])]
 
 
 def _details_name(answer: Answer) -> str:

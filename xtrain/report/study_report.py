@@ -54,7 +54,7 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
         )
     accounts = list(_accounts(graph, out))
     results = list(_results(graph, {key: entry for key, entry in scores.items() if _measured(entry)}))
-    evidence, ledger = Evidence.of(graph, out), Ledger.of(graph)
+    evidence, ledger = Evidence.of(graph, out), Ledger.of(graph, out)
     tasks = dict.fromkeys(result.task for result in results)
     grid = assemble(results, {task: marks(evidence, ledger, task) for task in tasks})
     grid = grid.with_estimates({task: differences(evidence, ledger, task) for task in tasks})
@@ -82,7 +82,7 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
         ],
         accounts=accounts,
         compute=compute,
-        answers=answer_questions(graph, evidence),
+        answers=answer_questions(graph, evidence, ledger),
     )
     print_answers(summary.answers, console)
     print_tables(grid, console, disclaimer)

@@ -22,6 +22,10 @@ _CELL = ("mean", "median", "lowest", "highest", "seeds")
 _DIFFERENCE = ("difference", "low", "high", "half_width", "p")
 AVERAGE = "average of tasks"
 _COUNTS = ("seeds", "items", "languages", "rows")
+_OF_TEXT = (
+    "unknown_percent", "subwords_per_word", "subwords_per_character", "mean_word_length", "type_token_ratio",
+    "words_against_english",
+)  # fmt: skip
 
 
 def csv_files(content: Content) -> dict[str, str]:
@@ -33,7 +37,7 @@ def csv_files(content: Content) -> dict[str, str]:
         ),
         "languages.csv": _text(
             ("task", "language", "name", "group", "row", "metric", *_CELL, *_DIFFERENCE, "n", "majority",
-             "unknown_percent", "subwords_per_word", "subwords_per_character", "marks"),
+             *_OF_TEXT, "marks"),
             _languages(content),
         ),
         "groups.csv": _text(("task", "group", "row", "metric", "languages", "mean", "difference"), _groups(content)),
@@ -121,7 +125,7 @@ def _languages(content: Content) -> Iterator[Row]:
         groups = {language: group.name for group in language_groups(task) for language in group.languages}
         for language in task.languages:
             known = tokens.get(language, {})
-            said = [known.get(name) for name in ("unknown_percent", "subwords_per_word", "subwords_per_character")]
+            said = [known.get(name) for name in _OF_TEXT]
             for row in task.rows:
                 cell = task.cell(row, language)
                 if cell is None:
