@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import order
 import pytest
+from hypothesis import settings
 from long import ALL_FAULTS, LeaveOut
 from runs import Nursery
 from tiny import make_tiny_model
@@ -16,6 +17,10 @@ from toy import Toy, make_data, study, write_study
 
 if TYPE_CHECKING:
     from xtrain.runner import Job
+
+
+settings.register_profile("xtrain", deadline=None)  # no test asserts how long anything takes
+settings.load_profile("xtrain")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy import PROJECT, Toy, losses, read_jsonl, run_python
 
+from xtrain.evaluation.outcome_files import unpack
+
 
 def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     limited = {"evaluation": {"limit": 12}}
@@ -65,6 +67,8 @@ def data_is_accounted_for(out: Path, protocol: dict[str, Any], printed: str) -> 
     assert len({tuple(row["id"] for row in read_jsonl(path)) for path in folder.glob("*.jsonl")}) == 1
     assert protocol["tokens"]["ru"]["subwords_per_word"] > 1
     assert protocol["tokens"]["ru"]["unknown_percent"] == 0
+    assert protocol["tokens"]["en"]["words_against_english"] == 1
+    assert protocol["tokens"]["ru"]["words_against_english"] > 0
     accounts = [one for path in out.glob("*/choose-toy-*/data.json") for one in json.loads(path.read_text())]
     assert {(one["split"], one["language"]) for one in accounts} == {
         ("train", "en"), ("dev", "en"), ("test", "en"), ("test", "ru"), ("test", "ar"),
@@ -74,13 +78,18 @@ def data_is_accounted_for(out: Path, protocol: dict[str, Any], printed: str) -> 
 
 
 def predictions_add_up(run: Path) -> None:
-    """Predictions are words, and the scores follow from them."""
+    """Predictions are words, and the scores follow from them; their outcomes are kept beside them."""
     scores = json.loads((run / "scores.json").read_text())["tasks"]["toy"]
     for language, metrics in scores["languages"].items():
         rows = read_jsonl(run / "predictions" / "toy" / f"{language}.jsonl")
         assert {row["label"] for row in rows} <= {"class0", "class1", "class2"}
         right = 100 * sum(row["label"] == row["prediction"] for row in rows) / len(rows)
         assert metrics["accuracy"] == pytest.approx(right, abs=1e-9)
+        found, chance = unpack(run / "outcomes.npz", "accuracy", language) or (None, None)
+        assert found is not None
+        assert list(found.ids) == [row["id"] for row in rows]
+        assert found.score == pytest.approx(right, abs=1e-9)
+        assert chance is not None
     assert scores["score"] == pytest.approx(sum(m["accuracy"] for m in scores["languages"].values()) / 3, abs=1e-9)
 
 

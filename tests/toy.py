@@ -46,6 +46,7 @@ TASKS: dict[str, Any] = {
         "format": "classification",
         "labels": ["class0", "class1", "class2"],
         "languages": list(LANGUAGES),
+        "parallel": True,
         "sources": [
             {
                 "files": {split: f"toy/{split}-{{lang}}.jsonl" for split in ("train", "dev", "test")},

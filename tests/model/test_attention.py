@@ -76,7 +76,7 @@ def test_values_and_gradients(lengths: list[int], p: float, first: bool) -> None
         assert (a[-1] == 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 512), min_size=1, max_size=40), first=st.booleans())
 def test_every_token_has_one_slot(lengths: list[int], first: bool) -> None:
     batch = make_batch(lengths)

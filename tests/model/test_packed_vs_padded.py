@@ -62,7 +62,7 @@ def check(packed: PhaseModel, reference: Padded, batch: PackedBatch, expected_lo
         assert (gradient - parameter.grad).abs().max() < TOLERANCE * scale, name
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(lengths=lengths_of, seed=st.integers(0, 10_000))
 def test_classification(lengths: list[int], seed: int) -> None:
     packed, reference = both("classification", 3)
@@ -74,7 +74,7 @@ def test_classification(lengths: list[int], seed: int) -> None:
     check(packed, reference, batch, (losses * batch.weights).sum(), logits)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     groups=st.lists(st.lists(st.integers(1, 200), min_size=2, max_size=5), min_size=1, max_size=3),
     seed=st.integers(0, 10_000),
@@ -91,7 +91,7 @@ def test_multiple_choice(groups: list[list[int]], seed: int) -> None:
     check(packed, reference, batch, torch.stack(losses).sum(), logits)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(lengths=lengths_of, seed=st.integers(0, 10_000), depth=st.sampled_from([0, 1, 2]))
 def test_sentence_vectors_of_any_block(lengths: list[int], seed: int, depth: int) -> None:
     reference = make_reference().eval()

@@ -108,7 +108,7 @@ def test_the_loss_of_an_example_is_the_sum_over_its_windows() -> None:
     assert build("span_qa", 8, 0, 0.0).loss(logits.to(torch.bfloat16), batch).dtype == torch.float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.lists(st.lists(st.integers(5, 24), min_size=1, max_size=3), min_size=1, max_size=4),
     num_best=st.integers(1, 8),

@@ -51,7 +51,7 @@ def models() -> tuple[PhaseModel, XLMRobertaForTokenClassification]:
     return PhaseModel(make_encoder(reference), {"t": head}).eval(), theirs.eval()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(lengths=st.lists(st.integers(1, 80), min_size=1, max_size=6), seed=st.integers(0, 10_000))
 def test_it_is_hugging_faces(lengths: list[int], seed: int) -> None:
     packed, theirs = models()

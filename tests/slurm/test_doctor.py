@@ -180,8 +180,11 @@ def test_faults_of_the_scheduler(make_cluster: MakeCluster, tmp_path: Path) -> N
     code, report = site.doctor(site.profile(job={"intermediate": {"nodes": 2}}), "--nodes", "0")
     assert code == 2
     said(report, "nodes", "2 are wanted, 1 of main can serve", "n2 (drained: fan broken)")
-    mended = said(report, "signal before preemption", "preempt_send_user_signal", "5 s (KillWait)", level="warning")
-    assert "SlurmctldParameters=preempt_send_user_signal" in mended["to_do"], "this version has it there"
+    mended = said(report, "signal before preemption", "send_user_signal", "5 s (KillWait)", level="warning")
+    release = cluster.run("scontrol", "--version").stdout.split()[1]
+    older = tuple(int(part) for part in release.split(".")[:2]) < (23, 2)
+    place = "SlurmctldParameters=preempt_send_user_signal" if older else "PreemptParameters=send_user_signal"
+    assert place in mended["to_do"], f"{release} has it there"
     said(report, "GraceTime of main", "has 5 s to save", level="warning")
     said(report, "accounting", "off", level="note")
 

@@ -20,7 +20,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 DTYPES = st.sampled_from(["int64", "int32", "float32", "bool", "uint8"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes=st.lists(st.tuples(SHAPES, DTYPES), max_size=6), text=st.text(max_size=20), seed=st.integers(0, 99))
 def test_what_is_packed_is_unpacked(shapes: list[tuple[tuple[int, ...], str]], text: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
