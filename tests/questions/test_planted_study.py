@@ -101,6 +101,9 @@ def test_an_interaction_is_told_from_a_gain(answers: dict[str, Answer]) -> None:
 def test_synergy_is_beyond_the_better_one(answers: dict[str, Answer]) -> None:
     found = verdicts(answers["pairs"])
     assert found == {("logic", "noise"): Verdict.OPEN, ("logic", "qa"): Verdict.HIGHER}
+    gains = {place: one.estimate.value for place, one in answers["pairs"].gains.items()}
+    assert gains["qa", "logic"] == pytest.approx(8.5, abs=1.5), "the pair against none"
+    assert gains["logic", "logic"] == pytest.approx(6.0, abs=1.5), "one task alone"
 
 
 def test_the_trend_over_the_number_of_tasks(answers: dict[str, Answer]) -> None:

@@ -94,6 +94,9 @@ class Answer:
     """Of a curve or of an interaction with a covariate: what lies across."""
     matrix: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     """Of a matrix: the names of its lines and columns; a comparison's group is the line, its label the column."""
+    gains: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
+    """Of a matrix: line and column -> what a pair, or on the diagonal a task alone, is above the base row; shown, not
+    claimed."""
     limits: tuple[str, ...] = ()
     """What it cannot say: sentences."""
     advice: tuple[str, ...] = ()

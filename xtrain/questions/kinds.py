@@ -164,7 +164,7 @@ def curves(context: Context) -> Draft:
     steps = np.log2(across) if question.logarithmic else across
     design = Design(np.column_stack([steps - steps.mean(), np.ones(len(steps))]), 0, ROWS)
     estimate = across_rows(table, target_mean(table.units), design)
-    label = f"for each doubling of {question.x}" if question.logarithmic else f"for one more {question.x}"
+    label = f"each doubling of {question.x}" if question.logarithmic else f"one more of {question.x}"
     trend = context.tested(label, "", table, estimate)
     if design.df == 0:
         limit = f"each {question.x} has one row: its number and its choice of tasks cannot be told apart"
@@ -206,18 +206,20 @@ def matrices(context: Context) -> Draft:
     sets = {row.name: frozenset(row.phases[0]) for row in context.study.intermediate if len(row.phases) == 1}
     wanted = {row for rows in context.compared.values() for row in rows}
     single = {next(iter(tasks)): name for name, tasks in sets.items() if len(tasks) == 1}
-    tests, details = [], []
+    tests, gains = [], {}
     for name, tasks in sets.items():
         if len(tasks) != 2 or name not in wanted or not tasks <= set(single):
             continue
         one, other = sorted(tasks)
         tests.append(_synergy(context, name, one, other, single))
-        details.append(context.compare(name, [name], context.reference, group="gain").comparison)
-    details += [context.compare(row, [row], context.reference, group="gain").comparison for row in single.values()]
+        gains[other, one] = name
+    gains |= {(task, task): row for task, row in single.items()}
+    shown = {place: context.compare(row, [row], context.reference, group=f"gain over {context.against}").comparison
+             for place, row in gains.items()}  # fmt: skip
     names = tuple(sorted({name for test in tests for name in (test.comparison.group, test.comparison.label)}))
     limits = () if tests else ("no pair of tasks with both of its tasks alone among the rows",)
-    return Draft(context.question, tuple(tests), "the better one of the two", tuple(details),
-                 {"matrix": (names, names)}, limits)  # fmt: skip
+    return Draft(context.question, tuple(tests), "the better one of the two", tuple(shown.values()),
+                 {"matrix": (names, names), "gains": shown}, limits)  # fmt: skip
 
 
 def _synergy(context: Context, pair: str, one: str, other: str, single: Mapping[str, str]) -> Tested:

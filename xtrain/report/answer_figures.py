@@ -121,7 +121,7 @@ def _forest(answer: Answer, lines: Sequence[_Line], digits: int) -> Figure:
 
 
 def _columns(lines: Sequence[_Line]) -> list[list[_Line]]:
-    """The lines in columns of about equal length; a group's name never ends one."""
+    """The lines in columns of about equal length; a group's name never ends one, and stands over its rest again."""
     wanted = next((columns for most, columns in COLUMNS if len(lines) <= most), 3)
     height = math.ceil(len(lines) / wanted)
     columns: list[list[_Line]] = []
@@ -130,7 +130,9 @@ def _columns(lines: Sequence[_Line]) -> list[list[_Line]]:
         end = min(at + height, len(lines))
         if end < len(lines) and lines[end - 1].estimate is None and end - 1 > at:
             end -= 1
-        columns.append(list(lines[at:end]))
+        names = [line for line in lines[:at] if line.estimate is None]
+        again = names[-1:] if lines[at].estimate is not None else []
+        columns.append([*again, *lines[at:end]])
         at = end
     if len(columns) > wanted:  # names that moved on have made one more
         columns[-2:] = [columns[-2] + columns[-1]]
@@ -273,10 +275,13 @@ def curve(answer: Answer) -> Figure:
 
 
 def matrix(answer: Answer) -> Figure:
-    """A cell a comparison: its value, half its interval; full in colour and bold where claimed, pale elsewhere."""
+    """A cell a comparison: its value, half its interval; full in colour and bold where claimed, pale elsewhere.
+
+    Pairs stand above the diagonal; on and below it are the gains of tasks and pairs, where the answer has some.
+    """
     assert answer.matrix is not None
     lines, columns = answer.matrix
-    cells = {(one.group, one.label): one for one in answer.comparisons}
+    cells = {**answer.gains, **{(one.group, one.label): one for one in answer.comparisons}}
     digits = decimals(answer.comparisons)
     gutter = 0.3 + 0.078 * max(len(_short(name)) for name in lines)
     cell = min(CELL_WIDTH, (WIDTH - gutter) / len(columns))
@@ -284,6 +289,8 @@ def matrix(answer: Answer) -> Figure:
     head = 0.12 + 0.15 * max(text.count("\n") + 1 for text in heads)
     width, height = gutter + cell * len(columns) + 0.1, head + CELL_HEIGHT * len(lines) + FOOT
     legend = f"{_scale_name(answer)}; pale: nothing is claimed"
+    if answer.gains:
+        legend = f"above the diagonal: {legend}; on and below it: {next(iter(answer.gains.values())).group}"
     width = max(width, gutter + 0.068 * len(legend) + 0.2)
     figure = Figure(figsize=(width, height), facecolor="white")
     tall = CELL_HEIGHT * len(lines)
@@ -291,7 +298,7 @@ def matrix(answer: Answer) -> Figure:
     axes = figure.add_axes(box)
     limit = max([1e-9, *(abs(one.estimate.value) for one in answer.comparisons)])
     colours = shades(*DIFFERENCE_COLOURS)(
-        Normalize(-limit, limit)(
+        Normalize(-limit, limit, clip=True)(
             np.array([[_value_of(cells.get((line, column))) for column in columns] for line in lines])
         )
     )
