@@ -40,7 +40,7 @@ def graph_of(tmp_path: Path, tiny_model: Path, data: Path) -> Any:
         shutil.copytree(data / "toy", tmp_path / "toy", dirs_exist_ok=True)
         path = write_study(tmp_path / "study.toml", study(tiny_model, **{"task": ALL, **changes}))
         read = load(path, known_tasks=tuple(catalog.load()))
-        graph = expand(read, catalog.load(read.task), tiny_model, data)
+        graph = expand(read, catalog.load(read.task), dict.fromkeys(read.bases, tiny_model), data)
         raise_problems(graph.missing)
         return graph
 

@@ -11,7 +11,8 @@ from real_data import SLICE, on_real_data
 from xtrain.config import read_toml
 from xtrain.data import prepare
 from xtrain.graph import Graph, expand
-from xtrain.study import NO_INTERMEDIATE, Study, load
+from xtrain.study import Study, load
+from xtrain.study_rows import NO_INTERMEDIATE
 from xtrain.tasks import TaskSpec, catalog, formats
 from xtrain.tasks.sampling import Sample
 
@@ -126,7 +127,7 @@ def test_complementarity_has_every_pair_and_its_parts(known: Mapping[str, TaskSp
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_expands_on_the_slice(name: str, known: Mapping[str, TaskSpec], tiny_model: Path) -> None:
     study, specs = opened(name, "slice", known)
-    graph: Graph = expand(study, specs, tiny_model, SLICE)
+    graph: Graph = expand(study, specs, dict.fromkeys(study.bases, tiny_model), SLICE)
     assert not graph.missing
     assert len(graph.cells) == len(study.intermediate) * len(study.target) * len(study.seeds)
     assert all(graph.phases[cell.evaluation].languages for cell in graph.cells)
@@ -148,7 +149,7 @@ def test_what_stands_in_for_something_can_be_read(
     name: str, known: Mapping[str, TaskSpec], tiny_model: Path, tmp_path: Path
 ) -> None:
     study, specs = opened(name, "slice", known)
-    graph = expand(study, specs, tiny_model, SLICE)
+    graph = expand(study, specs, dict.fromkeys(study.bases, tiny_model), SLICE)
     assert not graph.missing
     own = {
         (reading.member, reading.split): reading.language

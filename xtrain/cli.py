@@ -104,7 +104,7 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
         state = "again" if made else "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
         if write and not directory.done:
             write_phase(job, phase, console)
-        parent = job.graph.phases[phase.parent].name if phase.parent else job.study.base
+        parent = job.graph.phases[phase.parent].name if phase.parent else str(phase.base)
         table.add_row(state, phase.kind, phase.name, parent, disk.of(phase.hash), str(directory.path))
     console.print(table)
     for key, why in again.items():

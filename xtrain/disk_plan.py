@@ -14,7 +14,7 @@ from xtrain.graph import EVALUATE, TARGET, Graph, Phase, Reading
 from xtrain.phase import PhaseFile
 from xtrain.phase.disk import Model, Needs, of_evaluation, of_phase, of_training
 from xtrain.phase.keeping import ALL, NONE
-from xtrain.study_data import PREPARED
+from xtrain.study_data import PREPARED, by_tokenizer
 from xtrain.tasks.checking import DataSet
 from xtrain.training.budget import size_in_words
 
@@ -66,10 +66,10 @@ class DiskPlan:
 
 def disk_plan(graph: Graph, out: Path, data_root: Path | None) -> DiskPlan:
     """The reckoning of a study, exact where data is prepared and else an upper bound."""
-    model = Model.of(graph.base_folder)
+    models = {base: Model.of(folder) for base, folder in graph.bases.items()}
     keep = graph.study.engine.keep_encoders
     phases = list(graph.phases.values())
-    needs = {phase.hash: _needs(phase, graph, model, out, data_root) for phase in phases}
+    needs = {phase.hash: _needs(phase, graph, models[phase.base], out, data_root) for phase in phases}
     there = bytes_below(out / PREPARED, *(phase.run_directory(out).path for phase in phases))
     shards = bytes_below(out / PREPARED) + int(_SHARD * _unprepared(graph, out, data_root))
     children = {phase.hash: {other.hash for other in phases if other.parent == phase.hash} for phase in phases}
@@ -106,12 +106,12 @@ def _needs(phase: Phase, graph: Graph, model: Model, out: Path, data_root: Path 
 
 def _unprepared(graph: Graph, out: Path, data_root: Path | None) -> int:
     """Bytes of the files whose shards are still to be made."""
-    readings = dict.fromkeys(reading for phase in graph.phases.values() for reading in phase.readings)
-    wanted = [Wanted(_data_set(graph, reading), reading.max_length, reading.sample) for reading in readings]
     found = 0
-    for one in wanted:
-        with contextlib.suppress(UserError):  # data that is missing is said elsewhere
-            found += 0 if one.is_there(graph.base_folder, data_root, out / PREPARED) else one.data.num_bytes(data_root)
+    for folder, readings in by_tokenizer(graph.bases, graph.phases.values()).items():
+        for reading in readings:
+            one = Wanted(_data_set(graph, reading), reading.max_length, reading.sample)
+            with contextlib.suppress(UserError):  # data that is missing is said elsewhere
+                found += 0 if one.is_there(folder, data_root, out / PREPARED) else one.data.num_bytes(data_root)
     return found
 
 

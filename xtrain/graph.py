@@ -17,7 +17,8 @@ from xtrain.files import content_hash
 from xtrain.languages import proposed
 from xtrain.model.loading import base_fingerprint
 from xtrain.run_directory import RunDirectory
-from xtrain.study import NO_INTERMEDIATE, Recipe, Study, Target
+from xtrain.study import Base, Recipe, Study, Target
+from xtrain.study_rows import NO_INTERMEDIATE, Intermediate
 from xtrain.tasks import TaskSpec, formats
 from xtrain.tasks.labels import with_labels
 from xtrain.tasks.sampling import Sample
@@ -54,6 +55,7 @@ class Phase:
     readings: tuple[Reading, ...] = ()
     head_from: str | None = None  # the task of the parent whose head is trained on; None: a new head
     trained_task: str | None = None  # of an evaluation: the task whose head predicts; None for retrieval
+    base: Base = Base("")  # what the first of the phases before it starts from, or it itself
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -85,7 +87,8 @@ class Graph:
     """The phases in an order in which they can run, each once, and the cells of the table."""
 
     study: Study
-    base_folder: Path
+    bases: Mapping[Base, Path]
+    """The folder of each base; empty where they were not asked for."""
     specs: Mapping[str, TaskSpec]
     phases: dict[str, Phase] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
@@ -94,75 +97,80 @@ class Graph:
     missing: list[Problem] = field(default_factory=list)
     """Data that are not there. The hash of a phase that reads such data is none that it will ever have."""
 
+    def base_folder(self, phase: Phase) -> Path:
+        """The folder of the base of a phase, whose tokenizer its data are prepared with."""
+        return self.bases[phase.base]
+
     def add(self, phase: Phase) -> Phase:
         """Add ``phase`` unless one with the same hash is there; returns the one that is there."""
         return self.phases.setdefault(phase.hash, phase)
 
 
-def expand(study: Study, specs: Mapping[str, TaskSpec], base_folder: Path | None, data_root: Path | None) -> Graph:
+def expand(study: Study, specs: Mapping[str, TaskSpec], bases: Mapping[Base, Path], data_root: Path | None) -> Graph:
     """The graph of ``study``.
 
-    ``specs`` are the catalogue's tasks and the study's own, ``base_folder`` the resolved base model (without one no
-    phase has its own hash), ``data_root`` the folder of ``--data``. Data and languages that are not there are noted in
-    ``missing``, all of them; what a study cannot ask of a task is raised as a :class:`UserError`.
+    ``specs`` are the catalogue's tasks and the study's own, ``bases`` the folders of the study's base models (without
+    them no phase has its own hash), ``data_root`` the folder of ``--data``. Data and languages that are not there are
+    noted in ``missing``, all of them; what a study cannot ask of a task is raised as a :class:`UserError`.
     """
-    graph = Graph(study, base_folder or Path(), with_labels(specs, study.tasks, data_root, lenient=True))
-    builder = _Builder(graph, data_root, base_fingerprint(base_folder) if base_folder else "")
-    for seed in study.seeds:
+    graph = Graph(study, bases, with_labels(specs, study.tasks, data_root, lenient=True))
+    prints = {base: base_fingerprint(folder) for base, folder in bases.items()}
+    for first, last in study.runs:
         for row in study.intermediate:
+            base = study.base_of(row)
+            builder = _Builder(graph, data_root, row, base, prints.get(base, ""))
             parent, path = None, ""
             for number, tasks in enumerate(row.phases):
                 path = f"{path}+{'+'.join(tasks)}" if number else row.name if len(row.phases) == 1 else "+".join(tasks)
-                parent = builder.intermediate(tasks, row.languages, seed, parent, path).hash
+                if row.stands_apart and len(row.phases) > 1:  # what other rows may call alike is not the same
+                    path = f"{row.name} step {number + 1}"
+                parent = builder.intermediate(tasks, first, parent, path).hash
             for column in study.target:
-                final = builder.target(column, seed, parent, row.name)
-                graph.cells.append(Cell(row.name, column.task, seed, final.hash))
+                final = builder.target(column, last, parent)
+                graph.cells.append(Cell(row.name, column.task, last, final.hash))
     return graph
 
 
 @dataclass
 class _Builder:
+    """The phases of one row."""
+
     graph: Graph
     data_root: Path | None
-    base: str
+    row: Intermediate
+    base: Base
+    fingerprint: str
 
-    def intermediate(
-        self,
-        tasks: Sequence[str],
-        languages: Mapping[str, Sequence[str]],
-        seed: int,
-        parent: str | None,
-        path: str,
-    ) -> Phase:
+    def intermediate(self, tasks: Sequence[str], seed: int, parent: str | None, path: str) -> Phase:
         """A phase that trains on a task or a mixture."""
         study, specs = self.graph.study, self.graph.specs
         for task in tasks:
             self._check_trained(specs[task], INTERMEDIATE)
         catalogue = specs[tasks[0]].recipe if len(tasks) == 1 else {}
-        recipe = study.recipe_for(INTERMEDIATE, tasks[0] if len(tasks) == 1 else "", catalogue)
+        recipe = study.recipe_for(INTERMEDIATE, tasks[0] if len(tasks) == 1 else "", catalogue, self.row)
         readings = []
         for task in tasks:  # a mixture has one recipe, but each task its own maximum length
-            length = study.recipe_for(INTERMEDIATE, task, specs[task].recipe).max_length
-            readings += self._training_data(task, languages.get(task, ()), recipe, length)
+            length = study.recipe_for(INTERMEDIATE, task, specs[task].recipe, self.row).max_length
+            readings += self._training_data(task, self.row.languages.get(task, ()), recipe, length)
         return self._trained(INTERMEDIATE, tasks, seed, parent, path, recipe, readings)
 
-    def target(self, column: Target, seed: int, parent: str | None, row: str) -> Phase:
+    def target(self, column: Target, seed: int, parent: str | None) -> Phase:
         """The evaluation of ``column.task``, after its own training where it has one."""
         study, specs, task = self.graph.study, self.graph.specs, column.task
         spec, trained = specs[task], formats.get(specs[task].format).trained
         self._check_evaluated(spec)
         order = spec.training_tasks(study.evaluation.benchmark) or ((task,) if trained else ())
-        recipe = study.recipe_for(TARGET, task, spec.recipe)
+        recipe = study.recipe_for(TARGET, task, spec.recipe, self.row)
         before: str | None = None
         for number, name in enumerate(order):
             last = trained and number == len(order) - 1
-            own = recipe if last else study.recipe_for(TARGET, name, specs[name].recipe)
+            own = recipe if last else study.recipe_for(TARGET, name, specs[name].recipe, self.row)
             head_from = before if before is not None and _same_head(specs[before], specs[name]) else None
             readings = self._training_data(name, column.train_languages, own, own.max_length)
-            path = f"{row}/{task}" if last else f"{row}/{'+'.join(order[: number + 1])}"
+            path = f"{self.row.name}/{task if last else '+'.join(order[: number + 1])}"
             parent = self._trained(TARGET, (name,), seed, parent, path, own, readings, head_from).hash
             before = name
-        return self._evaluated(column, seed, parent, row, recipe, before if trained else None)
+        return self._evaluated(column, seed, parent, recipe, before if trained else None)
 
     def _training_data(self, task: str, languages: Sequence[str], recipe: Recipe, max_length: int) -> list[Reading]:
         """The training shards of ``task``, and its dev shards where something is selected on them."""
@@ -200,10 +208,12 @@ class _Builder:
             kind, tasks, readings, seed=seed, parent=parent, recipe=dataclasses.asdict(recipe), head_from=head_from
         )
         name = f"{path}-s{seed}"
-        return self.graph.add(Phase(kind, name, seed, tuple(tasks), key, parent, recipe, tuple(readings), head_from))
+        return self.graph.add(
+            Phase(kind, name, seed, tuple(tasks), key, parent, recipe, tuple(readings), head_from, base=self.base)
+        )
 
     def _evaluated(
-        self, column: Target, seed: int, parent: str | None, row: str, recipe: Recipe, trained_task: str | None
+        self, column: Target, seed: int, parent: str | None, recipe: Recipe, trained_task: str | None
     ) -> Phase:
         task, evaluation = column.task, self.graph.study.evaluation
         spec = self.graph.specs[task]
@@ -218,8 +228,8 @@ class _Builder:
         settings = dataclasses.asdict(evaluation)
         key = self._key(EVALUATE, (task,), readings, parent=parent, evaluation=settings, trained_task=trained_task)
         return self.graph.add(
-            Phase(EVALUATE, f"{row}/{task}-s{seed}", seed, (task,), key, parent, recipe, tuple(readings),
-                  trained_task=trained_task)
+            Phase(EVALUATE, f"{self.row.name}/{task}-s{seed}", seed, (task,), key, parent, recipe, tuple(readings),
+                  trained_task=trained_task, base=self.base)
         )  # fmt: skip
 
     def _key(self, kind: str, tasks: Sequence[str], readings: Sequence[Reading], **more: Any) -> str:
@@ -232,7 +242,7 @@ class _Builder:
             "data": data,
             "precision": self.graph.study.engine.precision,
         }
-        base = self.base if more["parent"] is None else None  # a parent's hash holds the base already
+        base = self.fingerprint if more["parent"] is None else None  # a parent's hash holds the base already
         return content_hash({**content, "base": base, **more})
 
     def _fingerprint(self, reading: Reading) -> str:

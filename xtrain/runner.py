@@ -89,7 +89,8 @@ def open_study(
     off = misplaced([specs[name] for name in study.tasks], data_root)
     if off is not None:
         raise UserError(off)
-    graph = expand(study, specs, resolve(study.base, study.revision) if base else None, data_root)
+    bases = {one: resolve(one.name, one.revision) for one in study.bases} if base else {}
+    graph = expand(study, specs, bases, data_root)
     if complete:
         raise_problems(graph.missing)
     if base:
@@ -104,7 +105,7 @@ def check_only(job: Job, console: Console) -> None:
     """
     checked = check_data(job.graph, job.data_root, job.out, console)
     try:
-        tokenizer = tokenizer_folder(job.study.base, job.study.revision)
+        tokenizers = {base: tokenizer_folder(base.name, base.revision) for base in job.study.bases}
     except UserError as error:
         _print_checked(job, checked, console)
         why = f"what a tokenizer makes of them is not known: {error}"
@@ -112,7 +113,7 @@ def check_only(job: Job, console: Console) -> None:
         return
     phases = job.graph.phases.values()
     with _writable_folder(job.out) as out:
-        accounts = prepare_data(job.graph, job.data_root, out, console, phases, tokenizer)
+        accounts = prepare_data(job.graph, job.data_root, out, console, phases, tokenizers)
     console.print(f"data of {job.study.name}: as it should be", highlight=False, markup=False, style="bold")
     console.print(language_table(accounts, console))
     print_accounts(accounts, console)
@@ -144,21 +145,21 @@ def _print_checked(job: Job, checked: Sequence[Checked], console: Console) -> No
 
 def _check_lengths(graph: Graph) -> None:
     """Raise a :class:`UserError` if a recipe asks for longer sequences than the base has positions for."""
-    most = read_config(graph.base_folder).max_length
+    most = {base: read_config(folder).max_length for base, folder in graph.bases.items()}
     longer = {
-        reading.max_length: phase.name
+        (reading.max_length, phase.base): phase.name
         for phase in graph.phases.values()
         for reading in phase.readings
-        if reading.max_length > most
+        if reading.max_length > most[phase.base]
     }
     raise_if_any(
         Problem(
             f"recipe of {name}: max_length",
-            f"{length} is more than the base model in {graph.base_folder} has positions for",
-            allowed=f"at most {most}",
+            f"{length} is more than the base model in {graph.bases[base]} has positions for",
+            allowed=f"at most {most[base]}",
             remedy="lower max_length in the study's recipe",
         )
-        for length, name in longer.items()
+        for (length, base), name in longer.items()
     )
 
 
@@ -239,7 +240,7 @@ def look_at_rows(job: Job, console: Console, workers: int | None = None) -> list
 
 def _prepare(job: Job, phases: Sequence[Phase], console: Console) -> None:
     """Tokenise what ``phases`` read, and say what became of it."""
-    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, job.graph.base_folder)
+    accounts = prepare_data(job.graph, job.data_root, job.out, console, phases, job.graph.bases)
     print_accounts(accounts, console)
 
 
@@ -378,8 +379,8 @@ def write_phase(job: Job, phase: Phase, console: Console) -> RunDirectory:
         hash=phase.hash,
         study=study.name,
         seed=phase.seed,
-        base=study.base,
-        base_folder=str(graph.base_folder.absolute()),
+        base=phase.base.name,
+        base_folder=str(graph.base_folder(phase).absolute()),
         tasks=phase.tasks,
         levels_up=len(Path(phase.folder).parts),
         parent=graph.phases[phase.parent].folder if phase.parent else "",
@@ -411,7 +412,7 @@ def _prepared(job: Job, phase: Phase) -> Iterator[tuple[ShardEntry, Shard]]:
     """The shards that the phase reads; one that is not there any more is made again."""
     for reading in phase.readings:
         shard = prepare(
-            job.graph.specs[reading.member], reading.split, reading.language, job.graph.base_folder,
+            job.graph.specs[reading.member], reading.split, reading.language, job.graph.base_folder(phase),
             reading.max_length, job.data_root, job.out / PREPARED, reading.sample,
         )  # fmt: skip
         path = str(shard.path.relative_to(job.out))

@@ -7,14 +7,27 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xtrain.config import UNKNOWN_KEY, belongs, build, dotted_keys, limits, merged, nested, parse_override, read_toml
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
 from xtrain.study_questions import Factor, Question, check_questions
+from xtrain.study_rows import NO_INTERMEDIATE, Intermediate, expanded
 from xtrain.tracking.settings import TrackingSettings
 
-NO_INTERMEDIATE = "none"  # the name of the base row: no intermediate phase
+INNER_SEEDS = 1000
+"""The target phase of intermediate seed i and target seed t is trained with seed i + 1000 t: those of t = 0 are the
+runs of a study whose seeds are a plain list, and are found again."""
+
+
+class Base(NamedTuple):
+    """A model to start from, as a study names it."""
+
+    name: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return self.name if self.revision == "main" else f"{self.name} ({self.revision})"
 
 
 @dataclass(frozen=True)
@@ -119,33 +132,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Intermediate:
-    """A row of the table: the phases before the target phase."""
-
-    name: str
-    tasks: tuple[str, ...] = ()
-    """One task, or a mixture, in one phase."""
-    steps: tuple[tuple[str, ...], ...] = ()
-    """Several phases in sequence, each with its tasks."""
-    languages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Task -> the languages that it is trained in; what is not here, in the task's own (mostly English)."""
-    factors: Mapping[str, Factor] = field(default_factory=dict)
-    """What the study's questions may ask about: ``{ kind = "logic", difficulty = 3 }``. Changes nothing that is
-    trained."""
-
-    @property
-    def every_factor(self) -> dict[str, Factor]:
-        """``factors``, and what can be counted: ``n_tasks`` and ``n_steps``."""
-        tasks = {task for names in self.phases for task in names}
-        return {"n_tasks": float(len(tasks)), "n_steps": float(len(self.phases)), **self.factors}
-
-    @property
-    def phases(self) -> tuple[tuple[str, ...], ...]:
-        """The tasks of each intermediate phase in order; empty for the base row."""
-        return self.steps or ((self.tasks,) if self.tasks else ())
-
-
-@dataclass(frozen=True)
 class Target:
     """A column of the table: a task to train on in English and to evaluate in every language."""
 
@@ -157,14 +143,26 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """Nested seeds: every intermediate phase with each of its seeds, and from each every target phase with its own."""
+
+    intermediate: tuple[int, ...] = (0,)
+    target: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
 class Study:
     """A whole study."""
 
     name: str
     base: str
+    """A hub id, a local directory, or "starter"."""
     target: tuple[Target, ...]
+    """The columns of the table."""
     intermediate: tuple[Intermediate, ...] = (Intermediate(NO_INTERMEDIATE),)
-    seeds: tuple[int, ...] = (0,)
+    """The rows of the table, and patterns of rows."""
+    seeds: tuple[int, ...] | Seeds = (0,)
+    """Each seed trains all phases of a run; or, nested, ``{ intermediate = [0, 1, 2], target = [0, 1] }``."""
     sample_seed: int = field(default=0, metadata=limits(minimum=0))
     """Draws other samples where ``limit``, ``eval_examples`` or ``train_examples`` says that one is drawn; the same
     one for all rows and seeds of the study."""
@@ -188,11 +186,49 @@ class Study:
         named = {task for row in self.intermediate for tasks in row.phases for task in tasks}
         return tuple(sorted(named | {column.task for column in self.target}))
 
-    def recipe_for(self, kind: str, task: str, catalogue: Mapping[str, Any]) -> Recipe:
-        """The recipe of ``task`` in a phase of ``kind``: catalogue, then study, then the study's for the task."""
-        table = self.recipe.get(kind, {})
-        flat = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-        return Recipe(**merged(merged(catalogue, flat), table.get(task, {})))
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The seeds of the intermediate and of the target phases of each run of a row."""
+        if not isinstance(self.seeds, Seeds):
+            return tuple((seed, seed) for seed in self.seeds)
+        return tuple((i, i + INNER_SEEDS * t) for i in self.seeds.intermediate for t in self.seeds.target)
+
+    @property
+    def outer_seeds(self) -> dict[int, int]:
+        """A run's seed (its target phase's) -> that of its intermediate phases, which is sampled by itself."""
+        return {target: intermediate for intermediate, target in self.runs}
+
+    @property
+    def seeds_in_words(self) -> str:
+        """``3 (0, 1, 2)``, or ``3 x 2 (0, 1, 2; in each 0, 1)``."""
+        if not isinstance(self.seeds, Seeds):
+            return f"{len(self.seeds)} ({', '.join(map(str, self.seeds))})"
+        outer, inner = self.seeds.intermediate, self.seeds.target
+        return f"{len(outer)} x {len(inner)} ({', '.join(map(str, outer))}; in each {', '.join(map(str, inner))})"
+
+    def base_of(self, row: Intermediate) -> Base:
+        """What a row starts from."""
+        default = self.revision if row.base in ("", self.base) else "main"
+        return Base(row.base or self.base, row.revision or default)
+
+    @property
+    def bases(self) -> tuple[Base, ...]:
+        """What the rows start from, each once, in their order."""
+        return tuple(dict.fromkeys(self.base_of(row) for row in self.intermediate))
+
+    @property
+    def factors(self) -> dict[str, dict[str, Factor]]:
+        """Row -> factor -> value: what questions may speak of."""
+        return {row.name: {"base": self.base_of(row).name, **row.every_factor} for row in self.intermediate}
+
+    def recipe_for(self, kind: str, task: str, catalogue: Mapping[str, Any], row: Intermediate | None = None) -> Recipe:
+        """The recipe of ``task`` in a phase of ``kind``: catalogue, study, study for the task, and so for the row."""
+        found = dict(catalogue)
+        for of in (self.recipe, row.recipe if row else {}):
+            table = of.get(kind, {})
+            flat = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+            found = merged(merged(found, flat), table.get(task, {}))
+        return Recipe(**found)
 
 
 def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_tasks: Sequence[str] = ()) -> Study:
@@ -205,8 +241,9 @@ def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_
     mapping = resolved(path, overrides=overrides, variant=variant)
     problems: list[Problem] = []
     study = build(Study, mapping, where, problems)
-    _check_recipes(mapping.get("recipe", {}), where, problems)
+    _check_recipes(mapping.get("recipe", {}), "recipe", where, problems)
     if study is not None:
+        study = dataclasses.replace(study, intermediate=expanded(study.intermediate, where, problems))
         _check(study, {*known_tasks, *study.task}, where, problems)
     raise_if_any(map(_with_its_place, problems))
     assert study is not None
@@ -244,20 +281,20 @@ def _with_its_place(problem: Problem) -> Problem:
     return dataclasses.replace(problem, remedy=belongs(name, _every_key()) or problem.remedy)
 
 
-def _check_recipes(table: Any, where: str, problems: list[Problem]) -> None:
-    """Every key below ``[recipe]``: a kind of phase, then recipe keys or tasks with recipe keys."""
+def _check_recipes(table: Any, key: str, where: str, problems: list[Problem]) -> None:
+    """Every key below the table ``key``: a kind of phase, then recipe keys or tasks with recipe keys."""
     if not isinstance(table, Mapping):
         return
     for kind, entries in table.items():
         if kind not in ("intermediate", "target") or not isinstance(entries, Mapping):
             remedy = nearest(kind, ("intermediate", "target")) or f"write [recipe.target] {kind} = ..."
-            problems.append(Problem(f"{where}: recipe.{kind}", UNKNOWN_KEY, "intermediate, target", remedy))
+            problems.append(Problem(f"{where}: {key}.{kind}", UNKNOWN_KEY, "intermediate, target", remedy))
             continue
-        flat = {key: value for key, value in entries.items() if not isinstance(value, Mapping)}
-        build(Recipe, flat, where, problems, f"recipe.{kind}")
+        flat = {name: value for name, value in entries.items() if not isinstance(value, Mapping)}
+        build(Recipe, flat, where, problems, f"{key}.{kind}")
         for task, keys in entries.items():
             if isinstance(keys, Mapping):
-                build(Recipe, keys, where, problems, f"recipe.{kind}.{task}")
+                build(Recipe, keys, where, problems, f"{key}.{kind}.{task}")
 
 
 def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -> None:
@@ -272,8 +309,7 @@ def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -
             )
     if not study.target:
         problems.append(Problem(f"{where}: target", "there is none", remedy='add [[target]] with task = "xnli"'))
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds, default=0) < 0:
-        problems.append(Problem(f"{where}: seeds", f"{list(study.seeds)} is not allowed", "different numbers >= 0"))
+    _check_seeds(study.seeds, where, problems)
     _check_names([row.name for row in study.intermediate], f"{where}: intermediate", problems)
     _check_names([column.task for column in study.target], f"{where}: target", problems)
     for row in study.intermediate:
@@ -282,12 +318,18 @@ def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -
             _check_task(task, known, f"{where}: intermediate {row.name!r}", problems)
     for column in study.target:
         _check_task(column.task, known, f"{where}: target", problems)
-    factors = {row.name: row.every_factor for row in study.intermediate}
-    problems += check_questions(study.question, factors, [column.task for column in study.target], where)
-    for kind in ("intermediate", "target"):
-        for task, keys in study.recipe.get(kind, {}).items():
-            if isinstance(keys, Mapping):
-                _check_task(task, known, f"{where}: recipe.{kind}", problems)
+    problems += check_questions(study.question, study.factors, [column.task for column in study.target], where)
+    tables = {"recipe": study.recipe}
+    for row in study.intermediate:
+        if row.recipe:
+            tables[f"intermediate {row.name!r}: recipe"] = row.recipe
+            _check_recipes(row.recipe, f"intermediate {row.name!r}: recipe", where, problems)
+    for key, table in tables.items():
+        for kind in ("intermediate", "target"):
+            of_kind = table.get(kind, {})
+            for task, keys in of_kind.items() if isinstance(of_kind, Mapping) else ():
+                if isinstance(keys, Mapping):
+                    _check_task(task, known, f"{where}: {key}.{kind}", problems)
     if isinstance(study.evaluation.embedding_layer, str) and study.evaluation.embedding_layer not in (
         "last",
         "protocol",
@@ -302,6 +344,19 @@ def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -
         )
 
 
+def _check_seeds(seeds: tuple[int, ...] | Seeds, where: str, problems: list[Problem]) -> None:
+    lists: dict[str, tuple[int, ...]] = {}
+    most = None
+    if isinstance(seeds, Seeds):
+        lists, most = {"seeds.intermediate": seeds.intermediate, "seeds.target": seeds.target}, INNER_SEEDS - 1
+    else:
+        lists = {"seeds": seeds}
+    for key, some in lists.items():
+        if not some or len(set(some)) < len(some) or min(some) < 0 or (most is not None and max(some) > most):
+            allowed = "different numbers >= 0" if most is None else f"different numbers from 0 to {most}"
+            problems.append(Problem(f"{where}: {key}", f"{list(some)} is not allowed", allowed))
+
+
 def _check_names(names: Sequence[str], where: str, problems: list[Problem]) -> None:
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(Problem(where, f"{name!r} is there twice", remedy="give each its own name"))
@@ -313,14 +368,9 @@ def _check_row(row: Intermediate, where: str, problems: list[Problem]) -> None:
         problems.append(Problem(here, "has both tasks and steps", remedy="tasks for one phase, steps for several"))
     if any(not tasks for tasks in row.steps):
         problems.append(Problem(f"{here}.steps", "has an empty step", remedy="remove it"))
-    if not row.phases and row.name != NO_INTERMEDIATE:
-        problems.append(
-            Problem(
-                here,
-                "has no tasks",
-                remedy=f'add tasks = ["mnli"]; only the row {NO_INTERMEDIATE!r} has none',
-            )
-        )
+    if not row.phases and row.name != NO_INTERMEDIATE and not row.stands_apart:
+        remedy = f'add tasks = ["mnli"]; only the row {NO_INTERMEDIATE!r}, or one with a base or a recipe, has none'
+        problems.append(Problem(here, "has no tasks", remedy=remedy))
     if row.phases and row.name == NO_INTERMEDIATE:
         problems.append(
             Problem(here, "has tasks", remedy=f"{NO_INTERMEDIATE!r} is the base row; name this one otherwise")

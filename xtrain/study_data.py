@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from xtrain.data.checking import Checked, check_data_sets
 from xtrain.data.prepare import Wanted, prepare_all
 from xtrain.data.shards import Shard, damage
 from xtrain.graph import Graph, Phase, Reading
+from xtrain.study import Base
 from xtrain.tasks.checking import DataSet
+from xtrain.tasks.encoding import tokenizer_hash
 from xtrain.tasks.spec import EVERY
 from xtrain.tracking import Progress
 from xtrain.training.budget import available_memory
@@ -31,13 +33,15 @@ def check_data(
 
     What was found right before is not read again, nor what shards are made of that are there.
     """
-    readings = _readings(graph.phases.values() if phases is None else phases)
-    prepared = {
-        key
-        for key, of_set in _by_set(readings).items()
-        if graph.base_folder != Path()
-        and all(_wanted(graph, one).is_there(graph.base_folder, data_root, out / PREPARED) for one in of_set)
+    chosen = list(graph.phases.values() if phases is None else phases)
+    readings = _readings(chosen)
+    unprepared = {
+        (one.member, one.split, one.language)
+        for folder, of in by_tokenizer(graph.bases, chosen).items()
+        for one in of
+        if not _wanted(graph, one).is_there(folder, data_root, out / PREPARED)
     }
+    prepared = set(_by_set(readings)) - unprepared if graph.bases else set()
     sets = [_data_set(graph, of_set[0]) for key, of_set in _by_set(readings).items() if key not in prepared]
     # where labels are taken from training data that are not there, no other set can be held against them
     sets = [one for one in sets if one.spec.labels != (EVERY,) or one.split in ("train", "dev")]
@@ -51,16 +55,23 @@ def check_data(
 
 
 def prepare_data(
-    graph: Graph, data_root: Path | None, out: Path, console: Console, phases: Iterable[Phase], tokenizer: Path
+    graph: Graph,
+    data_root: Path | None,
+    out: Path,
+    console: Console,
+    phases: Iterable[Phase],
+    folders: Mapping[Base, Path],
 ) -> list[Account]:
     """Tokenise all that ``phases`` read, unless that is done; raises one :class:`UserError` with every problem.
 
-    ``tokenizer`` is the base's folder, or one that has its tokenizer. Returns what became of each data set.
+    ``folders`` are those of the bases, or others that have their tokenizers. Returns what became of each data set.
     """
-    wanted = [_wanted(graph, reading) for reading in _readings(phases)]
-    with Progress("prepare data", len(wanted), "data set", file=console.file) as progress:
-        folder, room = out / PREPARED, _room()
-        return prepare_all(wanted, tokenizer, data_root, folder, room=room, progress=progress.advance)
+    wanted = {folder: [_wanted(graph, one) for one in of] for folder, of in by_tokenizer(folders, phases).items()}
+    found: list[Account] = []
+    with Progress("prepare data", sum(map(len, wanted.values())), "data set", file=console.file) as progress:
+        for tokenizer, some in wanted.items():
+            found += prepare_all(some, tokenizer, data_root, out / PREPARED, room=_room(), progress=progress.advance)
+    return found
 
 
 def seen_before(graph: Graph, phase: Phase, shard: Shard, data_root: Path | None, out: Path) -> dict[str, int]:
@@ -72,7 +83,7 @@ def seen_before(graph: Graph, phase: Phase, shard: Shard, data_root: Path | None
     before = graph.phases.get(phase.parent or "")
     while before is not None:
         for reading in before.readings:
-            path = _wanted(graph, reading).path(graph.base_folder, data_root, out / PREPARED)
+            path = _wanted(graph, reading).path(graph.base_folder(before), data_root, out / PREPARED)
             if reading.role == TRAIN and damage(path) is None:
                 count = int(np.isin(shard.hashes(), Shard.open(path).hashes()).sum())
                 if count:
@@ -84,6 +95,17 @@ def seen_before(graph: Graph, phase: Phase, shard: Shard, data_root: Path | None
 def _readings(phases: Iterable[Phase]) -> list[Reading]:
     """What ``phases`` read, each once, in their order."""
     return list(dict.fromkeys(reading for phase in phases for reading in phase.readings))
+
+
+def by_tokenizer(folders: Mapping[Base, Path], phases: Iterable[Phase]) -> dict[Path, list[Reading]]:
+    """What ``phases`` read by the tokenizer that it is read with: one folder of each, whatever bases share it."""
+    same: dict[str, Path] = {}
+    found: dict[Path, dict[Reading, None]] = {}
+    for phase in phases if folders else ():
+        folder = folders[phase.base]
+        folder = same.setdefault(tokenizer_hash(folder), folder)
+        found.setdefault(folder, {}).update(dict.fromkeys(phase.readings))
+    return {folder: list(readings) for folder, readings in found.items()}
 
 
 def _by_set(readings: Iterable[Reading]) -> dict[tuple[str, str, str], list[Reading]]:

@@ -189,4 +189,4 @@ def paper_page() -> str:
 
 
 def _paper_study() -> StudySummary:
-    return StudySummary("phang2020", "FacebookAI/xlm-roberta-large", seeds=(0, 1, 2), answers=paper_answers())
+    return StudySummary("phang2020", "FacebookAI/xlm-roberta-large", seeds="3 (0, 1, 2)", answers=paper_answers())

@@ -143,7 +143,7 @@ def test_seeds_show_their_range_and_differences_their_sign() -> None:
     runs = [result("none", {"en": value}, seed) for seed, value in enumerate((60.0, 62.0, 61.5))]
     runs += [result("mnli", {"en": value}, seed) for seed, value in enumerate((58.0, 59.0, 59.5))]
     html = render(
-        assemble([*runs, result("none", {"en": 60.2}, which="last")]), StudySummary("s", "b", seeds=[0, 1, 2])
+        assemble([*runs, result("none", {"en": 60.2}, which="last")]), StudySummary("s", "b", seeds="3 (0, 1, 2)")
     )
     text = Page(html).text
     assert "60.0–62.0" in text

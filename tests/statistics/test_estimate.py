@@ -29,14 +29,12 @@ def test_one_source_is_students_t() -> None:
     assert found.p_above(5.0) == pytest.approx(
         stats.ttest_1samp(differences, 5.0, alternative="greater").pvalue, rel=1e-6
     )
-    assert found.df() == pytest.approx(3, rel=1e-3)
 
 
 def test_many_items_alone_are_the_normal() -> None:
     found = Estimate(1.0, (Source("items", 0.25, math.inf, 1000),))
     assert found.p == pytest.approx(2 * stats.norm.sf(2.0), rel=1e-6)
     assert found.critical() == pytest.approx(stats.norm.ppf(0.975))
-    assert found.df() == math.inf
 
 
 def test_between_both_the_interval_is_between() -> None:

@@ -25,12 +25,16 @@ def hub_home(profile: Profile, environment: Mapping[str, str]) -> Path:
 
 
 def base_folders(run: RunDirectory) -> list[Path]:
-    """The folder of the base model that a phase starts from, or that its study names; empty where none is known."""
+    """The folder of the base model that a phase starts from, or those that its study names; empty for none."""
     for path, key in ((run.phase_file, "base_folder"), (study_file(run), "base")):
         with contextlib.suppress(OSError, ValueError):
-            folder = Path(str(tomllib.loads(path.read_text("utf-8")).get(key, ""))).expanduser()
-            if folder.is_absolute() and folder.is_dir():
-                return [folder]
+            read = tomllib.loads(path.read_text("utf-8"))
+            rows = [row for row in read.get("intermediate", ()) if isinstance(row, dict)]
+            named = [of.get(key, "") for of in (read, *rows)]
+            folders = [Path(str(name)).expanduser() for name in dict.fromkeys(filter(None, named))]
+            found = [folder for folder in folders if folder.is_absolute() and folder.is_dir()]
+            if found:
+                return found
     return []
 
 

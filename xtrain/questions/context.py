@@ -17,8 +17,10 @@ from xtrain.questions.table import Evidence
 from xtrain.statistics.contrasts import ITEMS, Design, contrast, mean_of
 from xtrain.statistics.estimate import Estimate, cohens_h
 from xtrain.statistics.measured import Floats, Measured, Unit
-from xtrain.study import NO_INTERMEDIATE, Study
+from xtrain.statistics.planning import INNER_SEEDS
+from xtrain.study import Study
 from xtrain.study_questions import FAMILIES, THESE, Factor, Question
+from xtrain.study_rows import NO_INTERMEDIATE
 
 SHARES = frozenset({"accuracy", "exact_match"})  # metrics that are shares of items, and so have Cohen's h
 UNKNOWN_FAMILY = "unknown family"
@@ -69,7 +71,7 @@ class Context:
     @cached_property
     def factors(self) -> dict[str, dict[str, Factor]]:
         """Row -> factor -> value."""
-        return {row.name: row.every_factor for row in self.study.intermediate}
+        return self.study.factors
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -224,6 +226,7 @@ class Context:
                 "items": next((source.n for source in estimate.sources if source.name == ITEMS), 0),
                 "languages": len({unit.language for unit in table.units}),
                 "rows": len(table.rows),
+                **({} if table.runs is None else {INNER_SEEDS: table.runs.shape[2]}),
             },
             remarks=tuple(remarks),
         )
@@ -259,7 +262,7 @@ class Context:
 
     def _remarks(self, table: Measured, seeds: int, at_chance: Sequence[Unit]) -> list[str]:
         remarks = []
-        planned = len(self.study.seeds)
+        planned = len(set(self.study.outer_seeds.values()))
         if seeds < planned:
             remarks.append(f"{seeds} of {planned} seeds")
         if at_chance:

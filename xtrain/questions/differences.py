@@ -10,7 +10,7 @@ from xtrain.questions.table import Evidence
 from xtrain.statistics.contrasts import contrast
 from xtrain.statistics.estimate import Estimate
 from xtrain.statistics.measured import Measured
-from xtrain.study import NO_INTERMEDIATE
+from xtrain.study_rows import NO_INTERMEDIATE
 
 NOT_ZERO_SHOT = "not zero-shot"  # how a mark begins that takes a language out of the zero-shot mean
 AT_CHANCE = "at chance"

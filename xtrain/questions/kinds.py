@@ -17,8 +17,8 @@ from xtrain.statistics.contrasts import LANGUAGES, ROWS, Design, across_rows
 from xtrain.statistics.measured import Measured
 from xtrain.statistics.ranking import Ranking, rank
 from xtrain.statistics.shapley import Subset, sampled_weights
-from xtrain.study import NO_INTERMEDIATE
 from xtrain.study_questions import CHOICE, CONTRAST, CURVE, INTERACTION, MATRIX, THESE, Question
+from xtrain.study_rows import NO_INTERMEDIATE
 
 LEAST_LANGUAGES = 3  # beyond the coefficients of a regression over languages
 

@@ -10,7 +10,8 @@ from xtrain.data.account import Account
 from xtrain.errors import listed
 from xtrain.files import read_json
 from xtrain.graph import Graph
-from xtrain.study import Intermediate, Target
+from xtrain.study import Target
+from xtrain.study_rows import Intermediate
 from xtrain.tasks import TaskSpec
 
 UNLABELLED = "mlm"  # the format whose data have no labels

@@ -10,7 +10,7 @@ from xtrain.errors import counted, listed
 from xtrain.questions.answer import Answer, Comparison, Verdict
 from xtrain.statistics.contrasts import ITEMS, LANGUAGES, ROWS, SEEDS
 from xtrain.statistics.estimate import Estimate
-from xtrain.statistics.planning import Gain, gains
+from xtrain.statistics.planning import INNER_SEEDS, Gain, gains
 from xtrain.study_questions import CHOICE, CURVE, FAMILIES, INTERACTION, MATRIX, THESE
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def _basis(answer: Answer, targets: Sequence[str], tests: int) -> str:
         values = sorted({of[key] for of in counts if key in of})
         if values and values[-1]:
             span = f"{values[0]:,} to {values[-1]:,} {noun}s" if len(values) > 1 else counted(values[0], noun)
-            parts.append(span)
+            inner = max((of.get(INNER_SEEDS, 1) for of in counts), default=1)
+            parts.append(f"{span} with {inner} of the target phase in each" if key == SEEDS and inner > 1 else span)
     if answer.kind == CHOICE:
         parts.append("intervals and p of all differences at once")
     elif tests > 1:
@@ -156,7 +157,7 @@ def limits(context: Context, answer: Answer) -> list[str]:
         found.append(
             "where predictions are missing, the interval knows of the seeds alone: other items could differ more"
         )
-    if context.study.base == "starter":
+    if any(base.name == "starter" for base in context.study.bases):
         found.append("the starter is a small model: no number here says anything of XLM-R Large")
     chance = dict.fromkeys(
         remark for one in answer.comparisons for remark in one.remarks if remark.startswith("at chance")
@@ -200,6 +201,7 @@ def advice(answer: Answer) -> tuple[str, ...]:
 def _more(gain: Gain) -> str:
     return {
         SEEDS: f"a seed more ({gain.more}) brings it",
+        INNER_SEEDS: f"a target seed more in each ({gain.more}) brings it",
         ITEMS: f"twice as many items ({gain.more:,}) bring it",
         LANGUAGES: f"half as many languages again ({gain.more}) bring it",
         ROWS: f"half as many rows again ({gain.more}) bring it",

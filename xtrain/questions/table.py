@@ -116,7 +116,7 @@ class Evidence:
         return every.with_rows(there)
 
     def whole(self, target: str, metric: str) -> Measured:
-        """All rows, seeds and languages of a target."""
+        """All rows, seeds and languages of a target; where seeds are nested, the means of the runs within each."""
         name = self.metric(target, metric)
         if (target, name) not in self._whole:
             scores: dict[Key, float] = {}
@@ -131,7 +131,8 @@ class Evidence:
                             items[key] = found
             units = sorted({unit for _, _, unit in scores}, key=lambda unit: unit.language)
             rows = [row.name for row in self.graph.study.intermediate]
-            self._whole[target, name] = measured(rows, self.graph.study.seeds, units, scores, items)
+            outer = self.graph.study.outer_seeds
+            self._whole[target, name] = measured(rows, list(outer), units, scores, items).nested(list(outer.values()))
         return self._whole[target, name]
 
     def items(self, run: Run, language: str, metric: str) -> Found:

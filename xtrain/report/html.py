@@ -38,7 +38,8 @@ class StudySummary:
 
     name: str
     base: str
-    seeds: Sequence[int] = (0,)
+    seeds: str = "1 (0)"
+    """How many, and which."""
     phases: Sequence[PhaseSummary] = ()
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """The ``protocol`` of one ``scores.json``, its ``tasks`` of all tasks together."""

@@ -13,7 +13,7 @@ from xtrain.evaluation.scores import SELECTED as SELECTED
 from xtrain.questions.differences import NOT_ZERO_SHOT as NOT_ZERO_SHOT
 from xtrain.report.languages import ENGLISH, in_reading_order
 from xtrain.statistics.estimate import LEVEL, Estimate, holm
-from xtrain.study import NO_INTERMEDIATE
+from xtrain.study_rows import NO_INTERMEDIATE
 
 BASELINE = "majority"  # how metrics begin that are no result but what a constant answer would score
 

@@ -58,15 +58,16 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
     tasks = dict.fromkeys(result.task for result in results)
     grid = assemble(results, {task: marks(evidence, ledger, task) for task in tasks})
     grid = grid.with_estimates({task: differences(evidence, ledger, task) for task in tasks})
-    disclaimer = xtrain.starter.DISCLAIMER if graph.study.base == "starter" else ""
+    bases = [base.name for base in graph.study.bases]
+    disclaimer = xtrain.starter.DISCLAIMER if "starter" in bases else ""
     known = {*scores, *troubles.failed, *troubles.left_out}
     missing = sorted({f"{cell.row} / {cell.target}" for cell in graph.cells if cell.evaluation not in known})
     compute = Compute.of(graph, out)
     trained = {row: text for row, text in trained_on(graph).items() if text != row}  # else the name says it
     summary = StudySummary(
         name=graph.study.name,
-        base=graph.study.base,
-        seeds=graph.study.seeds,
+        base=", ".join(bases),
+        seeds=graph.study.seeds_in_words,
         phases=[
             _summary(graph, phase, phase.run_directory(out), troubles, used)
             for phase, used in zip(graph.phases.values(), compute.phases, strict=True)

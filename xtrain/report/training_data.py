@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from xtrain.errors import listed
 from xtrain.graph import Graph
-from xtrain.study import Intermediate
+from xtrain.study_rows import Intermediate
 from xtrain.tasks import TaskSpec
 
 

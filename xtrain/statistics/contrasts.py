@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,7 +87,24 @@ def contrast(
                     influence[s, g] += units[g, u] * summed
     weights = np.ones(len(units)) if random is None else random.weights
     noise = _noise(table if pool is None else pool, weights @ units, part.seeds)
-    return estimate(values, weights, influence, random, noise, float(np.sum(coefficients**2)))
+    found = estimate(values, weights, influence, random, noise, float(np.sum(coefficients**2)))
+    return _with_runs(found, part, coefficients, weights @ units)
+
+
+def _with_runs(found: Estimate, part: Measured, rows: Floats, units: Floats) -> Estimate:
+    """What of the seeds' variance is from runs within a seed, where seeds are nested and all runs are there."""
+    if part.runs is None:
+        return found
+    there = np.flatnonzero(units)
+    values = np.einsum("r,u,rstu->st", rows, units[there], part.runs[..., there])
+    count = values.shape[1]
+    if not np.isfinite(values).all() or count < 2:
+        return found
+    inner = float(np.var(values, axis=1, ddof=1).mean()) / values.size
+    sources = (
+        replace(one, within=(min(inner, one.variance), count)) if one.name == SEEDS else one for one in found.sources
+    )
+    return replace(found, sources=tuple(sources))
 
 
 def _noise(pool: Measured, units: Floats, seeds: Sequence[Hashable]) -> Noise:

@@ -1,11 +1,12 @@
 """What was measured: a score for each row, seed and unit, and how much each item adds to it.
 
-Dimension letters: R rows, S seeds, U units (a language of a target), I items of a unit, M parts of a metric, K
-clusters.
+Dimension letters: R rows, S seeds, T runs within a seed, U units (a language of a target), I items of a unit, M parts
+of a metric, K clusters.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,9 @@ class Measured:
     """A unit each, (R, S, I)."""
     clusters: tuple[Ints, ...] = ()
     """A unit each, (I,): the number of each item's cluster, from 0 over all units."""
+    runs: Floats | None = None
+    """(R, S, T, U): where seeds are nested, the scores of the runs within each seed, of which ``scores`` are the means.
+    """
 
     def __post_init__(self) -> None:
         assert self.scores.shape == (len(self.rows), len(self.seeds), len(self.units)), self.scores.shape
@@ -115,6 +119,7 @@ class Measured:
             self.scores[:, :, list(wanted)],
             tuple(self.influence[u] for u in wanted) if self.influence else (),
             tuple(self.clusters[u] for u in wanted) if self.clusters else (),
+            None if self.runs is None else self.runs[..., list(wanted)],
         )
 
     def with_rows(self, wanted: Sequence[int]) -> Measured:
@@ -127,6 +132,7 @@ class Measured:
             self.scores[chosen],
             tuple(one[chosen] for one in self.influence),
             self.clusters,
+            None if self.runs is None else self.runs[chosen],
         )
 
     def of_rows(self, wanted: Sequence[int]) -> Measured:
@@ -142,7 +148,24 @@ class Measured:
             np.take(part.scores, seeds, axis=1),
             influence if known else (),
             self.clusters if known else (),
+            None if part.runs is None else np.take(part.runs, seeds, axis=1),
         )
+
+    def nested(self, outer: Sequence[Hashable]) -> Measured:
+        """The means over runs that share an ``outer`` seed, (S,): what is sampled by itself where seeds are nested.
+
+        A mean is over the runs that are there; all outer seeds have the same number of runs to have.
+        """
+        names = tuple(dict.fromkeys(outer))
+        if len(names) == len(self.seeds):
+            return self
+        places = np.array([[s for s, one in enumerate(outer) if one == name] for name in names])  # (S', T)
+        runs = self.scores[:, places]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, as it should be
+            influence = tuple(np.nanmean(one[:, places], axis=2) for one in self.influence)
+            scores = np.nanmean(runs, axis=2)
+        return Measured(self.rows, names, self.units, scores, influence, self.clusters, runs)
 
     def shared_seeds(self) -> Ints:
         """The places of the seeds that every row has a score of."""
@@ -209,6 +232,7 @@ def joined(tables: Sequence[Measured]) -> Measured:
         np.concatenate([one.scores for one in tables], axis=2),
         tuple(influence),
         tuple(clusters),
+        np.concatenate([one.runs for one in tables], axis=3) if all(one.runs is not None for one in tables) else None,
     )
 
 
