@@ -22,7 +22,7 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     first = toy.run("all", **limited)
     assert first.returncode == 0, first.stderr
     out = toy.out("all")
-    for part in ("train choose-s0", "evaluate choose/toy-s0", "zero-shot mean of 2", "report.html", "loss"):
+    for part in ("train choose-s0", "evaluate choose/toy-s0", "zero-shot mean of 2", "report-toy.html", "loss"):
         assert part in first.stdout, part
     scores = json.loads(next(out.glob("evaluate/choose-toy-*/scores.json")).read_text())
     assert set(scores["tasks"]["toy"]["languages"]) == {"en", "ru", "ar"}
@@ -34,7 +34,7 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     model, info = AutoModel.from_pretrained(encoder, add_pooling_layer=False, output_loading_info=True)
     assert not info["missing_keys"]
     assert model.config.vocab_size == 400
-    assert "choose" in (out / "report.html").read_text("utf-8")
+    assert "choose" in (out / "report-toy.html").read_text("utf-8")
     predictions_add_up(next(out.glob("evaluate/none-toy-*")))
     used = json.loads(toy.xtrain("usage", str(out), "--json").stdout)["totals"]
     assert (used["starts"], used["no_end"], used["no_devices"], used["redone_steps"]) == (7, 0, 0, 0)
@@ -73,7 +73,7 @@ def data_is_accounted_for(out: Path, protocol: dict[str, Any], printed: str) -> 
     assert {(one["split"], one["language"]) for one in accounts} == {
         ("train", "en"), ("dev", "en"), ("test", "en"), ("test", "ru"), ("test", "ar"),
     }  # fmt: skip
-    page = (out / "report.html").read_text("utf-8")
+    page = (out / "report-toy.html").read_text("utf-8")
     assert page.count('<details class="data"') == 6  # of choose two splits, of toy three, of mine one
 
 

@@ -82,7 +82,7 @@ def check_scores(out: Path, printed: str) -> None:
     assert len(rows) == 12
     assert all(row["label"] is None and row["prediction"].startswith("class") for row in rows)
     assert "hidden: predicted but not scored" in printed
-    assert "hidden: predicted but not scored" in (out / "report.html").read_text("utf-8")
+    assert "hidden: predicted but not scored" in (out / "report-toy.html").read_text("utf-8")
 
 
 def test_tasks_of_the_catalogue_whose_data_are_not_free_or_large(toy: Toy) -> None:

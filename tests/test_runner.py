@@ -89,7 +89,7 @@ def test_a_collapsed_phase_leaves_out_what_starts_from_it_and_nothing_else(
     assert "failed: training collapsed: one class" in out
     assert out.count("left out: it starts from choose-s0, which failed") == 1
     assert "failed: choose-s0; 2 of 3 phases have no result" in err
-    assert (toy.out("study") / "report.html").exists()
+    assert (toy.out("study") / "report-toy.html").exists()
     code, (out, err) = main(arguments), capfd.readouterr()
     assert code == EXIT_FAILED, err
     for part in ("not run again: training collapsed: one class (step 40)", "learning_rate", "delete", "done before"):
@@ -126,7 +126,7 @@ def test_ranks_that_die_once_the_phase_is_done_take_nothing_along(
     assert "rank 1 was killed (signal 6): SIGABRT" in out
     assert "the phase was done, nothing is lost" in out
     assert (toy.run_directory("study", "evaluate") / "DONE").exists()
-    assert (toy.out("study") / "report.html").exists()
+    assert (toy.out("study") / "report-toy.html").exists()
 
 
 def test_a_signal_to_the_command_saves_and_says_where(toy: Toy) -> None:

@@ -117,20 +117,20 @@ def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
 def report(
     study: Options, export: InFolder | None = None, csv: Flag = False, latex: Flag = False, figures: Flag = False
 ) -> None:
-    """Write the table and report.html again from the run directories; also as CSV, LaTeX and figures.
+    """Write the table and the report's page again from the run directories; also as CSV, LaTeX and figures.
 
     Args:
         study: The study and where its data and output are.
         export: Folder for CSV, LaTeX and figures: all three, or those of the flags below.
-        csv: Write every number of the page as CSV, unrounded; into OUT/export without --export.
-        latex: Write the tables as LaTeX; into OUT/export without --export.
-        figures: Write all figures as SVG and PDF; into OUT/export without --export.
+        csv: Write every number of the page as CSV, unrounded; into OUT/export-STUDY without --export.
+        latex: Write the tables as LaTeX; into OUT/export-STUDY without --export.
+        figures: Write all figures as SVG and PDF; into OUT/export-STUDY without --export.
     """
     from xtrain.report.export.content import Export
     from xtrain.report.study_report import report_study
 
-    wanted = Export.chosen(export, study.out / "export", csv=csv, latex=latex, figures=figures)
     job = study.open()
+    wanted = Export.chosen(export, job.out / f"export-{job.study.label}", csv=csv, latex=latex, figures=figures)
     report_study(job.graph, job.out, new_console(), wanted)
 
 

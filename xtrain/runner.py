@@ -164,7 +164,7 @@ def _check_lengths(graph: Graph) -> None:
 
 
 def run_study(job: Job, *, ranks: int, console: Console) -> Path:
-    """Run what is not done yet and write the report; returns the path of ``report.html``.
+    """Run what is not done yet and write the report; returns the path of the report.
 
     Raises :class:`PhaseFailed` where a phase ends badly and :class:`Stopped` upon a preemption signal; what was
     finished before stays finished. A phase whose training collapsed does not end the study: what starts from it is

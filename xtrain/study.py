@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 from xtrain.config import UNKNOWN_KEY, belongs, build, dotted_keys, limits, merged, nested, parse_override, read_toml
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
+from xtrain.files import content_hash
 from xtrain.study_questions import Factor, Question, check_questions
 from xtrain.study_rows import NO_INTERMEDIATE, Intermediate, expanded
 from xtrain.tracking.settings import TrackingSettings
 
+_NO_SETTING = ("engine.", "tracking.")  # how --set begins where it changes how the work is done, and not what
+_LONGEST_LABEL = 80
 INNER_SEEDS = 1000
 """The target phase of intermediate seed i and target seed t is trained with seed i + 1000 t: those of t = 0 are the
 runs of a study whose seeds are a plain list, and are found again."""
@@ -179,6 +182,20 @@ class Study:
     """What is asked; the answers open the report."""
     variants: Mapping[str, Any] = field(default_factory=dict)
     """Named overrides: ``run STUDY --variant NAME``."""
+    setting: str = ""
+    """The variant and the ``--set`` that were laid on the study; written by the command that does it, so that two
+    settings in one folder keep their reports apart."""
+
+    @property
+    def title(self) -> str:
+        """The name, and the setting where there is one."""
+        return f"{self.name} ({self.setting})" if self.setting else self.name
+
+    @property
+    def label(self) -> str:
+        """The title as a part of a file's name."""
+        plain = re.sub(r"[^A-Za-z0-9_.+]+", "-", self.title).strip("-.")
+        return plain if len(plain) <= _LONGEST_LABEL else f"{plain[:_LONGEST_LABEL]}-{content_hash(self.title)[:6]}"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -265,7 +282,9 @@ def resolved(path: Path, *, overrides: Sequence[str] = (), variant: str = "") ->
             remedy = belongs(keys[-1], _every_key()) or "write it into the study"
             raise UserError(Problem(f"--set {text}", f"{keys[0]} is a list of tables, not one", "a key", remedy))
         mapping = merged(mapping, nested(keys, value))
-    return mapping
+    said = [variant] if variant else []
+    said += [text for text in overrides if not text.strip().startswith(_NO_SETTING)]
+    return {**mapping, "setting": ", ".join(said)} if said else mapping
 
 
 def _every_key() -> list[str]:

@@ -260,7 +260,7 @@ def test_the_command(
     nursery.start_command(*command, out=tmp_path / "printed", errors=said)
     assert nursery.wait().codes == [0], said.read_text()
     is_as_undisturbed(run, undisturbed(2), [event["step"]])
-    assert (tmp_path / "out/report.html").exists()
+    assert (tmp_path / "out/report-toy.html").exists()
     note_case("SIGTERM to python -m xtrain run", run, 0, None, signal_to_commit=event["seconds"])
 
 

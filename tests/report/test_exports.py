@@ -116,7 +116,7 @@ def test_the_command_writes_into_the_folder_that_it_is_given(job: Job, toy: Toy,
     finish(job)
     command = ["report", str(toy.root / "study.toml"), "--data", str(toy.data), "--out", str(job.out)]
     assert main([*command, "--csv", "--latex"]) == 0
-    assert names(job.out / "export") == ["csv", "latex"]
+    assert names(job.out / "export-toy") == ["csv", "latex"]
     assert main([*command, "--csv", "--export", str(toy.root / "mine")]) == 0
     assert names(toy.root / "mine") == ["csv"]
     assert "exported into" in capsys.readouterr().out

@@ -107,7 +107,7 @@ def test_a_study_gives_what_a_local_run_gives(
     alone = one.command(*local, "--ranks", "2")
     assert alone.returncode == 0, alone.stdout + alone.stderr
     one.wait_empty()
-    assert (one.out / "report.html").is_file(), one.logs()
+    assert (one.out / "report-toy.html").is_file(), one.logs()
     assert scores_of(one.out) == scores_of(tmp_path / "local") != {}
     names = {line["launcher"] for path in one.out.glob("target/*/events.jsonl") for line in starts(path)}
     assert names == {"srun"}

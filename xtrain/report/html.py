@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page, without scripts and without requests."""
+"""The page of a study: one self-contained page, without scripts and without requests."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from xtrain.tracking.record import read_events, read_metrics
 
 
 def report_study(graph: Graph, out: Path, console: Console, export: Export | None = None) -> Path:
-    """Print the study's table, write ``report.html`` into ``out`` and return its path; and what ``export`` asks for.
+    """Print the study's table, write its page into ``out`` and return its path; and what ``export`` asks for.
 
     Runs that are missing or failed leave their cells empty, and are counted. Raises a :class:`UserError` where no
     evaluation is finished yet.
@@ -65,7 +65,7 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
     compute = Compute.of(graph, out)
     trained = {row: text for row, text in trained_on(graph).items() if text != row}  # else the name says it
     summary = StudySummary(
-        name=graph.study.name,
+        name=graph.study.title,
         base=", ".join(bases),
         seeds=graph.study.seeds_in_words,
         phases=[
@@ -91,7 +91,7 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
         console.print(warning, highlight=False, markup=False, soft_wrap=True)
     for row, text in trained.items():
         console.print(f"{row}: trained on {text}", highlight=False, markup=False, soft_wrap=True)
-    path = write_report(out / "report.html", grid, summary)
+    path = write_report(out / f"report-{graph.study.label}.html", grid, summary)
     console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
     if export is not None:
         said = write_export(export, Content(results, grid, summary))
