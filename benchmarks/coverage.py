@@ -55,6 +55,17 @@ def fixed(seeds: int, languages: int, items: int, noise: float, rng: np.random.G
     return float(truth[1] - truth[0]), found
 
 
+def nested_seeds(
+    seeds: int, languages: int, items: int, noise: float, rng: np.random.Generator
+) -> tuple[float, Estimate]:
+    """A difference of two rows over these languages; half of the noise of seeds is from two target seeds in each."""
+    spread = Spread(seed=noise, inner_seed=noise)
+    made = means(2, languages, 2.0, spread)
+    truth = expected(made, spread).mean(axis=1)
+    study = table(made, spread, seeds=seeds, items=items, rng=rng, inner=2)
+    return float(truth[1] - truth[0]), contrast(study, _minus(2), np.full(languages, 1 / languages))
+
+
 def languages_at_random(
     seeds: int, languages: int, items: int, noise: float, rng: np.random.Generator
 ) -> tuple[float, Estimate]:
@@ -114,6 +125,7 @@ def _minus(rows: int) -> Floats:
 Case = Callable[[int, int, int, float, np.random.Generator], tuple[float, Estimate]]
 KINDS: dict[str, Case] = {
     "contrast": fixed,
+    "contrast, nested seeds": nested_seeds,
     "contrast, languages a sample": languages_at_random,
     "interaction": slope_over_languages,
     "curve": curve_over_rows,

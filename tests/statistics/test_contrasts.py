@@ -9,6 +9,7 @@ import pytest
 
 from xtrain.statistics.contrasts import Design, across_rows, contrast, mean_of
 from xtrain.statistics.measured import Measured, Outcomes, Unit, measured
+from xtrain.statistics.planning import gains
 from xtrain.statistics.planted import Spread, expected, mean_for, table
 
 
@@ -161,3 +162,36 @@ def test_expected_scores_and_their_inverse() -> None:
     spread = Spread()
     scores = np.array([[30.0, 80.0]])
     assert expected(mean_for(scores, spread), spread) == pytest.approx(scores)
+
+
+def test_nested_seeds_are_sampled_by_the_outer_one() -> None:
+    """Means of the runs within a seed, as a plain analysis of one mean a seed has it; and what more of each would do."""
+    spread = Spread(seed=0.3, inner_seed=0.3)
+    means = mean_for(np.array([[50.0, 60.0], [55.0, 64.0]]), spread)
+    made = table(means, spread, seeds=4, items=400, rng=np.random.default_rng(5), inner=3)
+    assert made.seeds == (0, 1, 2, 3)
+    assert made.runs is not None
+    assert made.runs.shape == (2, 4, 3, 2)
+    assert made.scores == pytest.approx(made.runs.mean(axis=2))
+    found = contrast(made, np.array([-1.0, 1.0]), np.array([0.5, 0.5]))
+    by_run = (made.runs[1] - made.runs[0]).mean(axis=2)  # (S, T)
+    assert found.value == pytest.approx(by_run.mean())
+    (seeds,) = (source for source in found.sources if source.name == "seeds")
+    assert (seeds.n, seeds.df) == (4, 3)
+    inner, count = seeds.within
+    assert count == 3
+    assert inner == pytest.approx(min(by_run.var(axis=1, ddof=1).mean() / 12, seeds.variance))
+    told = {gain.source: gain for gain in gains(found)}
+    assert told["seeds within"].more == 4
+    assert told["seeds"].half_width < told["seeds within"].half_width < found.critical() * found.se
+
+
+def test_runs_that_are_not_there_yet_leave_the_rest() -> None:
+    made = table(np.zeros((2, 2)), Spread(), seeds=3, items=50, rng=np.random.default_rng(1))
+    scores = made.scores.copy()
+    scores[1, 2] = np.nan
+    part = Measured(made.rows, (0, 1, 1000), made.units, scores).nested([0, 0, 1])
+    assert part.seeds == (0, 1)
+    assert np.isnan(part.scores[1, 1]).all()
+    assert part.scores[0, 0] == pytest.approx(scores[0, :2].mean(axis=0))
+    assert part.shared_seeds().tolist() == [0]

@@ -22,7 +22,9 @@ def simulation() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("kind", ["contrast", "contrast, languages a sample", "interaction", "curve", "matrix"])
+@pytest.mark.parametrize(
+    "kind", ["contrast", "contrast, nested seeds", "contrast, languages a sample", "interaction", "curve", "matrix"]
+)
 def test_intervals_hold_the_truth(simulation: ModuleType, kind: str) -> None:
     """At two seeds, where the noise of runs is most of the variance: the usual formulas give 87 %."""
     found = simulation.coverage(simulation.KINDS[kind], 2, 7, 0.12, RUNS)

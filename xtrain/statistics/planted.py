@@ -30,6 +30,8 @@ class Spread:
     """Of each row's runs."""
     shared_seed: float = 0.02
     """Of what the runs of one seed have in common in all rows."""
+    inner_seed: float = 0.0
+    """Of runs within a seed, where seeds are nested."""
     item: float = 1.0
     item_in_language: float = 0.5
     item_in_row: float = 0.4
@@ -44,6 +46,7 @@ class Spread:
         parts = (
             self.seed,
             self.shared_seed,
+            self.inner_seed,
             self.item,
             self.item_in_language,
             self.item_in_row,
@@ -67,9 +70,19 @@ def mean_for(score: Floats | float, spread: Spread) -> Floats:
 
 
 def answers(
-    means: Floats, spread: Spread, *, seeds: int, items: int, rng: np.random.Generator, parallel: bool = True
+    means: Floats,
+    spread: Spread,
+    *,
+    seeds: int,
+    items: int,
+    rng: np.random.Generator,
+    parallel: bool = True,
+    inner: int = 1,
 ) -> npt.NDArray[np.bool_]:
-    """(R, S, L, I): which items are right, of ``means`` (R, L); the same items in all languages where ``parallel``."""
+    """(R, S, L, I): which items are right, of ``means`` (R, L); the same items in all languages where ``parallel``.
+
+    With ``inner`` runs within each seed there are S = ``seeds`` x ``inner`` runs, those of a seed side by side.
+    """
     rows, languages = means.shape
     shared = 1 if parallel else languages
 
@@ -83,27 +96,37 @@ def answers(
         + normal((rows, 1, shared, items), spread.item_in_row)
         + normal((rows, 1, languages, 1), spread.language)
         + normal((rows, 1, 1, 1), spread.row)
-        + normal((rows, seeds, 1, 1), spread.seed)
-        + normal((1, seeds, 1, 1), spread.shared_seed)
+        + np.repeat(normal((rows, seeds, 1, 1), spread.seed), inner, axis=1)
+        + np.repeat(normal((1, seeds, 1, 1), spread.shared_seed), inner, axis=1)
     )
-    right: npt.NDArray[np.bool_] = rng.standard_normal((rows, seeds, languages, items)) < threshold
+    if inner > 1:
+        threshold = threshold + normal((rows, seeds * inner, 1, 1), spread.inner_seed)
+    right: npt.NDArray[np.bool_] = rng.standard_normal((rows, seeds * inner, languages, items)) < threshold
     return right
 
 
 def table(
-    means: Floats, spread: Spread, *, seeds: int, items: int, rng: np.random.Generator, parallel: bool = True
+    means: Floats,
+    spread: Spread,
+    *,
+    seeds: int,
+    items: int,
+    rng: np.random.Generator,
+    parallel: bool = True,
+    inner: int = 1,
 ) -> Measured:
-    """One study that might have been run, with the :func:`answers` that it would have."""
-    right = answers(means, spread, seeds=seeds, items=items, rng=rng, parallel=parallel)
+    """One study that might have been run, with the :func:`answers` that it would have; nested where ``inner`` > 1."""
+    right = answers(means, spread, seeds=seeds, items=items, rng=rng, parallel=parallel, inner=inner)
     rows, languages = means.shape
     scores = 100.0 * right.mean(axis=3)
     influence = (100.0 * right - scores[..., None]) / items
     numbers = np.arange(items)
-    return Measured(
+    made = Measured(
         tuple(f"row {r}" for r in range(rows)),
-        tuple(range(seeds)),
+        tuple(range(seeds * inner)),
         tuple(Unit("planted", f"l{number}") for number in range(languages)),
         scores,
         tuple(influence[:, :, one].astype(np.float32) for one in range(languages)),
         tuple(numbers if parallel else numbers + one * items for one in range(languages)),
     )
+    return made.nested([run // inner for run in range(seeds * inner)])
