@@ -165,7 +165,7 @@ def test_expected_scores_and_their_inverse() -> None:
 
 
 def test_nested_seeds_are_sampled_by_the_outer_one() -> None:
-    """Means of the runs within a seed, as a plain analysis of one mean a seed has it; and what more of each would do."""
+    """Means of the runs within a seed, as an analysis of one mean a seed has it; and what more of each would do."""
     spread = Spread(seed=0.3, inner_seed=0.3)
     means = mean_for(np.array([[50.0, 60.0], [55.0, 64.0]]), spread)
     made = table(means, spread, seeds=4, items=400, rng=np.random.default_rng(5), inner=3)
@@ -187,11 +187,11 @@ def test_nested_seeds_are_sampled_by_the_outer_one() -> None:
 
 
 def test_runs_that_are_not_there_yet_leave_the_rest() -> None:
-    made = table(np.zeros((2, 2)), Spread(), seeds=3, items=50, rng=np.random.default_rng(1))
+    made = table(np.zeros((2, 2)), Spread(), seeds=4, items=50, rng=np.random.default_rng(1))
     scores = made.scores.copy()
-    scores[1, 2] = np.nan
-    part = Measured(made.rows, (0, 1, 1000), made.units, scores).nested([0, 0, 1])
+    scores[1, 2:] = scores[0, 1] = np.nan
+    part = Measured(made.rows, (0, 1000, 1, 1001), made.units, scores).nested([0, 0, 1, 1])
     assert part.seeds == (0, 1)
     assert np.isnan(part.scores[1, 1]).all()
-    assert part.scores[0, 0] == pytest.approx(scores[0, :2].mean(axis=0))
+    assert part.scores[0, 0] == pytest.approx(scores[0, 0]), "the mean of what is there"
     assert part.shared_seeds().tolist() == [0]
