@@ -27,8 +27,8 @@ from xtrain.dispatch.signals import Stopped, signal_numbers, stopping_on
 from xtrain.errors import EXIT_FAILED, EXIT_FENCED, Problem, UserError, counted, listed, raise_if_any
 from xtrain.files import content_hash, make_folder, read_json, write_json
 from xtrain.graph import EVALUATE, Graph, Phase, expand
+from xtrain.model.bases import resolve, tokenizer_folder
 from xtrain.model.config_file import read_config
-from xtrain.model.loading import resolve, tokenizer_folder
 from xtrain.phase import PhaseFile, ShardEntry
 from xtrain.phase.disk import check_disk
 from xtrain.phase.keeping import drop_evaluated, missing_file

@@ -15,7 +15,7 @@ from tiny import make_tiny_model
 from transformers import AutoModel
 
 from xtrain.errors import UserError
-from xtrain.model import base_fingerprint, load_encoder, loading, resolve
+from xtrain.model import base_fingerprint, bases, load_encoder, loading, resolve
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_file_cut_short(folder: Path) -> None:
 
 def test_resolve(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve(str(base)) == base
-    monkeypatch.setattr(loading.starter, "model_folder", lambda: base)
+    monkeypatch.setattr(bases.starter, "model_folder", lambda: base)
     assert resolve("starter") == base
     with pytest.raises(UserError, match="no such directory"):
         resolve(str(tmp_path / "nothing"))

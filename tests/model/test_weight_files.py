@@ -179,7 +179,7 @@ def test_the_embedding_table_in_parts_and_what_does_not_fit(folder: Path) -> Non
 
 def test_the_second_look_is_cheap(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(str(folder))
-    monkeypatch.setattr("xtrain.model.loading.check_values", lambda tensors: pytest.fail("weights were read again"))
+    monkeypatch.setattr("xtrain.model.bases.check_values", lambda tensors: pytest.fail("weights were read again"))
     resolve(str(folder))
     change(folder, lambda weights: weights[TABLE].fill_(1.0))
     with pytest.raises(pytest.fail.Exception, match="read again"):

@@ -54,7 +54,7 @@ class EncoderConfig:
     def of(cls, values: object, where: str) -> EncoderConfig:
         """``values`` as ``where`` holds them; raises one :class:`UserError` with all that is wrong."""
         if not isinstance(values, Mapping):
-            raise UserError(Problem(where, f"holds {_as_json(values)}, not an object with keys", "{...}", _FETCH))
+            raise UserError(Problem(where, f"holds {as_json(values)}, not an object with keys", "{...}", _FETCH))
         raise_if_any(_quantised(values, where))
         if values.get("model_type") not in list(ARCHITECTURES):  # of another model nothing else would be worth saying
             raise UserError(_other_model(values, where))
@@ -93,7 +93,7 @@ class _Key(NamedTuple):
         if value is _MISSING:
             return [Problem(f"{where}: {name}", "missing", self.allowed, _FETCH)]
         if name in values and not self.fits(value):
-            return [Problem(f"{where}: {name}", f"{_as_json(value)} is not allowed", self.allowed, _FETCH)]
+            return [Problem(f"{where}: {name}", f"{as_json(value)} is not allowed", self.allowed, _FETCH)]
         return []
 
 
@@ -114,11 +114,12 @@ def _number(allowed: str, fits: Callable[[float], bool]) -> _Key:
 
 
 def _one_of(*choices: Any, default: Any = _MISSING) -> _Key:
-    allowed = listed(map(_as_json, choices))
+    allowed = listed(map(as_json, choices))
     return _Key(allowed, lambda value: any(type(value) is type(one) and value == one for one in choices), default)
 
 
-def _as_json(value: object) -> str:
+def as_json(value: object) -> str:
+    """``value`` as a message quotes it, cut at 80 characters."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -144,6 +145,8 @@ _KEYS: dict[str, _Key] = {
     "is_decoder": _one_of(False, default=False),
     "add_cross_attention": _one_of(False, default=False),
 }
+READ_KEYS = tuple(_KEYS)
+"""What is read of the file; all else in it is only handed on."""
 
 
 def _quantised(values: Mapping[str, Any], where: str) -> list[Problem]:
@@ -152,15 +155,16 @@ def _quantised(values: Mapping[str, Any], where: str) -> list[Problem]:
     for key in found:
         table = values[key] if isinstance(values[key], Mapping) else {}
         method = table.get("quant_method") or table.get("quant_library") or table.get("quant_type") or table.get("mode")
-        what = f"the weights are quantised ({method if isinstance(method, str) else _as_json(values[key])})"
+        what = f"the weights are quantised ({method if isinstance(method, str) else as_json(values[key])})"
         problems.append(Problem(f"{where}: {key}", what, "weights as plain floating-point numbers", UNQUANTISED))
     return problems
 
 
 def _other_model(values: Mapping[str, Any], where: str) -> Problem:
     model_type = values.get("model_type")
-    said = "missing" if "model_type" not in values else f"{_as_json(model_type)} is not of XLM-R's shape"
-    remedy = "choose another base; multilingual ones are FacebookAI/xlm-roberta-base and -large"
+    said = "missing" if "model_type" not in values else f"{as_json(model_type)} is not of XLM-R's shape"
+    remedy = "choose another base; multilingual ones are FacebookAI/xlm-roberta-base and -large, and docs/encoders.md"
+    remedy += " says which multimodal models have a text tower that can be one"
     near = nearest(model_type, ARCHITECTURES) if isinstance(model_type, str) else ""
     return Problem(f"{where}: model_type", said, listed(ARCHITECTURES), f"{near} {remedy}".strip())
 

@@ -136,7 +136,7 @@ def read_places(folder: Path) -> dict[str, Placed]:
     index = _weight_map(folder) if files[0].name != "model.safetensors" else {}
     places: dict[str, Placed] = {}
     for path in files:
-        for name, (dtype, shape) in _header(path).items():
+        for name, (dtype, shape) in header(path).items():
             if not index or index.get(name) == path.name:
                 places[name] = Placed(path, dtype, shape)
     lost = sorted(set(index) - set(places))
@@ -189,7 +189,8 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return found
 
 
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of each tensor of a safetensors file; a :class:`UserError` if it is none."""
     try:
         file = TensorFile(path)
     except ValueError as error:

@@ -30,20 +30,22 @@ def cache_folder() -> Path:
     return (Path(xdg).expanduser() if xdg else Path.home() / ".cache") / "xtrain"
 
 
-def made_once(folder: Path, version: int, make: Callable[[Path, Path], dict[str, Any]], say: Say = say) -> Path:
+def made_once(
+    folder: Path, version: int, make: Callable[[Path, Path], dict[str, Any]], say: Say = say, manifest: str = MANIFEST
+) -> Path:
     """``folder``, made by ``make`` unless it is there and whole.
 
     ``make(work, out)`` fills the empty folder ``out``, may use the empty folder ``work`` for what is
-    thrown away, and returns what the manifest shall say besides the files. Whole means: the manifest has
+    thrown away, and returns what the file ``manifest`` shall say besides the files. Whole means: it has
     this ``version`` and every file it lists has its size; nothing is hashed, so that looking costs
     nothing. Of several processes one makes the folder while the others wait; an interrupted one leaves
     nothing behind that counts. Raises :class:`UserError` where the cache cannot be written.
     """
-    if is_whole(folder, version):
+    if is_whole(folder, version, manifest):
         return folder
     make_folder(folder.parent)
     with _locked(folder, say) as alone:
-        if is_whole(folder, version):  # another process made it while we waited
+        if is_whole(folder, version, manifest):  # another process made it while we waited
             return folder
         if alone:
             for left in folder.parent.glob(f".{folder.name}.*.tmp"):
@@ -55,19 +57,19 @@ def made_once(folder: Path, version: int, make: Callable[[Path, Path], dict[str,
                 out.mkdir()
                 work.mkdir()
                 facts = make(work, out)
-                write_json(out / MANIFEST, {"version": version, **facts, "files": _files(out)})
-                _replace(out, folder, temporary / "old", version)
+                write_json(out / manifest, {"version": version, **facts, "files": _files(out)})
+                _replace(out, folder, temporary / "old", version, manifest)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def is_whole(folder: Path, version: int) -> bool:
-    """Whether ``folder`` has a manifest of this ``version`` and every file in it with its size."""
+def is_whole(folder: Path, version: int, manifest: str = MANIFEST) -> bool:
+    """Whether ``folder`` has a ``manifest`` of this ``version`` and every file in it with its size."""
     try:
-        manifest = read_json(folder / MANIFEST)
-        return bool(manifest["version"] == version) and all(
-            (folder / name).stat().st_size == size for name, size in manifest["files"].items()
+        found = read_json(folder / manifest)
+        return bool(found["version"] == version) and all(
+            (folder / name).stat().st_size == size for name, size in found["files"].items()
         )
     except (UserError, OSError, KeyError, TypeError, AttributeError):
         return False
@@ -78,16 +80,16 @@ def _files(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
 
 
-def _replace(new: Path, folder: Path, old: Path, version: int) -> None:
+def _replace(new: Path, folder: Path, old: Path, version: int, manifest: str) -> None:
     """Rename ``new`` to ``folder``; what is broken or of another version there goes to ``old``."""
-    if is_whole(folder, version):
+    if is_whole(folder, version, manifest):
         return  # only without locks: another process was quicker, and its folder may be in use
     with contextlib.suppress(FileNotFoundError):
         folder.rename(old)
     try:
         new.rename(folder)
     except OSError:
-        if not is_whole(folder, version):  # quicker still; a rename never mixes two folders
+        if not is_whole(folder, version, manifest):  # quicker still; a rename never mixes two folders
             raise
 
 
