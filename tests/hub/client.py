@@ -64,6 +64,21 @@ def base(name: str, revision: str = "main") -> dict[str, Any]:
     return {"mark": base_fingerprint(folder), "parameters": parameters, "tokens": tokens, "files": files}
 
 
+def plain(name: str) -> dict[str, Any]:
+    """What identifies a base, the folder that it is trained from, and the files in that."""
+    from xtrain.model import base_fingerprint, resolve
+
+    folder = resolve(name)
+    return {"mark": base_fingerprint(folder), "folder": str(folder), "files": sorted(p.name for p in folder.iterdir())}
+
+
+def tokens(name: str) -> list[str]:
+    """The files of the folder in which the tokenizer of a base is."""
+    from xtrain.model.bases import tokenizer_folder
+
+    return sorted(path.name for path in tokenizer_folder(name).iterdir())
+
+
 def fetched(kind: str, name: str, files: list[str]) -> str:
     """The commit of a repository, with the files in the cache."""
     return locate(name, kind, "main").fetch(files).name
@@ -80,7 +95,8 @@ def environment(**values: str) -> None:
 
 
 ANSWERS: dict[str, Callable[..., Any]] = {
-    call.__name__: call for call in (rows, mark, records, fingerprint, base, fetched, forget, environment)
+    call.__name__: call
+    for call in (rows, mark, records, fingerprint, base, plain, tokens, fetched, forget, environment)
 }
 
 

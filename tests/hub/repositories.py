@@ -223,6 +223,17 @@ def model(root: Path, folder: Path, seed: int = 0, weights: int = 0) -> str:
     return publish(root, "models", "FacebookAI/xlm-roberta-base", files)
 
 
+def tower(root: Path, folder: Path, repository: str, *, tokenizer: bool = True, safe: bool = False) -> None:
+    """A tiny AltCLIP in ``folder`` and as the hub has it: a pickle, ``safe`` tensors too, and weights for others."""
+    from towers import altclip
+
+    model = altclip()
+    files = {path.name: path.read_bytes() for path in model.write(folder, tokenizer=tokenizer, safe=safe).iterdir()}
+    files |= {"pytorch_model.bin": b"not read"} if safe else {}
+    files |= {"tf_model.h5": b"x", "README.md": b"# Card\n", "onnx/model.safetensors": b"x"}
+    publish(root, "models", repository, files)
+
+
 def everything(root: Path, folder: Path) -> None:
     xnli(root)
     commonsense_qa(root)

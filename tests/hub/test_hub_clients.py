@@ -278,6 +278,49 @@ def check_base(base: dict[str, Any], server: Hub, commit: str) -> None:
     assert int(spans[1].removeprefix("bytes=").removesuffix("-")) > 0
 
 
+def test_text_towers(hub: Hub, root: Path, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each only what is needed: configuration, tokenizer, and safetensors or else the pickle."""
+    repositories.tower(root, tmp_path / "local", "BAAI/AltCLIP")
+    repositories.tower(root, tmp_path / "m9", "BAAI/AltCLIP-m9", safe=True)
+    repositories.tower(root, tmp_path / "bare", "my/AltCLIP", tokenizer=False)
+    client("environment", XTRAIN_CACHE=str(tmp_path / "cache"))
+
+    def downloads(name: str, request: str = "plain") -> tuple[Any, list[str]]:
+        asked = len(hub.downloads())
+        found = client(request, name=name)
+        return found, sorted(file for file, _ in hub.downloads()[asked:])
+
+    files, names = downloads("BAAI/AltCLIP", "tokens")
+    assert files == names == ["config.json", "tokenizer.json", "tokenizer_config.json"]
+    made, names = downloads("BAAI/AltCLIP")
+    assert names == ["pytorch_model.bin"]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(made["files"])
+    assert Path(made["folder"]).parent == tmp_path / "cache" / "towers"
+    monkeypatch.setenv("XTRAIN_CACHE", str(tmp_path / "other"))
+    from xtrain.model import base_fingerprint, resolve
+
+    assert base_fingerprint(resolve(str(tmp_path / "local"))) == made["mark"], "from the hub and from a folder alike"
+
+    safe, names = downloads("BAAI/AltCLIP-m9")
+    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    bare, names = downloads("my/AltCLIP")
+    assert names == ["config.json", "pytorch_model.bin", "tokenizer.json", "tokenizer_config.json"]
+    assert safe["mark"] == bare["mark"] == made["mark"]
+    assert downloads("my/AltCLIP", "tokens") == (["tokenizer.json", "tokenizer_config.json"], [])
+
+    labse = {"model_type": "M-CLIP", "modelBase": "sentence-transformers/LaBSE"}
+    other = {"config.json": json.dumps(labse).encode(), "pytorch_model.bin": b"x"}
+    repositories.publish(root, "models", "M-CLIP/LABSE-Vit-L-14", other)
+    error = client.refused("plain", name="M-CLIP/LABSE-Vit-L-14")
+    assert "config.json: modelBase: 'sentence-transformers/LaBSE' is no XLM-R" in error
+    assert [file for file, _ in hub.downloads()][-1] == "config.json", "refused before its weights"
+
+    client("environment", HF_HUB_OFFLINE="1")
+    client("forget")
+    assert client("plain", name="BAAI/AltCLIP") == made
+    assert client("plain", name="my/AltCLIP") == bare
+
+
 def test_a_cache_that_another_program_filled(hub: Hub, tmp_path: Path) -> None:
     """`hf download` on a machine with a network, then the compute node; and HF_HUB_OFFLINE set late."""
     script = (

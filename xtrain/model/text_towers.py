@@ -34,8 +34,8 @@ MANIFEST = "tower.json"
 _VERSION = 1  # raise it when another folder would be made of the same files
 _TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 _KINDS = (  # of weights, the preferred first: what their names end in, and names that are never doubted
-    ((".safetensors",), ("model.safetensors", INDEX, "open_clip_model.safetensors")),
-    (PICKLED, ("pytorch_model.bin", "open_clip_pytorch_model.bin")),
+    ((".safetensors",), ("open_clip_model.safetensors", "model.safetensors", INDEX)),
+    (PICKLED, ("open_clip_pytorch_model.bin", "pytorch_model.bin")),
 )
 _OTHERS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
 _FETCH = "fetch the model again; an encoder is never trained from weights that were not loaded"
