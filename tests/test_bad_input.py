@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import Nursery
 from safetensors.torch import load_file, save_file
+from towers import altclip
 from toy import PROJECT, SETTINGS, TASKS, Toy, run_python, study, write_study
 
 from xtrain.cli import main
@@ -144,6 +146,20 @@ def test_another_architecture(toy: Toy) -> None:
     config = json.loads((toy.base / "config.json").read_text())
     (toy.base / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     refused(toy.run("s", **SHORT), "config.json", "'gpt2'", "xlm-roberta")
+
+
+def test_a_multimodal_base_that_is_none(toy: Toy) -> None:
+    """Its text tower is no XLM-R; or its weights are a pickle with more than weights in it."""
+    toy.base = toy.root / "labse"
+    toy.base.mkdir()
+    config = {"model_type": "M-CLIP", "modelBase": "sentence-transformers/LaBSE"}
+    (toy.base / "config.json").write_text(json.dumps(config))
+    refused(
+        toy.run("s", **SHORT), "config.json: modelBase", "LaBSE' is no XLM-R", "allowed: ", "to do:", "M-CLIP/XLM-R"
+    )
+    toy.base = altclip().write(toy.root / "altclip")
+    torch.save({"weights": toy.base}, toy.base / "pytorch_model.bin")
+    refused(toy.run("s", **SHORT), "pytorch_model.bin: holds more than tensors", "would run code", "safetensors")
 
 
 def test_a_base_with_nan_is_not_blamed_on_training(toy: Toy) -> None:

@@ -32,11 +32,12 @@ from toy import study, write_study
 from transformers import AltCLIPConfig, AutoModel
 
 from xtrain.errors import UserError
-from xtrain.model import base_fingerprint, load_encoder, resolve, save_encoder, tower_layouts
+from xtrain.model import base_fingerprint, build_head, load_encoder, resolve, save_encoder, tower_layouts
 from xtrain.model.config_file import EncoderConfig, read_config
 from xtrain.model.loading import locate_word_embeddings
 from xtrain.model.text_towers import MANIFEST, configured, weight_names
 from xtrain.model.weight_files import encoder_shapes, num_parameters
+from xtrain.phase.training import _load_base_head
 from xtrain.runner import open_study
 
 Change = Callable[[Model], None]
@@ -119,6 +120,16 @@ def test_all_that_starts_from_a_base_starts_from_a_tower(tmp_path: Path, toy_dat
     with torch.no_grad():
         states = theirs(ids, attention_mask=mask).last_hidden_state[mask.bool()]
     torch.testing.assert_close(whole, states, rtol=0, atol=1e-5)
+
+
+def test_masked_language_modelling_says_that_it_begins_without_a_head(tmp_path: Path) -> None:
+    made = resolve(str(MODELS["uc2"]().write(tmp_path / "uc2")))
+    head = build_head("mlm", SIZES["hidden_size"], 0, 0.1, vocab_size=SIZES["vocab_size"])
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    assert _load_base_head(head, made) == [
+        "the head of the masked language model starts from random weights: the base model has none"
+    ]
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
 REAL = {  # of the files that their authors published: hidden size, blocks, heads, inner size, epsilon, parameters

@@ -241,8 +241,8 @@ def _build_model(phase: PhaseFile, start: Path, kept_rows: Tensor | None, seed: 
 def _load_base_head(head: Head, start: Path) -> list[str]:
     """The head of a masked language model is the base model's own, where it has one."""
     weights = lm_head_weights(start)
-    if weights is None:
-        return []
+    if weights is None:  # a sentence encoder, a text tower
+        return ["the head of the masked language model starts from random weights: the base model has none"]
     head.load_state_dict(weights)
     return ["the head of the masked language model is the base model's"]
 
