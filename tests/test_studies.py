@@ -11,6 +11,7 @@ from real_data import SLICE, on_real_data
 from xtrain.config import read_toml
 from xtrain.data import prepare
 from xtrain.graph import Graph, expand
+from xtrain.model.bases import KNOWN_BASES
 from xtrain.study import Study, load
 from xtrain.study_rows import NO_INTERMEDIATE
 from xtrain.tasks import TaskSpec, catalog, formats
@@ -73,6 +74,17 @@ def test_the_questions_start_from_xlm_r_large_with_three_seeds(known: Mapping[st
         small, _ = opened(name, "slice", known)
         assert small.base == "starter"
         assert small.intermediate[0].name == NO_INTERMEDIATE
+
+
+def test_bases_that_are_compared_have_one_dropout(known: Mapping[str, TaskSpec]) -> None:
+    """By default it is the base's own, and AltCLIP's has none in attention."""
+    for variant in ("", "text", "mclip"):
+        study, specs = opened("multimodal", variant, known)
+        tasks = {task for row in study.intermediate for step in row.phases for task in step}
+        recipes = [study.recipe_for("intermediate", task, specs[task].recipe) for task in tasks]
+        recipes += [study.recipe_for("target", column.task, specs[column.task].recipe) for column in study.target]
+        assert {recipe.dropout for recipe in recipes} == {0.1}, variant
+        assert study.base in KNOWN_BASES
 
 
 def test_the_grid_of_phang_2020(known: Mapping[str, TaskSpec]) -> None:
