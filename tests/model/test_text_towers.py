@@ -199,6 +199,10 @@ def add(name: str, value: Any = None) -> Change:
     return lambda model: model.weights.update({name: torch.zeros(3) if value is None else value})
 
 
+def move(name: str, to: str) -> Change:
+    return lambda model: model.weights.update({to: model.weights.pop(name)})
+
+
 NAN = torch.full((SIZES["hidden_size"],), float("nan"))
 REFUSED: list[tuple[str, Change, tuple[str, ...]]] = [
     ("altclip", configure(model_type="altclip_vision_model"), ("model_type: 'altclip_vision_model' is not",)),
@@ -230,6 +234,11 @@ REFUSED: list[tuple[str, Change, tuple[str, ...]]] = [
     ("xuniter", add("bert.encoder.layer.6.attention_self.key.bias"), ("has 4 blocks, and ",)),
     ("xuniter", add("bert.encoder.layer.1.attention_self.key.bias"), ("layer.1.attention_self.key.bias", "not known")),
     ("xuniter", add("bert.encoder.layer.0.attention.self.key.bias"), ("layer.0.attention.self.key.bias", "not known")),
+    (
+        "xuniter",
+        move("bert.encoder.layer.0.attention_self.key.bias", "bert.encoder.layer.1.attention_self.key.bias"),
+        ("layer.1.attention_self.key.bias", "1 of the text tower's"),
+    ),
     ("xuniter", configure(model="bert"), ("config.json: model: 'bert': the text model is no XLM-R", "'roberta'")),
     ("xuniter", without("model"), ("config.json: model: missing, which means BERT",)),
     ("xuniter", configure(bert_model="roberta-base"), ("bert_model: 'roberta-base' is no XLM-R", "IGLUE")),

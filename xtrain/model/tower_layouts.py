@@ -178,8 +178,6 @@ def _quantised(values: Values) -> dict[str, Any]:
 
 
 def _uc2_name(name: str) -> str:
-    if name == "embeddings.token_type_embeddings.weight":
-        return ""  # it has new ones in their place
     return name.replace("embeddings.new_token_type_embeddings.", "embeddings.token_type_embeddings.")
 
 
@@ -187,7 +185,7 @@ def _volta_name(name: str) -> str:
     """Block i's attention is number 2i there, and what follows it number 2i + 1."""
     block = re.fullmatch(r"encoder\.layer\.(\d+)\.(\w+)\.(.+)", name)
     if block is None:
-        return name.replace("embeddings.new_token_type_embeddings.", "embeddings.token_type_embeddings.")
+        return _uc2_name(name)
     number, part, rest = int(block[1]), block[2], block[3]
     parts = _FORWARD if number % 2 else _ATTENTION
     return f"encoder.layer.{number // 2}.{parts[part]}.{rest}" if part in parts else ""
