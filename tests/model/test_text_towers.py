@@ -103,7 +103,7 @@ def test_all_that_starts_from_a_base_starts_from_a_tower(tmp_path: Path, toy_dat
     folder = model.write(tmp_path / "altclip")
     path = write_study(tmp_path / "study.toml", study(folder, target=[{"task": "toy"}]))
     job = open_study(path, data_root=toy_data, out=tmp_path / "out")
-    base = job.graph.base_folder
+    (base,) = job.graph.bases.values()
     assert base == resolve(str(folder)) != folder
     batch = make_batch([4, 9])
     encoder, report = load_encoder(base, torch.float32, kept_rows=batch.input_ids)
