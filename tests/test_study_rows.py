@@ -149,3 +149,21 @@ def test_a_setting_has_a_label_of_its_own(tmp_path: Path) -> None:
     assert (small.title, small.label) == ("a b (small, recipe.target.epochs=2)", "a-b-small-recipe.target.epochs-2")
     longer = load(path, overrides=[f"recipe.target.{key}=2" for key in ("epochs", "max_steps", "batch_size")])
     assert len(longer.label) < 90
+
+
+def test_several_bases_are_crossed_with_all_rows(tmp_path: Path) -> None:
+    bases = [
+        {"name": "text", "model": "starter", "factors": {"images": "no"}},
+        {"name": "altclip", "model": "BAAI/AltCLIP", "revision": "v1", "factors": {"images": "yes"}},
+    ]
+    rows = [{"name": "none", "factors": {"trained": "nothing"}}, {"name": "mnli", "tasks": ["mnli"]}]
+    study = read(tmp_path, *rows, base=bases)
+    assert [row.name for row in study.intermediate] == ["none", "mnli", "none, altclip", "mnli, altclip"]
+    assert [str(base) for base in study.bases] == ["starter", "BAAI/AltCLIP (v1)"]
+    factors = {"base": "altclip", "images": "yes", "n_tasks": 0.0, "n_steps": 0.0, "trained": "nothing"}
+    assert study.factors["none, altclip"] == factors
+    assert study.factors["mnli"]["base"] == "text"
+    assert "'text' is there twice" in problems(tmp_path, *rows, base=[bases[0], bases[0]])[0]
+    one = load(write_study(tmp_path / "s.toml", {"name": "s", "base": bases, "target": [{"task": "xnli"}]}),
+               overrides=["base=starter"], known_tasks=KNOWN)  # fmt: skip
+    assert [row.name for row in one.intermediate] == ["none"]

@@ -13,7 +13,7 @@ from xtrain.config import UNKNOWN_KEY, belongs, build, dotted_keys, limits, merg
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
 from xtrain.files import content_hash
 from xtrain.study_questions import Factor, Question, check_questions
-from xtrain.study_rows import NO_INTERMEDIATE, Intermediate, expanded
+from xtrain.study_rows import NO_INTERMEDIATE, BaseModel, Intermediate, crossed, expanded
 from xtrain.tracking.settings import TrackingSettings
 
 _NO_SETTING = ("engine.", "tracking.")  # how --set begins where it changes how the work is done, and not what
@@ -158,8 +158,8 @@ class Study:
     """A whole study."""
 
     name: str
-    base: str
-    """A hub id, a local directory, or "starter"."""
+    base: str | tuple[BaseModel, ...]
+    """A hub id, a local directory, or "starter"; or several, as ``[[base]]`` tables: every row starts from each."""
     target: tuple[Target, ...]
     """The columns of the table."""
     intermediate: tuple[Intermediate, ...] = (Intermediate(NO_INTERMEDIATE),)
@@ -224,9 +224,11 @@ class Study:
         return f"{len(outer)} x {len(inner)} ({', '.join(map(str, outer))}; in each {', '.join(map(str, inner))})"
 
     def base_of(self, row: Intermediate) -> Base:
-        """What a row starts from."""
+        """What a row starts from; :func:`load` has told every row of several bases its own."""
         default = self.revision if row.base in ("", self.base) else "main"
-        return Base(row.base or self.base, row.revision or default)
+        name = row.base or self.base
+        assert isinstance(name, str), "rows of several bases without one of their own"
+        return Base(name, row.revision or default)
 
     @property
     def bases(self) -> tuple[Base, ...]:
@@ -260,7 +262,11 @@ def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_
     study = build(Study, mapping, where, problems)
     _check_recipes(mapping.get("recipe", {}), "recipe", where, problems)
     if study is not None:
-        study = dataclasses.replace(study, intermediate=expanded(study.intermediate, where, problems))
+        rows = expanded(study.intermediate, where, problems)
+        if not isinstance(study.base, str):
+            _check_bases(study.base, where, problems)
+            rows = crossed(rows, study.base)
+        study = dataclasses.replace(study, intermediate=rows)
         _check(study, {*known_tasks, *study.task}, where, problems)
     raise_if_any(map(_with_its_place, problems))
     assert study is not None
@@ -361,6 +367,12 @@ def _check(study: Study, known: set[str], where: str, problems: list[Problem]) -
                 'a number, "last", "protocol"',
             )
         )
+
+
+def _check_bases(bases: Sequence[BaseModel], where: str, problems: list[Problem]) -> None:
+    if not bases:
+        problems.append(Problem(f"{where}: base", "there is none", remedy="add [[base]] with name and model"))
+    _check_names([base.name for base in bases], f"{where}: base", problems)
 
 
 def _check_seeds(seeds: tuple[int, ...] | Seeds, where: str, problems: list[Problem]) -> None:

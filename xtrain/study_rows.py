@@ -25,6 +25,20 @@ Value = str | int | float
 
 
 @dataclass(frozen=True)
+class BaseModel:
+    """One of several models that every row of a study starts from."""
+
+    name: str
+    """What the rows are called by: ``mnli, altclip``; those of the first model keep their names."""
+    model: str
+    """A hub id, a local directory, or "starter"."""
+    revision: str = "main"
+    """Of a model from the hub: a commit, tag or branch."""
+    factors: Mapping[str, Factor] = field(default_factory=dict)
+    """Factors of all rows that start from it; ``base`` is its name."""
+
+
+@dataclass(frozen=True)
 class Subsets:
     """All subsets of some tasks, or a balanced sample of them, each a row that trains on its tasks at once."""
 
@@ -96,7 +110,7 @@ class Intermediate:
 
     @property
     def stands_apart(self) -> bool:
-        """Whether it differs from the base row without any intermediate phase."""
+        """Whether it says more than its tasks: a base, a revision or a recipe of its own."""
         return bool(self.base or self.revision or self.recipe)
 
 
@@ -111,6 +125,22 @@ def expanded(rows: Sequence[Intermediate], where: str, problems: list[Problem]) 
         problems += wrong
         if not wrong:
             found += _rows(row)
+    return tuple(found)
+
+
+def crossed(rows: Sequence[Intermediate], bases: Sequence[BaseModel]) -> tuple[Intermediate, ...]:
+    """Every row from each of ``bases``; a row with a base of its own starts from that one alone."""
+    found = []
+    for number, base in enumerate(bases):
+        for row in rows:
+            if not row.base:
+                name = f"{row.name}, {base.name}" if number else row.name
+                factors = {"base": base.name, **base.factors, **row.factors}
+                found.append(
+                    dataclasses.replace(row, name=name, base=base.model, revision=base.revision, factors=factors)
+                )
+            elif number == 0:
+                found.append(row)
     return tuple(found)
 
 

@@ -304,6 +304,10 @@ def test_the_study_names_the_base_of_what_is_prepared(tmp_path: Path) -> None:
     assert base_folders(run) == [tmp_path]
     study_file(run).write_text('base = "FacebookAI/xlm-roberta-large"\n')
     assert base_folders(run) == []
+    (tmp_path / "other").mkdir()
+    row = f'[[intermediate]]\nname = "other"\nbase = "{tmp_path}/other"\n'
+    study_file(run).write_text(f'[[base]]\nname = "own"\nmodel = "{tmp_path}"\n{row}')
+    assert base_folders(run) == [tmp_path, tmp_path / "other"]
 
 
 def test_a_cluster_of_several(monkeypatch: pytest.MonkeyPatch) -> None:

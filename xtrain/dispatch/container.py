@@ -30,8 +30,9 @@ def base_folders(run: RunDirectory) -> list[Path]:
         with contextlib.suppress(OSError, ValueError):
             read = tomllib.loads(path.read_text("utf-8"))
             rows = [row for row in read.get("intermediate", ()) if isinstance(row, dict)]
-            named = [of.get(key, "") for of in (read, *rows)]
-            folders = [Path(str(name)).expanduser() for name in dict.fromkeys(filter(None, named))]
+            several = [row["model"] for row in read[key] if "model" in row] if isinstance(read.get(key), list) else []
+            named = [*several, *(str(of.get(key, "")) for of in (read, *rows))]
+            folders = [Path(name).expanduser() for name in dict.fromkeys(filter(None, named))]
             found = [folder for folder in folders if folder.is_absolute() and folder.is_dir()]
             if found:
                 return found
