@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -68,27 +69,32 @@ def test_a_study_names_only_what_there_is(name: str, variant: str, known: Mappin
 def test_the_questions_start_from_xlm_r_large_with_three_seeds(known: Mapping[str, TaskSpec]) -> None:
     for name in QUESTIONS:
         study, _ = opened(name, "", known)
-        assert study.base == ("BAAI/AltCLIP" if name == "multimodal" else LARGE)
-        assert len(study.seeds) == 3
+        assert study.bases[0].name == LARGE
+        assert len(study.bases) == (5 if name == "multimodal" else 1)
+        assert {base.name for base in study.bases} <= set(KNOWN_BASES)
+        assert len(study.runs) == 3
         assert study.intermediate[0].name == NO_INTERMEDIATE
+        assert study.question
         small, _ = opened(name, "slice", known)
-        assert small.base == "starter"
+        assert [base.name for base in small.bases] == ["starter"]
         assert small.intermediate[0].name == NO_INTERMEDIATE
+        assert small.question
 
 
-def test_bases_that_are_compared_have_one_dropout(known: Mapping[str, TaskSpec]) -> None:
-    """By default it is the base's own, and AltCLIP's has none in attention."""
-    for variant in ("", "text", "mclip"):
+def test_bases_are_compared_at_one_dropout(known: Mapping[str, TaskSpec]) -> None:
+    """Their configurations differ in it (AltCLIP has none in attention)."""
+    for variant in ("", "base_size"):
         study, specs = opened("multimodal", variant, known)
-        tasks = {task for row in study.intermediate for step in row.phases for task in step}
+        tasks = [task for row in study.intermediate for step in row.phases for task in step]
         recipes = [study.recipe_for("intermediate", task, specs[task].recipe) for task in tasks]
         recipes += [study.recipe_for("target", column.task, specs[column.task].recipe) for column in study.target]
         assert {recipe.dropout for recipe in recipes} == {0.1}, variant
-        assert study.base in KNOWN_BASES
+        kinds = {factors["tower"]: factors["images"] for factors in study.factors.values()}
+        assert kinds == {"text": "no", "aligned text": "no", "images": "yes"}
 
 
 def test_the_grid_of_phang_2020(known: Mapping[str, TaskSpec]) -> None:
-    study, specs = opened("phang2020", "", known)
+    study, specs = opened("phang2020", "table", known)
     tasks = {row.name: row.phases for row in study.intermediate}
     assert len(tasks) == 11
     assert len(tasks["all nine"][0]) == 9
@@ -98,40 +104,59 @@ def test_the_grid_of_phang_2020(known: Mapping[str, TaskSpec]) -> None:
     assert [column.task for column in study.target] == [
         "xnli", "pawsx", "udpos", "panx", "xquad", "mlqa", "tydiqa", "bucc2018", "tatoeba",
     ]  # fmt: skip
-    recipes = {task: study.recipe_for("intermediate", task, specs[task].recipe) for task in tasks["all nine"][0]}
+    whole, _ = opened("phang2020", "", known)
+    rows = {row.name: row for row in whole.intermediate}
+    assert list(rows)[:11] == list(tasks)
+    recipes = {
+        task: whole.recipe_for("intermediate", task, specs[task].recipe, rows[task]) for task in tasks["all nine"][0]
+    }
     assert {task: (recipe.batch_size, recipe.epochs) for task, recipe in recipes.items()} == {
         "anli_plus": (24, 2), "mnli": (24, 2), "qqp": (24, 3), "squad_v2": (8, 3), "squad": (8, 3),
         "hellaswag": (24, 7), "ccg": (24, 15), "cosmosqa": (4, 15), "commonsense_qa": (4, 10),
     }  # fmt: skip
     assert {recipe.learning_rate for recipe in recipes.values()} == {1e-5}
-    with_mlm, _ = opened("phang2020", "mlm", known)
-    assert with_mlm.recipe_for("intermediate", "", {}).learning_rate == 5e-6
-    assert all("mlm" in row.phases[0] for row in with_mlm.intermediate[1:])
-    translated, _ = opened("phang2020", "translated", known)
-    assert all(specs[task].translated_from == "en" for row in translated.intermediate[1:] for task in row.tasks)
+    with_mlm = [row for row in whole.intermediate if "mlm" in row.name]
+    assert len(with_mlm) == 11
+    assert all("mlm" in row.tasks for row in with_mlm)
+    assert {whole.recipe_for("intermediate", "", {}, row).learning_rate for row in with_mlm} == {5e-6}
+    translated = [row for row in whole.intermediate if "in de" in row.name]
+    assert len(translated) == 3
+    assert all(specs[task].translated_from == "en" for row in translated for task in row.tasks)
+    assert all(languages == ("de", "ru", "sw") for row in translated for languages in row.languages.values())
 
 
 def test_xcopa_comes_after_social_iqa_and_copa(known: Mapping[str, TaskSpec]) -> None:
     study, specs = opened("logic_to_xcopa", "", known)
-    assert [specs[column.task].training_tasks() for column in study.target] == [("socialiqa", "copa"), ("copa",)]
+    trained = [specs[column.task].training_tasks() for column in study.target]
+    assert trained == [("socialiqa", "copa"), ("copa",), ()]
     assert specs["xcopa"].languages == specs["xcopa_after_copa"].languages
     assert specs["xcopa"].options == specs["xcopa_after_copa"].options
-    assert max(len(row.phases) for row in study.intermediate) == 3
+    assert len([row for row in study.intermediate if len(row.phases) == 3]) == 6, "every order of three"
+    steps = {row.name: len(row.phases) * study.recipe_for("intermediate", "", {}, row).max_steps
+             for row in study.intermediate if row.phases}  # fmt: skip
+    assert max(steps.values()) - min(steps.values()) <= 1, "matched in steps"
 
 
-def test_the_mixtures_of_scaling_are_of_1_2_3_5_and_9(known: Mapping[str, TaskSpec]) -> None:
-    for variant in ("", "slice"):
-        study, specs = opened("scaling", variant, known)
-        assert {len(row.tasks) for row in study.intermediate} == {0, 1, 2, 3, 5, 9}
-        assert {specs[column.task].metric for column in study.target} == {"f1"}
+def test_the_mixtures_of_scaling_are_balanced(known: Mapping[str, TaskSpec]) -> None:
+    study, specs = opened("scaling", "", known)
+    by_size: dict[int, list[tuple[str, ...]]] = {}
+    for row in study.intermediate:
+        by_size.setdefault(len(row.tasks), []).append(row.tasks)
+    assert {size: len(some) for size, some in by_size.items()} == {0: 1, 1: 9, 2: 9, 3: 9, 5: 9, 9: 1}
+    for size, some in by_size.items():
+        taken = Counter(task for tasks in some for task in tasks)
+        assert set(taken.values()) <= {size if size < 9 else 1}, "every task equally often"
+    assert [(column.task, specs[column.task].metric) for column in study.target] == [
+        ("xnli", "f1"), ("xcopa", "accuracy"),
+    ]  # fmt: skip
 
 
 def test_complementarity_has_every_pair_and_its_parts(known: Mapping[str, TaskSpec]) -> None:
-    for variant in ("", "slice"):
+    for variant, count in (("", 5), ("slice", 3)):
         study, _ = opened("complementarity", variant, known)
         alone = {row.tasks[0] for row in study.intermediate if len(row.tasks) == 1}
         pairs = {frozenset(row.tasks) for row in study.intermediate if len(row.tasks) == 2}
-        assert len(alone) == 5
+        assert len(alone) == count
         assert pairs == {frozenset((one, other)) for one in alone for other in alone if one != other}
 
 
@@ -141,7 +166,7 @@ def test_a_question_expands_on_the_slice(name: str, known: Mapping[str, TaskSpec
     study, specs = opened(name, "slice", known)
     graph: Graph = expand(study, specs, dict.fromkeys(study.bases, tiny_model), SLICE)
     assert not graph.missing
-    assert len(graph.cells) == len(study.intermediate) * len(study.target) * len(study.seeds)
+    assert len(graph.cells) == len(study.intermediate) * len(study.target) * len(study.runs)
     assert all(graph.phases[cell.evaluation].languages for cell in graph.cells)
     columns = {(cell.evaluation, cell.row, cell.target) for cell in graph.cells}
     assert len(columns) == len({evaluation for evaluation, _, _ in columns}), "two rows are the same"

@@ -21,6 +21,11 @@ Factor = str | float
 """The value of a row's factor: a word, or a number."""
 
 
+def level(value: Factor) -> str:
+    """A factor's value as questions name it: ``logic``, ``3``, ``1e-05``."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
 @dataclass(frozen=True)
 class Question:
     """One question; its answer opens the report."""
@@ -102,7 +107,7 @@ def _levels(question: Question, factors: Mapping[str, Mapping[str, Factor]], her
             problems.append(Problem(f"{here}.{key}", what, listed(every), remedy))
     known = sorted(factors)
     if question.factor in every:
-        known = sorted({str(of_row[question.factor]) for of_row in factors.values() if question.factor in of_row})
+        known = sorted({level(of_row[question.factor]) for of_row in factors.values() if question.factor in of_row})
     elif question.factor:
         return problems
     for key in ("compare", "against"):

@@ -19,7 +19,7 @@ from xtrain.statistics.estimate import Estimate, cohens_h
 from xtrain.statistics.measured import Floats, Measured, Unit
 from xtrain.statistics.planning import INNER_SEEDS
 from xtrain.study import Study
-from xtrain.study_questions import FAMILIES, THESE, Factor, Question
+from xtrain.study_questions import FAMILIES, THESE, Factor, Question, level
 from xtrain.study_rows import NO_INTERMEDIATE
 
 SHARES = frozenset({"accuracy", "exact_match"})  # metrics that are shares of items, and so have Cohen's h
@@ -100,7 +100,7 @@ class Context:
         names = self.question.compare
         if not names:
             of = self.factors.values() if self.question.factor else ()
-            levels = dict.fromkeys(str(row[self.question.factor]) for row in of if self.question.factor in row)
+            levels = dict.fromkeys(level(row[self.question.factor]) for row in of if self.question.factor in row)
             names = tuple(levels if self.question.factor else self.factors)
         reference = set(self.reference)
         found = {name: [row for row in self.rows(name) if row not in reference] for name in names}
@@ -115,7 +115,7 @@ class Context:
         """The rows of a level, or the one row of that name."""
         if not self.question.factor or name == NO_INTERMEDIATE:
             return [name] if name in self.factors else []
-        return [row for row, of in self.factors.items() if str(of.get(self.question.factor)) == name]
+        return [row for row, of in self.factors.items() if level(of.get(self.question.factor, "")) == name]
 
     @cached_property
     def languages(self) -> tuple[str, ...]:

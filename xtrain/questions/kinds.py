@@ -17,7 +17,7 @@ from xtrain.statistics.contrasts import LANGUAGES, ROWS, Design, across_rows
 from xtrain.statistics.measured import Measured
 from xtrain.statistics.ranking import Ranking, rank
 from xtrain.statistics.shapley import Subset, sampled_weights
-from xtrain.study_questions import CHOICE, CONTRAST, CURVE, INTERACTION, MATRIX, THESE, Question
+from xtrain.study_questions import CHOICE, CONTRAST, CURVE, INTERACTION, MATRIX, THESE, Question, level
 from xtrain.study_rows import NO_INTERMEDIATE
 
 LEAST_LANGUAGES = 3  # beyond the coefficients of a regression over languages
@@ -123,13 +123,13 @@ def _by_group(context: Context, name: str, rows: Sequence[str], table: Measured)
 def _within(context: Context) -> Draft:
     """The difference at one level of another factor less that at the other."""
     question, factor = context.question, context.question.within
-    levels = list(dict.fromkeys(str(of[factor]) for of in context.factors.values() if factor in of))
+    levels = list(dict.fromkeys(level(of[factor]) for of in context.factors.values() if factor in of))
     tests = []
     for name, rows in context.compared.items():
         at = {
-            level: tuple([row for row in side if str(context.factors[row].get(factor)) == level]
-                         for side in (rows, context.reference))
-            for level in levels
+            one: tuple([row for row in side if level(context.factors[row].get(factor, "")) == one]
+                       for side in (rows, context.reference))
+            for one in levels
         }  # fmt: skip
         if len(levels) != 2 or not all(all(sides) for sides in at.values()):
             tests.append(context.nothing(name, "", f"needs rows of both at two levels of {factor}: {listed(levels)}"))
