@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy import PROJECT, Toy, losses, read_jsonl, run_python
 
-from xtrain.evaluation.outcome_files import unpack
+from xtrain.evaluation.outcome_files import Kept
 
 
 def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
@@ -85,7 +85,9 @@ def predictions_add_up(run: Path) -> None:
         assert {row["label"] for row in rows} <= {"class0", "class1", "class2"}
         right = 100 * sum(row["label"] == row["prediction"] for row in rows) / len(rows)
         assert metrics["accuracy"] == pytest.approx(right, abs=1e-9)
-        found, chance = unpack(run / "outcomes.npz", "accuracy", language) or (None, None)
+        kept = Kept.read(run / "outcomes.npz")
+        assert kept is not None
+        found, chance = kept.of("accuracy", language)
         assert found is not None
         assert list(found.ids) == [row["id"] for row in rows]
         assert found.score == pytest.approx(right, abs=1e-9)

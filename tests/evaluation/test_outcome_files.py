@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xtrain.evaluation import outcome_files
-from xtrain.evaluation.outcome_files import judged, pack, unpack
+from xtrain.evaluation.outcome_files import Kept, judged, pack
 from xtrain.tasks import TaskSpec
 
 TAGGED = [
@@ -33,11 +33,15 @@ def test_what_was_kept_is_what_the_predictions_say(
     task = spec(format_)
     path = tmp_path / "outcomes.npz"
     path.write_bytes(pack(task, {"de": (rows, dict.fromkeys(metrics, 50.0)), "fr": (rows[:1], {"accuracy": 100.0})}))
+    second = Kept.read(path)
+    assert second is not None
+    assert (found := second.of("accuracy", "fr")[0]) is not None, "the second language behind the first"
+    assert list(found.ids) == [rows[0]["id"]]
     for metric in metrics:
         wanted, chance = judged(task, metric, "de", rows, 50.0)
-        kept = unpack(path, metric, "de")
+        kept = Kept.read(path)
         assert kept is not None
-        found, against = kept
+        found, against = kept.of(metric, "de")
         assert found is not None
         assert wanted is not None
         assert (list(found.ids), against) == (list(wanted.ids), chance)
@@ -48,18 +52,20 @@ def test_what_was_kept_is_what_the_predictions_say(
 def test_what_is_not_made_of_items_is_known_to_be_so(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.npz"
     path.write_bytes(pack(spec("classification"), {"de": (UNLABELLED, {"accuracy": 0.0}), "fr": (CLASSES, {"r": 1.0})}))
-    assert unpack(path, "accuracy", "de") == (None, None)
-    assert unpack(path, "r", "fr") == (None, None)
+    kept = Kept.read(path)
+    assert kept is not None
+    assert kept.of("accuracy", "de") == (None, None)
+    assert kept.of("r", "fr") == (None, None)
 
 
 def test_a_file_that_cannot_be_used_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "outcomes.npz"
-    assert unpack(path, "accuracy", "de") is None
+    assert Kept.read(path) is None
     whole = pack(spec("classification"), {"de": (CLASSES, {"accuracy": 50.0})})
     for damaged in (b"", whole[: len(whole) // 2], b"no zip", np.array(3).tobytes()):
         path.write_bytes(damaged)
-        assert unpack(path, "accuracy", "de") is None
+        assert Kept.read(path) is None
     path.write_bytes(whole)
-    assert unpack(path, "accuracy", "de") is not None
+    assert Kept.read(path) is not None
     monkeypatch.setattr(outcome_files, "VERSION", 99)
-    assert unpack(path, "accuracy", "de") is None
+    assert Kept.read(path) is None

@@ -138,7 +138,7 @@ class Context:
         """The same units and seeds of all rows: what the noise of seeds is learnt from."""
         languages = list(dict.fromkeys(unit.language for unit in table.units))
         targets = list(dict.fromkeys(unit.target for unit in table.units))
-        every = self.evidence.table(list(self.factors), targets, languages, self.question.metric)
+        every = self.evidence.table(list(self.factors), targets, languages, self.question.metric, items=False)
         return every.of_units([every.units.index(unit) for unit in table.units])
 
     def leak(self, rows: Sequence[str], unit: Unit) -> str:

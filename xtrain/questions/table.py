@@ -6,12 +6,13 @@ import json
 import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xtrain.evaluation.outcome_files import Found, judged, unpack
+from xtrain.evaluation.outcome_files import Found, Kept, judged
 from xtrain.evaluation.scores import LAST
 from xtrain.files import read_text
 from xtrain.graph import Graph
@@ -42,13 +43,14 @@ class Run:
     of_last: bool = False
     """Whether ``scores`` and predictions are those of the last step."""
 
-    def outcomes(self, spec: TaskSpec, metric: str, language: str) -> Found:
-        """What the run did with each item of a language: as it was kept, else from the predictions, if there are."""
-        last = self.of_last
-        kept = unpack(self.directory.outcomes_last if last else self.directory.outcomes, metric, language)
-        if kept is not None:
-            return kept
-        folder = self.directory.predictions_last if last else self.directory.predictions
+    @property
+    def outcomes_file(self) -> Path:
+        """What it did with each item, where that was kept."""
+        return self.directory.outcomes_last if self.of_last else self.directory.outcomes
+
+    def judged(self, spec: TaskSpec, metric: str, language: str) -> Found:
+        """What the run did with each item of a language, by its predictions, if there are."""
+        folder = self.directory.predictions_last if self.of_last else self.directory.predictions
         path = folder / self.target / f"{language}.jsonl"
         rows = list(_rows(path)) if path.is_file() else []
         return judged(spec, metric, language, rows, self.scores[language][metric]) if rows else (None, None)
@@ -92,6 +94,15 @@ class Evidence:
     """By run directory, target, language and metric."""
     _whole: dict[tuple[str, str], Measured] = field(default_factory=dict)
     """By target and metric."""
+    _open: tuple[Path, Kept | None] = (Path(), None)
+
+    @cached_property
+    def _by_cell(self) -> dict[tuple[str, str], list[Run]]:
+        """The runs of each row and target."""
+        found: dict[tuple[str, str], list[Run]] = {}
+        for run in self.runs:
+            found.setdefault((run.row, run.target), []).append(run)
+        return found
 
     @classmethod
     def of(cls, graph: Graph, out: Path) -> Evidence:
@@ -107,9 +118,14 @@ class Evidence:
         """``asked``, or the target's own."""
         return asked or self.graph.specs[target].metric
 
-    def table(self, rows: Sequence[str], targets: Sequence[str], languages: Sequence[str], metric: str) -> Measured:
-        """The scores of those of ``rows`` that have some, in those of ``languages`` that any row has."""
+    def table(
+        self, rows: Sequence[str], targets: Sequence[str], languages: Sequence[str], metric: str, *, items: bool = True
+    ) -> Measured:
+        """The scores of those of ``rows`` that have some, in those of ``languages`` that any row has; scores alone, and
+        quickly, without their ``items``."""
         parts = [self.whole(target, metric) for target in dict.fromkeys(targets)]
+        if not items:
+            parts = [replace(part, influence=(), clusters=()) for part in parts]
         kept = [part.of_units([u for u, unit in enumerate(part.units) if unit.language in languages]) for part in parts]
         every = joined(kept)
         there = [r for r, row in enumerate(every.rows) if row in rows and not np.isnan(every.scores[r]).all()]
@@ -139,17 +155,25 @@ class Evidence:
         """The outcomes of one language, if they add up to its score, and the chance it has to be above."""
         key = (f"{run.directory.path} {run.of_last}", run.target, language, metric)
         if key not in self._items:
-            found, against = run.outcomes(self.graph.specs[run.target], metric, language)
+            kept = self._outcomes_of(run)
+            spec = self.graph.specs[run.target]
+            found, against = kept.of(metric, language) if kept else run.judged(spec, metric, language)
             adds_up = found is not None and abs(found.score - run.scores[language][metric]) <= SAME
             self._items[key] = (found, against) if adds_up else (None, None)
         return self._items[key]
+
+    def _outcomes_of(self, run: Run) -> Kept | None:
+        """What was kept of a run; the file of the one that was asked about last is open."""
+        if self._open[0] != run.outcomes_file:
+            self._open = run.outcomes_file, Kept.read(run.outcomes_file)
+        return self._open[1]
 
     def at_chance(self, row: str, unit: Unit, metric: str = "") -> bool | None:
         """Whether a score is no better than chance, by the median of its seeds' p; None where nobody can tell."""
         found = [
             self.items(run, unit.language, self.metric(unit.target, metric))[1]
-            for run in self.runs
-            if run.row == row and run.target == unit.target and unit.language in run.scores
+            for run in self._by_cell.get((row, unit.target), ())
+            if unit.language in run.scores
         ]
         known = [one.p for one in found if one is not None]
         return statistics.median(known) > ALPHA if known else None

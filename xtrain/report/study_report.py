@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,23 @@ def report_study(graph: Graph, out: Path, console: Console, export: Export | Non
     Runs that are missing or failed leave their cells empty, and are counted. Raises a :class:`UserError` where no
     evaluation is finished yet.
     """
+    with _without_collector():
+        return _report(graph, out, console, export)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector looks at all that is alive again and again; of a page it all lives to the end."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+def _report(graph: Graph, out: Path, console: Console, export: Export | None) -> Path:
     troubles = Troubles.of(graph, out)
     scores = {
         phase.hash: phase.run_directory(out).read_scores()

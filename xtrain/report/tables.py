@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -62,13 +63,17 @@ def task_tables(task: TaskGrid, console: Console) -> list[Table]:
     plain = is_plain(console)
     rows = list(task.rows)
     fixed, free = ([task.base_row], rows[1:]) if task.base_row else ([], rows)
-    for size in range(len(free), 0, -1):
-        groups = [[*fixed, *free[i : i + size]] for i in range(0, len(free), size)]
-        tables = [_table(task, group, plain, num_blocks=1) for group in groups]
-        if size == 1 or all(_fits(table, console) for table in tables):
-            break
-    else:
-        groups, tables = [fixed], [_table(task, fixed, plain, num_blocks=1)]
+
+    def of(size: int) -> list[list[str]]:
+        return [[*fixed, *free[i : i + size]] for i in range(0, len(free), size)] or [fixed]
+
+    def made(size: int) -> list[Table]:
+        return [_table(task, group, plain, num_blocks=1) for group in of(size)]
+
+    sizes = range(len(free), 1, -1)  # making and measuring all of them would take longer than the page
+    best = bisect.bisect_left(sizes, True, key=lambda size: all(_fits(table, console) for table in made(size)))
+    size = sizes[best] if best < len(sizes) else 1
+    groups, tables = of(size), made(size)
     if len(task.languages) >= TWO_BLOCKS_FROM and console.width >= TWO_BLOCKS_WIDTH:
         wide = [_table(task, group, plain, num_blocks=2) for group in groups]
         if all(_fits(table, console) for table in wide):

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 Floats = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -75,9 +75,10 @@ class Estimate:
         return self._upper_quantile((1.0 - level) / 2)
 
     def _upper_quantile(self, tail: float) -> float:
-        normal = float(stats.norm.isf(tail))
+        normal = -float(special.ndtri(tail))
         return normal + math.fsum(
-            float(_weight(np.asarray(self.share(source)), source.df)) * (float(stats.t.isf(tail, source.df)) - normal)
+            float(_weight(np.asarray(self.share(source)), source.df))
+            * (-float(special.stdtrit(source.df, tail)) - normal)
             for source in self.sources
             if math.isfinite(source.df)
         )
@@ -166,11 +167,11 @@ class Estimate:
         drawn = dict(zip(map(id, loose), (axis.ravel() for axis in grid), strict=True))
         variances = [drawn.get(id(source), np.float64(source.variance)) for source in self.sources]
         whole = np.asarray(sum(variances))
-        normal = float(stats.norm.isf(tail))
+        normal = -float(special.ndtri(tail))
         critical = np.full(whole.shape, normal)
         for source, variance in zip(self.sources, variances, strict=True):
             if math.isfinite(source.df):
-                longer = float(stats.t.isf(tail, source.df)) - normal
+                longer = -float(special.stdtrit(source.df, tail)) - normal
                 critical += _weight(variance / whole, source.df) * longer
         widths: Floats = critical * np.sqrt(whole)
         return widths
