@@ -12,6 +12,7 @@ from toy import study, write_study
 from toy_formats import TASKS, make_formats
 
 from xtrain.data.checking import raise_problems
+from xtrain.dispatch.job_graph import JobGraph, JobNode
 from xtrain.errors import UserError
 from xtrain.graph import Graph, Phase, expand
 from xtrain.report.training_data import trained_on
@@ -66,6 +67,25 @@ def test_a_mixture_reads_every_task_at_its_own_length(graph_of: Any) -> None:
         ("text", "train", "ru", 256, None), ("text", "train", "zh", 256, None),
         ("text", "dev", "ru", 256, 5), ("text", "dev", "zh", 256, 5),
     }  # fmt: skip
+
+
+def test_a_phase_of_another_study_is_found_by_its_hash(graph_of: Any, tmp_path: Path) -> None:
+    """Its row may have another name there: on the disk, or in a queue, where no run directory is made yet."""
+    graph, out = graph_of(intermediate=[{"name": "mine", "tasks": ["qa"]}], target=[{"task": "toy"}]), tmp_path / "out"
+    trained, target, evaluation = (only(graph, kind)[0] for kind in ("intermediate", "target", "evaluate"))
+    (out / f"intermediate/theirs-s0-{trained.hash}").mkdir(parents=True)
+    (out / f"target/theirs-toy-s0-{'0' * 12}").mkdir(parents=True)
+    node = JobNode(target.hash, "target", "theirs/toy-s0", "other/theirs/toy", f"target/theirs-toy-s0-{target.hash}")
+    JobGraph("other", (node,)).write(out)
+    graph.find_places(out)
+    found = {phase.hash: phase.folder for phase in graph.phases.values()}
+    assert found[trained.hash] == f"intermediate/theirs-s0-{trained.hash}"
+    assert found[target.hash] == f"target/theirs-toy-s0-{target.hash}"
+    assert found[evaluation.hash] == f"evaluate/mine-toy-s0-{evaluation.hash}"
+    (out / found[evaluation.hash].replace("mine-toy", "else")).mkdir(parents=True)
+    (out / found[evaluation.hash]).mkdir()
+    graph.find_places(out)
+    assert graph.phases[evaluation.hash].folder == found[evaluation.hash], "its own name comes first"
 
 
 def test_joined_tasks_are_read_under_one_head(graph_of: Any) -> None:

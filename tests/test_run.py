@@ -58,6 +58,37 @@ def test_three_phases_then_nothing_is_trained_again(toy: Toy) -> None:
     assert 'engine.keep_encoders = "all"' in plan.stdout
 
 
+def test_a_sweep_beside_another_study(toy: Toy) -> None:
+    """Three learning rates are three rows of one report; in one folder with another study nothing is overwritten."""
+    short = {"target": [{"task": "toy"}], "evaluation": {"limit": 6},
+             "recipe": {"intermediate": {"max_steps": 4, "batch_size": 8, "max_length": 64, "eval_every": 2,
+                                        "learning_rate": 1e-3},
+                        "target": {"max_steps": 4, "batch_size": 8, "max_length": 64, "eval_every": 2}}}  # fmt: skip
+    rows = [{"name": "none"}, {"name": "choose", "tasks": ["choose"]}]
+    first = toy.run("swept", **{**short, "intermediate": rows})
+    assert first.returncode == 0, first.stderr
+    out = toy.out("swept")
+    before = {path: path.read_bytes() for path in out.glob("*/*/scores.json")}
+    sweep = [
+        {"name": "none"},
+        {"name": "at {rate}", "each": {"rate": [1e-5, 1e-4, 1e-3]}, "tasks": ["choose"],
+         "recipe": {"intermediate": {"learning_rate": "{rate}"}}},
+    ]  # fmt: skip
+    questions = [{"name": "rate", "asks": "Which rate?", "kind": "curve", "x": "rate", "logarithmic": True}]
+    second = toy.run("swept", name="sweep", intermediate=sweep, question=questions, **short)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("done before, kept") == 5, "the base row and the rate that is the other study's"
+    page = (out / "report-sweep.html").read_text("utf-8")
+    assert all(name in page for name in ("at 1e-05", "at 0.0001", "at 0.001", "Which rate?"))
+    assert "at 1e-05" not in (out / "report-toy.html").read_text("utf-8")
+    assert len(list(out.glob("intermediate/*/phase.toml"))) == 3
+    assert {path: path.read_bytes() for path in before} == before
+    third = toy.run("swept", "--set", "evaluation.limit=5", **{**short, "intermediate": rows})
+    assert third.returncode == 0, third.stderr
+    assert (out / "report-toy-evaluation.limit-5.html").is_file()
+    assert "evaluation.limit=5" in (out / "report-toy-evaluation.limit-5.html").read_text("utf-8")
+
+
 def data_is_accounted_for(out: Path, protocol: dict[str, Any], printed: str) -> None:
     """A sample of 12 of 30 parallel rows, and what became of every data set: printed, kept and reported."""
     assert "data: toy test: 3 languages, a sample of 36 of 90 examples" in printed

@@ -130,7 +130,7 @@ class Toy:
         return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), errors.read_text("utf-8"))
 
     def run(
-        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None, **changes: Any
+        self, name: str, /, *arguments: str, environment: Mapping[str, str] | None = None, **changes: Any
     ) -> subprocess.CompletedProcess[str]:
         """Write the study with ``changes`` and run it into ``out-{name}``."""
         path = write_study(self.root / f"{name}.toml", study(self.base, **changes))

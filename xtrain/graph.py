@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from xtrain.dispatch.job_graph import EVALUATE as EVALUATE
 from xtrain.dispatch.job_graph import INTERMEDIATE as INTERMEDIATE
 from xtrain.dispatch.job_graph import TARGET as TARGET
+from xtrain.dispatch.job_graph import graphs
 from xtrain.errors import Problem, UserError, listed
 from xtrain.files import content_hash
 from xtrain.languages import proposed
@@ -56,6 +58,7 @@ class Phase:
     head_from: str | None = None  # the task of the parent whose head is trained on; None: a new head
     trained_task: str | None = None  # of an evaluation: the task whose head predicts; None for retrieval
     base: Base = Base("")  # what the first of the phases before it starts from, or it itself
+    place: str = ""  # the run directory that another study, whose row has another name, has made for it
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ class Phase:
     @property
     def folder(self) -> str:
         """The run directory's name below the study's output folder."""
-        return f"{self.kind}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', self.name)}-{self.hash}"
+        return self.place or f"{self.kind}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', self.name)}-{self.hash}"
 
     def run_directory(self, out: Path) -> RunDirectory:
         """The run directory below ``out``."""
@@ -100,6 +103,17 @@ class Graph:
     def base_folder(self, phase: Phase) -> Path:
         """The folder of the base of a phase, whose tokenizer its data are prepared with."""
         return self.bases[phase.base]
+
+    def find_places(self, out: Path) -> None:
+        """Phases that another study has, or will have, below ``out`` under another name: their hash says so."""
+        there: dict[str, str] = {}
+        with contextlib.suppress(UserError):  # a job graph of another version says nothing
+            there = {node.hash: node.folder for jobs in graphs(out) for node in jobs.nodes}
+        for kind in (INTERMEDIATE, TARGET, EVALUATE):
+            there |= {path.name.rpartition("-")[2]: f"{kind}/{path.name}" for path in sorted((out / kind).glob("*-*"))}
+        for key, phase in self.phases.items():
+            if key in there and not phase.run_directory(out).path.exists():
+                self.phases[key] = dataclasses.replace(phase, place=there[key])
 
     def add(self, phase: Phase) -> Phase:
         """Add ``phase`` unless one with the same hash is there; returns the one that is there."""

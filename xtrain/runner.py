@@ -95,6 +95,7 @@ def open_study(
         raise_problems(graph.missing)
     if base:
         _check_lengths(graph)
+    graph.find_places(out)
     return Job(study, graph, out, data_root)
 
 
