@@ -77,14 +77,7 @@ def contrast(
     values = np.einsum("r,gu,rsu->sg", coefficients, units[:, there], part.scores[:, :, there])
     influence = None
     if part.influence:
-        clusters = part.num_clusters
-        influence = np.zeros((len(part.seeds), len(units), clusters))
-        for u in there:
-            added = np.einsum("r,rsi->si", coefficients, part.influence[u], dtype=float)
-            for s, one in enumerate(added):
-                summed = np.bincount(part.clusters[u], one, clusters)
-                for g in np.flatnonzero(units[:, u]):
-                    influence[s, g] += units[g, u] * summed
+        influence = part.of_units(there.tolist()).combined(coefficients).of_items(units[:, there])[0]
     weights = np.ones(len(units)) if random is None else random.weights
     noise = _noise(table if pool is None else pool, weights @ units, part.seeds)
     found = estimate(values, weights, influence, random, noise, float(np.sum(coefficients**2)))
@@ -124,7 +117,7 @@ def across_rows(table: Measured, units: Floats, design: Design) -> Estimate:
     """
     part = table.of_rows(range(len(table.rows)))
     values = np.einsum("u,rsu->sr", units, part.scores)
-    influence = np.swapaxes(part.of_items(units), 0, 1) if part.influence else None
+    influence = np.swapaxes(part.of_items(units[None])[:, :, 0], 0, 1) if part.influence else None
     noise = _noise(part, units, part.seeds)
     squares = float(np.sum(design.weights**2))
     return estimate(values, design.weights, influence, design, noise, squares)

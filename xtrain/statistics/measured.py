@@ -177,14 +177,26 @@ class Measured:
         units: Ints = np.flatnonzero(~np.isnan(self.scores[:, self.shared_seeds()]).any(axis=(0, 1)))
         return units
 
+    def combined(self, rows: Floats) -> Measured:
+        """One row in place of all: the sum of them weighted by ``rows`` (R,)."""
+        return Measured(
+            ("",),
+            self.seeds,
+            self.units,
+            np.einsum("r,rsu->su", rows, self.scores)[None],
+            tuple(np.einsum("r,rsi->si", rows, one, dtype=float)[None] for one in self.influence),
+            self.clusters,
+        )
+
     def of_items(self, units: Floats) -> Floats:
-        """(R, S, K): what each cluster adds to each run's mean over the units, weighted by ``units`` (U,)."""
+        """(R, S, G, K): what each cluster adds to each run's sums over the units, weighted by ``units`` (G, U)."""
         clusters = self.num_clusters
-        added = np.zeros((len(self.rows), len(self.seeds), clusters))
-        for weight, influence, numbers in zip(units, self.influence, self.clusters, strict=True):
+        added = np.zeros((len(self.rows), len(self.seeds), len(units), clusters))
+        for weights, influence, numbers in zip(units.T, self.influence, self.clusters, strict=True):
+            used = np.flatnonzero(weights)
             for r, of_row in enumerate(influence):
                 for s, one in enumerate(of_row):
-                    added[r, s] += weight * np.bincount(numbers, one, clusters)
+                    added[r, s, used] += weights[used, None] * np.bincount(numbers, one, clusters)
         return added
 
 

@@ -88,7 +88,7 @@ def _items(table: Measured, units: Floats) -> Floats:
     num_rows, num_seeds, clusters = len(table.rows), len(table.seeds), table.num_clusters
     if not table.influence or not num_seeds:
         return np.zeros((num_rows, num_rows))
-    summed = table.of_items(units)
+    summed = table.of_items(units[None])[:, :, 0]
     mean = summed.mean(axis=1)
     covariance: Floats = mean @ mean.T * (clusters / max(1, clusters - 1))
     if num_seeds < 2 or num_rows < 2:

@@ -180,8 +180,10 @@ class _Worker:
 
     def _finish(self, exit_code: int, deadline: float, encoder_seconds: float) -> None:
         if self._run is not None:
-            self._run.finish(exit_code=exit_code)
-            self._close(max(LEAST_CLOSING_SECONDS, deadline - time.monotonic()))
+            try:
+                self._run.finish(exit_code=exit_code)
+            finally:  # what is in the service's hands is written even where the run could not be ended
+                self._close(max(LEAST_CLOSING_SECONDS, deadline - time.monotonic()))
         uploaded = None if self._uploader is None else self._uploader.finish(deadline, encoder_seconds)
         self._report(report="finished", uploaded=uploaded)
 
