@@ -13,7 +13,7 @@ from typing import Any
 from xtrain.errors import UserError
 from xtrain.tasks import Source, catalog, hub, sources
 from xtrain.tasks.formats import ProblemList
-from xtrain.tasks.hub_repository import locate
+from xtrain.tasks import hub_repository
 
 if "model" in sys.argv:  # what takes long, while another process works
     import transformers  # noqa: F401
@@ -81,12 +81,12 @@ def tokens(name: str) -> list[str]:
 
 def fetched(kind: str, name: str, files: list[str]) -> str:
     """The commit of a repository, with the files in the cache."""
-    return locate(name, kind, "main").fetch(files).name
+    return hub_repository.locate(name, kind, "main").fetch(files).name
 
 
 def forget() -> None:
     """As in a new process: the hub is asked again."""
-    locate.cache_clear()
+    hub_repository.answer.cache_clear()
 
 
 def environment(**values: str) -> None:

@@ -62,7 +62,6 @@ class Repository:
             raise UserError(_interrupted(self, error)) from None
 
 
-@cache
 def locate(repository: str, kind: str, revision: str, known: tuple[str, ...] = ()) -> Repository:
     """The commit that ``revision`` of a repository stands for now, and its files. Asked once a process.
 
@@ -71,15 +70,23 @@ def locate(repository: str, kind: str, revision: str, known: tuple[str, ...] = (
     :class:`UserError` if there is no such repository or revision, if it may not be read, or if the hub cannot be
     reached and the cache does not know it.
     """
+    found = answer(repository, kind, revision, known)
+    if isinstance(found, Problem):
+        raise UserError(found)
+    return found
+
+
+@cache
+def answer(repository: str, kind: str, revision: str, known: tuple[str, ...]) -> Repository | Problem:
+    """What :func:`locate` returns, or is to raise. A refusal is remembered as well: a grid of phases reads one data
+    set ten thousand times, and each question without a network takes tens of milliseconds."""
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):  # not left to the client: offline, it is not asked
-        raise UserError(_problem(repository, kind, revision, HFValidationError("not an id"), known))
+        return _problem(repository, kind, revision, HFValidationError("not an id"), known)
     if offline():
         found = _cached(repository, kind, revision)
-        if found is None:
-            raise UserError(_unreachable(repository, kind, revision, "HF_HUB_OFFLINE is set"))
-        return found
+        return found or _unreachable(repository, kind, revision, "HF_HUB_OFFLINE is set")
     from huggingface_hub import HfApi, constants
 
     try:
@@ -91,7 +98,7 @@ def locate(repository: str, kind: str, revision: str, known: tuple[str, ...] = (
             raise
         found = None if isinstance(error, RevisionNotFoundError) else _cached(repository, kind, revision)
         if found is None:
-            raise UserError(_problem(repository, kind, revision, error, known)) from None
+            return _problem(repository, kind, revision, error, known)
         line = f"hub: {repository} cannot be asked ({type(error).__name__})"
         line += f"; commit {found.commit[:12]} of {revision} is in the local cache and is used"
         print(line, file=sys.stderr, flush=True)
