@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.table import Table
 
 from xtrain.console import new_console, run_command
 from xtrain.errors import UserError
@@ -57,6 +56,16 @@ class StudyOptions:
             complete=complete, base=base,
         )  # fmt: skip
 
+    def open_to_plan(self, *, whole: bool) -> Job:
+        """The same where data may be missing and, unless the ``whole`` is needed, a base whose sizes are known too."""
+        from xtrain.planning.rates import KNOWN_MODELS
+        from xtrain.runner import open_study
+
+        return open_study(
+            self.study, data_root=self.data, out=self.out, overrides=self.settings, variant=self.variant,
+            complete=False, may_lack=() if whole else KNOWN_MODELS,
+        )  # fmt: skip
+
 
 Options = Annotated[StudyOptions, tyro.conf.OmitArgPrefixes]
 
@@ -76,41 +85,35 @@ def run(study: Options, ranks: int = 1) -> None:
 
 
 @app.command(name="plan")
-def plan(study: Options, write: bool = False, check_data: Flag = False) -> None:
-    """Print the study's graph of phases, and what is done.
+def plan(
+    study: Options,
+    write: bool = False,
+    check_data: Flag = False,
+    phases: Flag = False,
+    cluster: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "",
+    machine: Machine = False,
+) -> None:
+    """Say what a study will take: phases and what is done, steps, tokens, device-hours, disk, the longest chain.
+
+    Needs neither the base's weights nor data: what is not at hand is assumed, and said to be.
 
     Args:
         study: The study and where its data and output are.
         write: Prepare the data and write the run directories, for train.py under a launcher of your own.
         check_data: Read and check every file that the study reads, say what the base's tokenizer makes of each
             language, and no more: needs no weights.
+        phases: List every phase, however many there are.
+        cluster: A profile of slurm/clusters by its name, or a file: its rates, prices and devices are reckoned with.
+        machine: Print JSON.
     """
-    from xtrain.disk_plan import disk_plan
-    from xtrain.runner import begin_again, check_only, look_at_data, to_make_again, write_phase
+    from xtrain.plan_command import run_plan
+    from xtrain.runner import check_only
 
-    console = new_console()
     if check_data:
-        return check_only(study.open(complete=False, base=False), console)
-    job = study.open(complete=not write)
-    disk = disk_plan(job.graph, job.out, job.data_root)
-    table = Table("state", "kind", "phase", "starts from", "disk", "run directory", title=f"plan of {job.study.name}")
-    if write:
-        look_at_data(job, console)
-        begin_again(job, console)
-    again = to_make_again(job)
-    for phase in job.graph.phases.values():
-        directory = phase.run_directory(job.out)
-        made = phase.hash in again
-        state = "again" if made else "done" if directory.done else "begun" if directory.metrics.exists() else "to do"
-        if write and not directory.done:
-            write_phase(job, phase, console)
-        parent = job.graph.phases[phase.parent].name if phase.parent else str(phase.base)
-        table.add_row(state, phase.kind, phase.name, parent, disk.of(phase.hash), str(directory.path))
-    console.print(table)
-    for key, why in again.items():
-        console.print(f"{job.graph.phases[key].name}: {why}", highlight=False, markup=False, soft_wrap=True)
-    for line in disk.lines(job.study.engine.keep_encoders):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return check_only(study.open(complete=False, base=False), new_console())
+    run_plan(
+        study.open_to_plan(whole=write), new_console(), write=write, phases=phases, cluster=cluster, machine=machine
+    )
 
 
 @app.command(name="report")

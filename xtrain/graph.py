@@ -99,6 +99,8 @@ class Graph:
     """What of the data is odd, and may be meant."""
     missing: list[Problem] = field(default_factory=list)
     """Data that are not there. The hash of a phase that reads such data is none that it will ever have."""
+    lacking: dict[str, Problem] = field(default_factory=dict)
+    """The tasks whose data these are, each with the first of its problems."""
 
     def base_folder(self, phase: Phase) -> Path:
         """The folder of the base of a phase, whose tokenizer its data are prepared with."""
@@ -132,7 +134,7 @@ def expand(study: Study, specs: Mapping[str, TaskSpec], bases: Mapping[Base, Pat
     for first, last in study.runs:
         for row in study.intermediate:
             base = study.base_of(row)
-            builder = _Builder(graph, data_root, row, base, prints.get(base, ""))
+            builder = _Builder(graph, data_root, row, base, prints.get(base, str(base)))
             parent, path = None, ""
             for number, tasks in enumerate(row.phases):
                 path = f"{path}+{'+'.join(tasks)}" if number else row.name if len(row.phases) == 1 else "+".join(tasks)
@@ -264,20 +266,22 @@ class _Builder:
         try:
             return fingerprint(spec, reading.split, reading.language, self.data_root)
         except UserError as error:
-            self._missing(*error.problems)
+            self._missing(spec, *error.problems)
             return "missing"
 
-    def _missing(self, *problems: Problem) -> None:
+    def _missing(self, spec: TaskSpec, *problems: Problem) -> None:
+        for problem in problems:
+            self.graph.lacking.setdefault(spec.name, problem)
         self.graph.missing += [problem for problem in problems if problem not in self.graph.missing]
 
     def _languages(self, spec: TaskSpec, split: str, wanted: Sequence[str]) -> tuple[str, ...]:
         try:
             known = languages_of(spec, split, self.data_root)
         except UserError as error:
-            self._missing(*error.problems)
+            self._missing(spec, *error.problems)
             return ()
         usual = spec.languages_in(self.graph.study.evaluation.benchmark)
-        self._missing(*(self._unknown(spec, split, one, known) for one in wanted if one not in known))
+        self._missing(spec, *(self._unknown(spec, split, one, known) for one in wanted if one not in known))
         if wanted:
             return tuple(language for language in wanted if language in known)
         if spec.languages == (EVERY,):
@@ -285,7 +289,7 @@ class _Builder:
         if not known:
             what = f"there is no {split} file: looked for {listed(looked_for(spec, split, LANGUAGE, self.data_root))}"
             remedy = "put the files there, check the folder of --data, or evaluate on another split"
-            self._missing(Problem(f"target {spec.name!r}: languages", what, remedy=remedy))
+            self._missing(spec, Problem(f"target {spec.name!r}: languages", what, remedy=remedy))
         return known if spec.languages == (EVERY,) else usual
 
     def _remark_holes(self, spec: TaskSpec, split: str, known: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from rich.table import Table
 from xtrain.data import Shard, prepare
 from xtrain.data.account import Account
 from xtrain.data.checking import Checked, raise_problems
-from xtrain.disk_plan import disk_plan
 from xtrain.dispatch.attempts import FAILED, KILLED, Attempts
 from xtrain.dispatch.batch_script import PROJECT as PROJECT
 from xtrain.dispatch.job_graph import PREPARE, REPORT, JobGraph, JobNode, graph_file
@@ -32,10 +31,11 @@ from xtrain.model.config_file import read_config
 from xtrain.phase import PhaseFile, ShardEntry
 from xtrain.phase.disk import check_disk
 from xtrain.phase.keeping import drop_evaluated, missing_file
+from xtrain.planning.disk import disk_plan
 from xtrain.report.accounts import language_table, print_accounts
 from xtrain.report.study_report import report_study
 from xtrain.run_directory import RunDirectory
-from xtrain.study import Study, load
+from xtrain.study import Base, Study, load
 from xtrain.study_data import PREPARED, check_data, prepare_data, seen_before
 from xtrain.tasks import catalog
 from xtrain.tasks.sources import misplaced, no_folder
@@ -65,6 +65,8 @@ class Job:
     graph: Graph
     out: Path
     data_root: Path | None
+    no_base: Mapping[Base, Problem] = field(default_factory=dict)
+    """The bases that are not at hand, where that was allowed, and why: no phase of theirs has its own hash."""
 
 
 def open_study(
@@ -76,11 +78,13 @@ def open_study(
     variant: str = "",
     complete: bool = True,
     base: bool = True,
+    may_lack: Collection[str] = (),
 ) -> Job:
     """Read a study and expand it; every mistake in it is one :class:`UserError`.
 
     So is all data that is not there, unless it may be in``complete``: then the graph knows what is missing. Without
-    its ``base`` a study can be expanded as well, but no phase has its own hash.
+    its ``base`` a study can be expanded as well, but no phase has its own hash; nor without one of ``may_lack``
+    (names of bases) that cannot be had.
     """
     study = load(path, overrides=overrides, variant=variant, known_tasks=tuple(catalog.load()))
     specs = catalog.load(study.task, where=str(path))
@@ -89,14 +93,22 @@ def open_study(
     off = misplaced([specs[name] for name in study.tasks], data_root)
     if off is not None:
         raise UserError(off)
-    bases = {one: resolve(one.name, one.revision) for one in study.bases} if base else {}
+    bases: dict[Base, Path] = {}
+    no_base: dict[Base, Problem] = {}
+    for one in study.bases if base else ():
+        try:
+            bases[one] = resolve(one.name, one.revision)
+        except UserError as error:
+            if one.name not in may_lack:
+                raise
+            no_base[one] = error.problems[0]
     graph = expand(study, specs, bases, data_root)
     if complete:
         raise_problems(graph.missing)
     if base:
         _check_lengths(graph)
     graph.find_places(out)
-    return Job(study, graph, out, data_root)
+    return Job(study, graph, out, data_root, no_base)
 
 
 def check_only(job: Job, console: Console) -> None:
@@ -151,7 +163,7 @@ def _check_lengths(graph: Graph) -> None:
         (reading.max_length, phase.base): phase.name
         for phase in graph.phases.values()
         for reading in phase.readings
-        if reading.max_length > most[phase.base]
+        if reading.max_length > most.get(phase.base, reading.max_length)
     }
     raise_if_any(
         Problem(

@@ -101,7 +101,7 @@ def by_tokenizer(folders: Mapping[Base, Path], phases: Iterable[Phase]) -> dict[
     """What ``phases`` read by the tokenizer that it is read with: one folder of each, whatever bases share it."""
     same: dict[str, Path] = {}
     found: dict[Path, dict[Reading, None]] = {}
-    for phase in phases if folders else ():
+    for phase in (phase for phase in phases if phase.base in folders):
         folder = folders[phase.base]
         folder = same.setdefault(tokenizer_hash(folder), folder)
         found.setdefault(folder, {}).update(dict.fromkeys(phase.readings))

@@ -133,6 +133,13 @@ def _shares(sizes: Sequence[int], exponent: float) -> tuple[int, ...]:
     return tuple(int(share) for share in shares)
 
 
+def mixing_shares(sizes: Sequence[int], cap: int, temperature: float) -> npt.NDArray[np.float64]:
+    """The share of all steps that each task of a mixture has, (tasks,), by the examples ``sizes`` of each."""
+    capped: npt.NDArray[np.float64] = np.minimum(np.array(sizes, dtype=np.float64), cap) ** (1.0 / temperature)
+    shares: npt.NDArray[np.float64] = capped / capped.sum()
+    return shares
+
+
 class Mixture:
     """Which task has which global step, when several are trained at once.
 
@@ -150,8 +157,7 @@ class Mixture:
         assert min(sizes.values()) > 0
         assert min(num_steps, cap, temperature) > 0
         self.tasks = tuple(sizes)
-        capped = np.minimum(np.array(list(sizes.values()), dtype=np.float64), cap) ** (1.0 / temperature)
-        self.probabilities: npt.NDArray[np.float64] = capped / capped.sum()  # (tasks,)
+        self.probabilities = mixing_shares(list(sizes.values()), cap, temperature)  # (tasks,)
         places, owners = [], []
         for number, share in enumerate(self.probabilities):
             # the first num_steps places lie below num_steps + tasks, and hold no more of this task

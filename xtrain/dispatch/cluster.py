@@ -212,6 +212,17 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """``[rates]``: how fast a device of this cluster trains, for ``xtrain plan --cluster``."""
+
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    """Base, as studies name it -> tokens a second that one device trains of it; goes before ``tflops``. A finished
+    phase has it in ``DONE``, over all of its devices."""
+    tflops: float | None = field(default=None, metadata=limits(above=0))
+    """TFLOP/s that one device reaches in training, by 6 FLOPs a token and parameter of a matrix, and attention's."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """A cluster."""
 
@@ -233,6 +244,7 @@ class Profile:
     container: Container = Container()
     limits: Limits = Limits()
     cost: Cost = Cost()
+    rates: Rates = Rates()
 
     @property
     def is_local(self) -> bool:

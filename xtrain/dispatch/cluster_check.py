@@ -214,6 +214,10 @@ def _check_rest(profile: Profile, where: str, problems: list[Problem]) -> None:
         remedy = "for patterns set NCCL_SOCKET_IFNAME in [environment] variables instead; Gloo takes names alone"
         allowed = "names of interfaces as `ip -br addr` shows them, with commas between"
         problems.append(Problem(f"{where}: network.interface", f"{interface!r} is not allowed", allowed, remedy))
+    for base, rate in profile.rates.tokens_per_second.items():
+        if not 0 < rate < float("inf"):
+            here = f"{where}: rates.tokens_per_second.{base}"
+            problems.append(Problem(here, f"{rate!r} is not allowed", "a number > 0"))
     container = profile.container
     if not container.image and container.mounts:
         problems.append(Problem(f"{where}: container.image", "missing", remedy="name the image, or remove mounts"))

@@ -149,6 +149,9 @@ class TaskSpec:
     obtain: str = ""
     """Where the user gets data that cannot be fetched, and in which form: said where a file is missing."""
 
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """Split -> how many examples the published set of one language has, the mean where languages differ; ``xtrain
+    plan`` reckons with it where the data are not at hand."""
     train_on_in: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     """Benchmark -> what this one trains on in it, where that is not ``train_on``."""
     benchmarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

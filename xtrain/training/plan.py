@@ -49,9 +49,7 @@ class Plan:
         ``exponents`` say how the parts of a joined shard are sampled, where that is not by their sizes.
         """
         sizes = {name: len(shard) for name, shard in shards.items()}
-        capped = sizes.values() if len(sizes) == 1 else [min(size, recipe.size_cap) for size in sizes.values()]
-        num_examples = math.ceil(recipe.epochs * sum(capped))
-        num_steps = recipe.max_steps or math.ceil(num_examples / recipe.batch_size)
+        num_examples, num_steps = planned(sizes, recipe)
         mixture = Mixture(sizes, num_steps, seed, recipe.size_cap, recipe.temperature)
         exact = len(sizes) == 1 and recipe.max_steps is None  # the last batch is as short as the data make it
         batches = {
@@ -74,6 +72,13 @@ class Plan:
         name, task_step = self.mixture.at(step)
         indices = self.batches[name].batch(task_step)
         return GlobalBatch(name, self.shards[name], indices, task_step, self.maskings.get(name))
+
+
+def planned(sizes: Mapping[str, int], recipe: Recipe) -> tuple[int, int]:
+    """Examples of all epochs, and optimizer steps, of a phase whose tasks have ``sizes`` training examples."""
+    capped = sizes.values() if len(sizes) == 1 else [min(size, recipe.size_cap) for size in sizes.values()]
+    num_examples = math.ceil(recipe.epochs * sum(capped))
+    return num_examples, recipe.max_steps or math.ceil(num_examples / recipe.batch_size)
 
 
 @dataclass(frozen=True)
