@@ -370,6 +370,22 @@ def checkpoint_prune(run: Run, keep: int = 1, yes: Flag = False, machine: Machin
     return run_prune(run, keep=keep, yes=yes, machine=machine, console=new_console())
 
 
+@app.command(name="keys")
+def keys(write: OutFile = None) -> None:
+    """Print every key of a study and of a cluster's profile, with type, default and meaning, as Markdown.
+
+    Args:
+        write: Write it into this file instead; docs/study_keys.md is made so.
+    """
+    from xtrain.files import write_text
+    from xtrain.keys import reference
+
+    if write is None:
+        print(reference(), end="")
+    else:
+        write_text(write, reference())
+
+
 def _check_positive(ranks: int) -> None:
     from xtrain.errors import Problem
 

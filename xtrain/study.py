@@ -54,8 +54,11 @@ class Recipe:
     max_grad_norm: float = field(default=1.0, metadata=limits(minimum=0))
     """Gradient norm to clip to; 0 for no clipping."""
     adam_beta1: float = field(default=0.9, metadata=limits(minimum=0, maximum=1))
+    """How much of the mean of gradients a step keeps."""
     adam_beta2: float = field(default=0.999, metadata=limits(minimum=0, maximum=1))
+    """How much of the mean of squared gradients a step keeps."""
     adam_epsilon: float = field(default=1e-8, metadata=limits(above=0))
+    """What is added to the root of that mean, which gradients are divided by."""
     dropout: float | None = field(default=None, metadata=limits(minimum=0, maximum=0.9))
     """Hidden and attention dropout; by default what the base model's configuration says."""
     max_length: int = field(default=256, metadata=limits(minimum=8, maximum=8192))
@@ -89,11 +92,13 @@ class Engine:
     ds_config: str = "zero1"
     """A file of ``ds_configs/`` by its name (its README says which to choose), or a path to a DeepSpeed JSON file."""
     precision: str = field(default="bf16", metadata=limits(choices=("bf16", "fp16", "fp32")))
+    """Of the forward and backward pass; weights and moments are updated in fp32. fp16 needs a GPU."""
     tokens_per_micro_batch: int = field(default=8192, metadata=limits(minimum=16))
     """Tokens a rank takes at once; smaller needs less memory, larger is faster."""
     checkpoint_every: int = field(default=500, metadata=limits(minimum=1))
     """Steps between sharded checkpoints."""
     keep_checkpoints: int = field(default=2, metadata=limits(minimum=1))
+    """So many of the newest stay until the phase is done; then none is needed."""
     background_save: bool = True
     """Copy the state beside the next step and write it beside training; otherwise training waits for each save."""
     snapshot_memory_gib: float | None = field(default=None, metadata=limits(above=0))
@@ -126,6 +131,7 @@ class Evaluation:
     benchmark: str = field(default="xtreme", metadata=limits(choices=("xtreme", "xtreme-r")))
     """The version of the benchmark: what a target is evaluated in where it names no languages, and its rules."""
     split: str = field(default="test", metadata=limits(choices=("test", "dev")))
+    """The set that is scored; a task that has not this one is scored on the other."""
     limit: int | None = field(default=None, metadata=limits(minimum=1))
     """At most so many examples a language: a sample, the same in all languages where the set is parallel."""
     last_checkpoint: bool = True
@@ -139,6 +145,7 @@ class Target:
     """A column of the table: a task to train on in English and to evaluate in every language."""
 
     task: str
+    """A task of the catalogue, or one of the study's own."""
     languages: tuple[str, ...] = ()
     """Evaluated languages; all that the benchmark has of the task if empty."""
     train_languages: tuple[str, ...] = ()
@@ -150,7 +157,9 @@ class Seeds:
     """Nested seeds: every intermediate phase with each of its seeds, and from each every target phase with its own."""
 
     intermediate: tuple[int, ...] = (0,)
+    """Of the intermediate phases; below 1000. These are what is sampled."""
     target: tuple[int, ...] = (0,)
+    """Of the target phases from each of them; below 1000."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,7 @@ class Study:
     """A whole study."""
 
     name: str
+    """Of the study, in its report, its jobs and W&B: letters, digits, spaces and ``. , + - _``."""
     base: str | tuple[BaseModel, ...]
     """A hub id, a local directory, or "starter"; or several, as ``[[base]]`` tables: every row starts from each."""
     target: tuple[Target, ...]
@@ -174,8 +184,11 @@ class Study:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """``[recipe.intermediate]``, ``[recipe.target]``, and per task ``[recipe.target.TASK]``."""
     engine: Engine = Engine()
+    """How the work is cut and computed."""
     evaluation: Evaluation = Evaluation()
+    """What is scored, and how."""
     tracking: TrackingSettings = TrackingSettings()
+    """W&B."""
     task: Mapping[str, Any] = field(default_factory=dict)
     """The study's own data sets, in the catalogue's form."""
     question: tuple[Question, ...] = ()

@@ -31,6 +31,7 @@ class Question:
     """One question; its answer opens the report."""
 
     name: str
+    """Of the question, where others speak of it."""
     asks: str
     """The question in a sentence, as the reader gets it."""
     kind: str = field(default=CONTRAST, metadata=limits(choices=(CONTRAST, INTERACTION, CURVE, MATRIX, CHOICE)))

@@ -70,6 +70,7 @@ class Intermediate:
     """
 
     name: str
+    """Of the row, as the table has it; ``none`` is the base row, without tasks, which differences are taken to."""
     tasks: tuple[str, ...] = ()
     """One task, or a mixture, in one phase."""
     steps: tuple[tuple[str, ...], ...] = ()

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xtrain.errors import UserError
-from xtrain.tasks import Source, catalog, hub, sources
+from xtrain.tasks import Source, catalog, hub, hub_repository, sources
 from xtrain.tasks.formats import ProblemList
-from xtrain.tasks import hub_repository
 
 if "model" in sys.argv:  # what takes long, while another process works
     import transformers  # noqa: F401

@@ -37,34 +37,44 @@ class Resources:
     constraint: str = ""
     """Features that the nodes must have (``sinfo -o '%N %f'``)."""
     reservation: str = ""
+    """One that the site has made for you."""
     nodes: int = field(default=1, metadata=limits(minimum=1))
+    """So many for each job."""
     gpus_per_node: int = field(default=0, metadata=limits(minimum=0))
     """GPUs of each node; one rank runs on each of them."""
     gpu_type: str = ""
     """SLURM's name of the GPU (``h100`` of ``gpu:h100:8`` in ``sinfo -o '%N %G'``); any if empty."""
     gpu_option: str = field(default="gpus-per-node", metadata=limits(choices=("gpus-per-node", "gres")))
-    """The sbatch option that asks for GPUs; older sites know only ``gres``."""
+    """The sbatch option that asks for GPUs: ``gres`` where the site knows only that; it goes with ``gpu_layout =
+    "all"`` alone."""
     gpu_layout: str = field(default="all", metadata=limits(choices=("all", "one")))
-    """Whether every rank of a node sees ``all`` of its GPUs (NCCL's peer-to-peer needs no more) or its own ``one``."""
+    """``"one"``: each rank sees its own GPU alone. Training takes either; with ``"all"``, GPUs of a node reach each
+    other by peer-to-peer wherever the driver allows it."""
     tasks_per_node: int | None = field(default=None, metadata=limits(minimum=1))
-    """Ranks of each node; one a GPU by default, or one where there is none."""
+    """Ranks of a node, to be given only where there are no GPUs: one a GPU by default, or one."""
     examples_per_rank: int = field(default=0, metadata=limits(minimum=0))
-    """So many examples of a batch for each rank at least: a phase of smaller batches asks for fewer GPUs or tasks, on
-    fewer nodes. 0 for as many ranks as there may be, however few examples each has."""
+    """So many examples of a batch for each rank at least: a phase of smaller batches asks for fewer GPUs (or tasks) and
+    nodes, with as much of a node's memory. XLM-R Large launches about 1,000 kernels a micro-batch: with one or two
+    examples a GPU mostly waits for them, and phases side by side on a GPU each are done sooner. ``--dry-run`` says
+    where that is so. 0: as many ranks as there may be, whatever is left to each."""
     cpus_per_task: int | None = field(default=None, metadata=limits(minimum=1))
-    """CPUs of each rank, its data workers included; SLURM's default (1, or all of an exclusive node) if left out."""
+    """CPUs of a rank, its data workers included; also its ``OMP_NUM_THREADS``. Left out: SLURM gives one, or all with
+    ``exclusive``, and ranks share them."""
     memory_gib: float | None = field(default=None, metadata=limits(minimum=0))
-    """Host memory of each node; 0 for all that it has, SLURM's default if left out."""
+    """Host memory of a node; 0 for all of it. Left out, no ``--mem`` is written: some sites allow none."""
     memory_gib_per_cpu: float | None = field(default=None, metadata=limits(above=0))
-    """The same for each CPU, where a site wants it so; instead of ``memory_gib``."""
+    """Host memory of each CPU, where a site wants it so; instead of ``memory_gib``."""
     comment: str = ""
-    """What a site wants to stand at the beginning of a job's comment."""
+    """What a site wants to stand before ours in a job's comment. Ours is how a job is found whose id never reached us;
+    the site may put words around it."""
     time_limit: str | int = ""
-    """``"HH:MM:SS"``, ``"D-HH:MM:SS"``, or minutes as a number; SLURM counts whole minutes."""
+    """``"HH:MM:SS"``, ``"D-HH:MM:SS"``, or minutes as a number; whole minutes for SLURM."""
     exclusive: bool = False
     """Nodes that no other job runs on."""
     sbatch: Mapping[str, str | int | bool] = field(default_factory=dict)
-    """Further sbatch options without their dashes; true for one without a value, false to drop an inherited one."""
+    """Further options of sbatch, without dashes: ``mail-type = "FAIL"``, ``spread-job = true``; false drops an
+    inherited one. What another key sets is refused. ``exclude`` is joined with the nodes that failed their check;
+    ``wckey`` is written only if it is here."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -128,14 +138,15 @@ class Preemption:
     """What asks the ranks to save and leave: before the time limit, and by SLURM upon preemption where the site has
     ``preempt_send_user_signal``."""
     lead_seconds: int = field(default=120, metadata=limits(minimum=5, maximum=65535))
-    """So long before the time limit; at most a quarter of it (:func:`lead_for`)."""
+    """So long before its time limit a job begins to save, at most a quarter of the limit."""
     requeue: bool = True
-    """Whether a job may put itself back in the queue (``scontrol requeue``); else it submits the next one of a
-    chain. SLURM requeues what it has preempted, or lost a node of, all the same, unless ``[job.sbatch] no-requeue``."""
+    """A job goes back into the queue by ``scontrol requeue``. false: it submits the next of a chain before it leaves.
+    SLURM requeues a job that lost a node or was preempted in both cases, unless ``[job.sbatch] no-requeue = true``:
+    then a job whose first node is lost is over, and the study must be submitted again."""
     idle_attempts: int = field(default=3, metadata=limits(minimum=1))
-    """Attempts in a row without a new step after which the phase is given up."""
+    """Starts in a row without a new step after which the phase is given up."""
     check_nodes: bool = True
-    """Look at every node before the ranks start, and exclude one that fails from the next attempt."""
+    """Every node is looked at before the ranks start; one that fails is excluded next time."""
 
     @property
     def warning(self) -> str:
@@ -148,11 +159,12 @@ class Environment:
     """``[environment]``: what the batch script sets up."""
 
     purge_modules: bool = False
-    """``module purge`` first: without what your shell had loaded when you submitted."""
+    """``module purge`` first: without it a job begins with the modules of the shell that submitted."""
     modules: tuple[str, ...] = ()
-    """For ``module load``, in order."""
+    """For ``module load``, in order; one that is missing ends the job."""
     setup: tuple[str, ...] = ()
-    """Lines of bash, run on the job's first node after the modules; what they export reaches every rank."""
+    """Lines of bash on the job's first node, after modules and variables; what they export reaches every rank. A line
+    that must not fail ends in ``|| exit 1``."""
     variables: Mapping[str, str | int] = field(default_factory=dict)
     """Environment variables of every process of the job. No secrets: they would stand in the scripts."""
     python: str = ""
@@ -164,9 +176,10 @@ class Storage:
     """``[storage]``: folders beside the output folder."""
 
     scratch: str = "${SLURM_TMPDIR:-/tmp}"
-    """A folder of each node's own disk; variables (``$USER``, ``$SLURM_JOB_ID``) are those of the job."""
+    """On each node's own disk; compilers' caches of a job lie in a folder of its own there. ``$NAME`` and
+    ``${NAME:-default}`` are the job's variables."""
     cache: str = "${XTRAIN_CACHE:-~/.cache/xtrain}"
-    """A folder that all nodes share, for operators built once per type of node."""
+    """A folder that all nodes share: operators that are built once per type of node."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,9 @@ class Network:
     """``[network]``."""
 
     interface: str = ""
-    """What the nodes talk over (``ip -br addr``: ``ib0``, ``eth0``; several with commas); found by itself if empty."""
+    """What the nodes talk over (``ip -br addr``): ``ib0``, or ``ib0,ib1``, which become ``GLOO_SOCKET_IFNAME`` and
+    ``NCCL_SOCKET_IFNAME``; found by itself if empty. InfiniBand itself is NCCL's to find (``NCCL_IB_HCA`` in
+    ``variables``). Ranks meet at the first node's address on it, whatever network its name stands for."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +197,14 @@ class Container:
     """``[container]``: an image that the ranks run in."""
 
     image: str = ""
-    """A ``.sqsh`` or ``.sif`` file, or a registry's name for it; no container if empty."""
+    """A ``.sqsh`` or ``.sif`` file, or a registry's name for it; no container if empty. The batch script itself runs
+    outside."""
     runtime: str = field(default="pyxis", metadata=limits(choices=("pyxis", "apptainer", "singularity")))
-    """NVIDIA's plug-in of srun, or Apptainer, under its newer or its older name."""
+    """What starts the ranks in it: ``srun --container-image`` (Pyxis), ``apptainer exec`` or ``singularity exec``. What
+    we set for ranks goes before the image's own variables (Pyxis: ``--container-env``, where srun has it)."""
     mounts: tuple[str, ...] = ()
-    """Further folders, ``/data`` or ``/host:/inside[:ro]``; output, project, cache and scratch folders are mounted."""
+    """Further folders, ``/data`` or ``/host:/inside[:ro]``; output, data, project, cache and scratch folders, the base
+    model's and ``HF_HOME`` are mounted under their own names."""
     python: str = "python3"
     """The interpreter in the image; xtrain's dependencies must be installed for it."""
 
@@ -196,9 +214,9 @@ class Limits:
     """``[limits]``: how much of the queue one study takes."""
 
     running: int = field(default=16, metadata=limits(minimum=1))
-    """Jobs of a study that run at a time."""
+    """Jobs of one study that run at a time. What few lanes cost in a queue where age counts: docs/slurm.md."""
     queued: int = field(default=1000, metadata=limits(minimum=1))
-    """Jobs of a study in the queue at a time; the site's own limit is ``MaxSubmitJobs``."""
+    """Jobs of one study in the queue at a time; fewer where the site's ``MaxSubmitJobs`` is less."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +224,11 @@ class Cost:
     """``[cost]``: what ``--dry-run`` multiplies the hours by."""
 
     gpu_hour: float = field(default=0.0, metadata=limits(minimum=0))
+    """Price of a GPU for an hour."""
     cpu_hour: float = field(default=0.0, metadata=limits(minimum=0))
-    """For jobs without GPUs."""
+    """Price of a CPU for an hour, for jobs without GPUs."""
     currency: str = ""
+    """What the prices are in."""
 
 
 @dataclass(frozen=True)
@@ -227,24 +247,35 @@ class Profile:
     """A cluster."""
 
     scheduler: str = field(metadata=limits(choices=(SLURM, LOCAL)))
+    """Whether there is SLURM; ``local`` runs the same jobs on this machine."""
     name: str = ""
     """The file's name without ``.toml``."""
     file: str = ""
     """Where it was read from."""
     description: str = ""
+    """For people."""
     cluster: str = ""
-    """Its name for SLURM (``sacctmgr show clusters``), where the machine that submits belongs to several or to another
-    one; the machine's own if empty."""
+    """SLURM's name of the cluster (``sacctmgr show clusters``), where the machine that submits reaches several, or
+    belongs to another one: all of SLURM's commands then get ``--clusters=NAME``, but not in the jobs themselves. The
+    machine's own if empty."""
     job: Mapping[str, Any] = field(default_factory=dict)
     """``[job]`` with its ``[job.KIND]`` as written; :meth:`resources` lays them on one another."""
     preemption: Preemption = Preemption()
+    """How a job is told to leave, and how it comes back."""
     environment: Environment = Environment()
+    """What the batch script sets up."""
     storage: Storage = Storage()
+    """Folders beside the output folder."""
     network: Network = Network()
+    """What the nodes talk over."""
     container: Container = Container()
+    """An image that the ranks run in."""
     limits: Limits = Limits()
+    """How much of the queue one study takes."""
     cost: Cost = Cost()
+    """What hours cost: for ``--dry-run`` and ``xtrain plan --cluster``."""
     rates: Rates = Rates()
+    """How fast a device trains: for ``xtrain plan --cluster``."""
 
     @property
     def is_local(self) -> bool:

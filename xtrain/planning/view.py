@@ -187,8 +187,8 @@ def _lacking(plan: StudyPlan) -> Iterator[str]:
         needs += [f"targets {listed(columns)}"] if columns else []
         yield (
             f"needed by {' and '.join(needs)}. plan --check-data says what to do about each; to leave some "
-            "out, list the others: --set 'intermediate=[{ name = \"none\" }, ...]', --set 'target=[...]', or a table of "
-            "[variants]"
+            "out, list the others: --set 'intermediate=[{ name = \"none\" }, ...]', --set 'target=[...]', or a table "
+            "of [variants]"
         )
 
 

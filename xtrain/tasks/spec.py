@@ -29,40 +29,47 @@ class Source:
     """One place where a task's data is: files of the user, the starter's texts, or a data set on the hub."""
 
     files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """Split -> path below ``root``, with ``{lang}`` for the language; several paths are read in sequence
-    (by the reader ``lines``, side by side)."""
+    """Split (``train``, ``dev``, ``test``, or ``index`` for candidates to search in) -> path; ``{lang}`` stands for the
+    language. A list of paths is read in sequence (by the readers ``lines`` and ``bitext``, side by side)."""
     root: str = field(default="data", metadata=limits(choices=("data", "starter")))
-    """Where relative paths begin: the folder given with --data, or the starter's texts."""
+    """Where relative paths begin: ``data`` (the folder of ``--data``) or ``starter``."""
     reader: str = field(default="", metadata=limits(choices=("", *READER_NAMES)))
-    """How the files are written; by default what the name's ending says."""
+    """How the files are written: docs/adding_a_dataset.md has the readers; by default what the ending says (``jsonl``,
+    ``tsv``, ``csv``)."""
     quoted: bool | None = None
-    """Whether a tsv or csv file puts quotes around fields, as Python's csv module does. Default: csv only."""
+    """Whether fields of a tsv or csv file stand in quotation marks as Python's csv module writes them; by default csv
+    files only."""
     separator: str = ""
-    """What stands between the columns of a line, where the reader's name does not say it; " ": any number of blanks."""
+    """The one character between columns, where it is not the reader's own: ``";"`` for a csv file, ``" "`` (any number
+    of blanks) for ``conll``; for ``tsv``, ``csv``, ``conll``, ``wikiann``."""
     hub: str = ""
-    """Id of a data set on the hub, or a folder laid out like one."""
+    """The data set's id on the hub, or a folder laid out like one."""
     config: str = ""
-    """Its configuration, with ``{lang}`` for the language."""
+    """Its configuration; ``{lang}`` stands for the language."""
     revision: str = "main"
-    """Its revision; ``refs/convert/parquet`` for data sets that still have a loading script."""
+    """Its commit, tag or branch; ``refs/convert/parquet`` for data sets that still have a loading script."""
     splits: Mapping[str, str] = field(default_factory=dict)
-    """Split -> the hub's name for it; ``a+b`` joins two."""
+    """Split -> the hub's name for it; ``"a+b"`` joins two."""
     columns: Mapping[str, ColumnRef] = field(default_factory=dict)
-    """Column of the format -> the source's column; ``id`` may be named in every format."""
+    """Column of the format -> column of the source: a name (``"a.b"`` for ``b`` inside the object ``a``), a place from
+    0 (for files without a header line, and for ``lines`` and ``conll``), or a list of them. ``id`` may be named in
+    every format; ids must differ. Without it rows are numbered."""
     split_columns: Mapping[str, Mapping[str, ColumnRef]] = field(default_factory=dict)
-    """Split -> its columns, where they are others than ``columns`` (queries, and candidates to search in)."""
+    """Split -> its columns, where they are others than ``columns``: those of an ``index``, say."""
     label_map: Mapping[str, str] = field(default_factory=dict)
-    """Label as the source writes it -> label of the task; what is not in it is taken as it is."""
+    """Label as the source writes it -> label of the task, tag by tag where there are several; what is not in it is
+    taken as it is. Numbers are written as they are (``1``), booleans as ``true`` and ``false``."""
     language_codes: Mapping[str, str] = field(default_factory=dict)
-    """Language -> what the source writes for it in paths or configurations."""
+    """Language -> what this source writes for it in paths or configurations; by default the task's."""
     where: Mapping[str, str] = field(default_factory=dict)
-    """Column of the source -> value: only such rows are read; ``{split}`` and ``{lang}`` may stand in it, and a
-    value that ends in ``*`` stands for all that begin so."""
+    """Column of the source -> value: only rows that have it are read; ``{split}`` and ``{lang}`` may stand in it;
+    ``english*`` stands for every value that begins with ``english``; a column by its place is ``{ "0" = "x" }``; of a
+    list (the column of a sentence in ``conll``), one of its values is enough."""
     hash_split: Mapping[str, float] = field(default_factory=dict)
-    """Split -> share, carved out of ``train`` by a fixed hash; the rest is ``train``."""
+    """Split -> share that is carved out of ``train`` by a fixed hash of the row; the rest stays ``train``."""
     hash_by: tuple[str, ...] = ()
-    """Columns of the format that the hash is taken of, so that rows that share them stay together;
-    by default all texts of the row."""
+    """Columns of the format to take the hash of: rows that share them land in the same split (questions about one
+    passage, say)."""
 
     @property
     def available(self) -> tuple[str, ...]:
@@ -118,44 +125,55 @@ class TaskSpec:
 
     name: str
     format: str
+    """One of the formats that docs/adding_a_dataset.md lists, which says what columns and options it knows."""
     languages: tuple[str, ...]
-    """Evaluated languages, English with them if it counts; ("*",) for every one whose file is there."""
+    """The languages it is evaluated in, English included if it counts; ``["*"]`` is every language whose file is there
+    (one that has another set and lacks the evaluated one is named). Where a code is not known, the one in use is
+    proposed: ``iw`` is ``he``, ``zho`` and ``zh-CN`` are ``zh``."""
     sources: tuple[Source, ...] = ()
-    """In order: the first that applies is used (:func:`xtrain.tasks.sources.choose`)."""
+    """One or several, in order: the first that applies is used."""
     metric: str = "accuracy"
-    """The metric whose mean over the languages is the task's score."""
+    """The metric whose mean over the languages is the task's score; the formats have those below, and ``accuracy`` is
+    the default."""
     labels: tuple[str, ...] = ()
-    """Of a classification task, in the order of the head's outputs."""
+    """Of ``classification`` and ``tagging``, in the order of the head's outputs; ``["*"]`` for ``tagging``: the tags
+    that occur in the training and dev sets."""
     train_on: str | tuple[str, ...] = ()
-    """The task whose training and dev sets this one trains on, or several that it trains on one after the
-    other; itself if empty. A format without training is evaluated as it is, or after these."""
+    """The task whose training and dev sets this one trains on, if not its own, or a list of tasks to train on one after
+    the other. The last one's format and labels must be this one's; from one to the next the head is kept where format
+    and labels are the same, and begun anew where not. A format without training is evaluated as it is, or after these
+    tasks."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of :class:`xtrain.study.Recipe`; a study's own keys go before these."""
+    """How to train on it, over the defaults and under the study's own ``[recipe]``: the keys of ``[recipe.target]``. Of
+    mixtures (``size_cap``, ``temperature``) only a study decides."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What else the format wants to know."""
+    """What the format wants to know besides: docs/adding_a_dataset.md has each format's."""
     language_codes: Mapping[str, str] = field(default_factory=dict)
-    """For every source that has none of its own."""
+    """Language -> what stands for it in paths or configurations, for every source that has none of its own."""
     train_languages: tuple[str, ...] = ()
-    """Languages of the training and dev sets, unless the study names others; by default English where the
-    task has it, else the first of ``languages``."""
+    """The languages of the training and dev sets, unless the study names others; by default English where the task has
+    it, else its first language."""
     translated_from: str = ""
-    """The language that a training set in other languages was translated from by machine."""
+    """The language that the training set was translated from by machine; the report shows it."""
     language_exponent: float = field(default=1.0, metadata=limits(minimum=0, maximum=1))
-    """A language of n examples has a share proportional to n to this power in a training set of several."""
+    """In a training set of several languages (or joined tasks), one of n examples has a share proportional to n to this
+    power: 1 (the default) as they are, 0 all alike."""
     parallel: bool = False
-    """Whether examples of one id say the same in every language: then words are counted against English ones."""
+    """Whether examples of one id say the same in every language (test sets that were translated): then words are
+    counted against English ones."""
     joined: tuple[str, ...] = ()
-    """Tasks whose training and dev sets, laid together, are this one's; it then has no sources of its own."""
+    """Tasks whose training and dev sets, laid together, are this one's."""
     obtain: str = ""
-    """Where the user gets data that cannot be fetched, and in which form: said where a file is missing."""
+    """Where the files come from and in which form: said where one is missing."""
 
     examples: Mapping[str, int] = field(default_factory=dict)
     """Split -> how many examples the published set of one language has, the mean where languages differ; ``xtrain
     plan`` reckons with it where the data are not at hand."""
     train_on_in: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """Benchmark -> what this one trains on in it, where that is not ``train_on``."""
+    """``xtreme`` or ``xtreme-r`` -> what it trains on by this benchmark's rules, where that is not ``train_on``."""
     benchmarks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Benchmark -> its languages, where they are not all of ``languages``."""
+    """``xtreme`` or ``xtreme-r`` -> the languages that this benchmark has of the task, where they are not all of
+    ``languages``."""
 
     def languages_in(self, benchmark: str) -> tuple[str, ...]:
         """The languages that ``benchmark`` evaluates it in."""

@@ -29,17 +29,17 @@ class TrackingSettings:
     """The ``[tracking]`` table of a study: W&B behind ``metrics.jsonl``."""
 
     mode: str = field(default="auto", metadata=limits(choices=MODES))
-    # auto: online where W&B finds a key, else offline; W&B's own switches can only make it more private
+    """``auto``: online where W&B finds a key, else offline. W&B's own switches can only make it more private."""
     project: str = ""
-    # empty: WANDB_PROJECT, else "xtrain"
+    """By default ``WANDB_PROJECT``, else ``xtrain``."""
     entity: str = ""
-    # empty: WANDB_ENTITY, else the key's own
+    """By default ``WANDB_ENTITY``, else the key's own."""
     encoders: bool = True
-    # each phase's encoder as a weights-only artifact; false saves the quota
+    """Each phase's encoder as a weights-only artifact; false saves the quota."""
     finish_timeout_seconds: float = field(default=30.0, metadata=limits(minimum=0.0))
-    # how long the end of a phase waits for the upload (longer where an encoder is uploaded)
+    """How long the end of a phase waits for the upload (longer where an encoder is uploaded)."""
     answer_timeout_seconds: float = field(default=15.0, metadata=limits(above=0.0))
-    # a server that has not answered by then counts as away: an event says so, and the end does not wait
+    """A server that has not answered by then counts as away: an event says so, and the end does not wait."""
 
 
 @dataclass(frozen=True)
