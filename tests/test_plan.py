@@ -78,7 +78,9 @@ def test_what_is_said_fits_the_terminal(
     from rich.console import Console
 
     for width in (80, 100):
-        monkeypatch.setattr("xtrain.cli.new_console", lambda width=width: Console(width=width, force_terminal=False))
+        monkeypatch.setattr(
+            "xtrain.cli.new_console", lambda width=width: Console(width=width, force_terminal=True, color_system=None)
+        )
         assert main(["plan", GRID, "--out", str(tmp_path)]) == 0
         text = capsys.readouterr().out
         assert max(map(len, text.splitlines())) <= width

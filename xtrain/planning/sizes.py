@@ -90,15 +90,21 @@ class Sizes:
             return None
         mean, each = _sequence(data.spec, reading.max_length), _sequences(data.spec)
         if size > _READ:
-            tokens = size / _BYTES_PER_TOKEN
+            tokens = size / _BYTES_PER_TOKEN * self._share(data)
             return Size(tokens / (mean * each), tokens, tokens / mean, FILE, FILE)
         found = look(data, self.data_root)
         if not found.examples:
             return None
         rows = sum(look(DataSet(data.spec, split, data.language), self.data_root).rows for split in self._beside(data))
         tokens = size / _BYTES_PER_TOKEN * min(1.0, found.examples / max(1, rows))
+        tokens *= (each + 1) / 2 if data.spec.format == "multiple_choice" else 1  # each choice beside the context
         most = found.examples * each * reading.max_length
         return Size(found.examples, min(tokens, most), found.examples * each, FILE, FILE)
+
+    def _share(self, data: DataSet) -> float:
+        """Of the rows of its files, those that are carved out for its split."""
+        carved = choose(data.spec, self.data_root).hash_split
+        return carved.get(data.split, 1.0 - sum(carved.values()))
 
     def _beside(self, data: DataSet) -> list[str]:
         """The splits that lie in the same files, ``data.split`` among them."""
@@ -136,11 +142,3 @@ def _sequences(spec: TaskSpec) -> int:
     if spec.format == "multiple_choice":
         return int(spec.options.get("num_choices", 4))
     return 2 if spec.format in ("sentence_retrieval", "answer_retrieval") else 1
-
-
-def missing(readings: Iterable[Reading], sizes: Sizes) -> list[Reading]:
-    """Those whose data are neither prepared nor in files here: what is reckoned of them is published or assumed."""
-    return [reading for reading in readings if sizes.of(reading).by in (PUBLISHED, ASSUMED)]
-
-
-__all__ = ["ASSUMED", "ASSUMED_TOKENS", "FILE", "PUBLISHED", "SHARD", "Size", "Sizes", "missing"]

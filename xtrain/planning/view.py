@@ -56,12 +56,10 @@ def show_plan(plan: StudyPlan, console: Console, *, every: bool) -> None:
         say(console, f"--phases lists the {counted(len(plan.cost.phases), 'phase')}")
     for key, why in plan.again.items():
         say(console, f"{plan.graph.phases[key].name}: {why}")
-    for line in [*_cost_lines(plan), *plan.disk.lines(plan.graph.study.engine.keep_encoders)]:
-        console.print(line, highlight=False, markup=False)
-    for line in assumptions(plan):
-        console.print(f"assumed: {line}", highlight=False, markup=False)
-    for line in _lacking(plan):
-        console.print(line, highlight=False, markup=False)
+    lines = [*_cost_lines(plan), *plan.disk.lines(plan.graph.study.engine.keep_encoders)]
+    lines += [f"assumed: {line}" for line in assumptions(plan)]
+    for line in [*lines, *_lacking(plan)]:  # in a log a line stays one, to be searched
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _table(title: str, columns: Sequence[Column], width: int) -> Table:

@@ -78,8 +78,8 @@ def locate(repository: str, kind: str, revision: str, known: tuple[str, ...] = (
 
 @cache
 def answer(repository: str, kind: str, revision: str, known: tuple[str, ...]) -> Repository | Problem:
-    """What :func:`locate` returns, or is to raise. A refusal is remembered as well: a grid of phases reads one data
-    set ten thousand times, and each question without a network takes tens of milliseconds."""
+    """What :func:`locate` returns, or is to raise where the hub was not reached. That is remembered as well: a grid of
+    phases reads one data set ten thousand times, and each question without a network takes tens of milliseconds."""
     from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):  # not left to the client: offline, it is not asked
@@ -98,7 +98,10 @@ def answer(repository: str, kind: str, revision: str, known: tuple[str, ...]) ->
             raise
         found = None if isinstance(error, RevisionNotFoundError) else _cached(repository, kind, revision)
         if found is None:
-            return _problem(repository, kind, revision, error, known)
+            problem = _problem(repository, kind, revision, error, known)
+            if getattr(error, "response", None) is not None:  # an answer: with another token it may be another one
+                raise UserError(problem) from None
+            return problem
         line = f"hub: {repository} cannot be asked ({type(error).__name__})"
         line += f"; commit {found.commit[:12]} of {revision} is in the local cache and is used"
         print(line, file=sys.stderr, flush=True)
