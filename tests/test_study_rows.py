@@ -167,3 +167,26 @@ def test_several_bases_are_crossed_with_all_rows(tmp_path: Path) -> None:
     one = load(write_study(tmp_path / "s.toml", {"name": "s", "base": bases, "target": [{"task": "xnli"}]}),
                overrides=["base=starter"], known_tasks=KNOWN)  # fmt: skip
     assert [row.name for row in one.intermediate] == ["none"]
+
+
+def test_what_is_left_out_is_in_no_row_column_and_question(tmp_path: Path) -> None:
+    rows = [
+        {"name": "none"},
+        {"name": "{set}", "each": {"set": ["mnli", "qqp"]}, "tasks": ["{set}"], "factors": {"kind": "pairs"}},
+        {"name": "both", "tasks": ["mnli", "squad"], "factors": {"kind": "several"}},
+    ]
+    questions = [
+        {"name": "rows", "asks": "?", "compare": ["mnli", "qqp"], "targets": ["xnli", "panx"]},
+        {"name": "kinds", "asks": "?", "factor": "kind", "compare": ["pairs", "several"]},
+        {"name": "gone", "asks": "?", "factor": "kind", "compare": ["several"]},
+        {"name": "no target", "asks": "?", "targets": ["panx"]},
+    ]
+    targets = [{"task": "xnli"}, {"task": "panx"}]
+    study = read(tmp_path, *rows, question=questions, target=targets, leave_out=["mnli", "panx"])
+    assert [row.name for row in study.intermediate] == ["none", "qqp"]
+    assert [column.task for column in study.target] == ["xnli"]
+    assert [(one.name, one.compare, one.targets) for one in study.question] == [
+        ("rows", ("qqp",), ("xnli",)), ("kinds", ("pairs",), ()),
+    ]  # fmt: skip
+    assert "leave_out: 'qpq' is not there" in problems(tmp_path, *rows, leave_out=["qpq"])[0]
+    assert "leaves no target" in problems(tmp_path, *rows, leave_out=["xnli"])[0]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from xtrain.config import UNKNOWN_KEY, belongs, build, dotted_keys, limits, merged, nested, parse_override, read_toml
 from xtrain.errors import Problem, UserError, listed, nearest, raise_if_any
 from xtrain.files import content_hash
-from xtrain.study_questions import Factor, Question, check_questions
+from xtrain.study_questions import Factor, Question, check_questions, lacking
 from xtrain.study_rows import NO_INTERMEDIATE, BaseModel, Intermediate, crossed, expanded
 from xtrain.tracking.settings import TrackingSettings
 
@@ -193,6 +193,9 @@ class Study:
     """The study's own data sets, in the catalogue's form."""
     question: tuple[Question, ...] = ()
     """What is asked; the answers open the report."""
+    leave_out: tuple[str, ...] = ()
+    """What cannot be had: rows by name, and tasks. Rows that train on such a task and targets of that name are left
+    out, and with them what questions say of them."""
     variants: Mapping[str, Any] = field(default_factory=dict)
     """Named overrides: ``run STUDY --variant NAME``."""
     setting: str = ""
@@ -279,7 +282,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), variant: str = "", known_
         if not isinstance(study.base, str):
             _check_bases(study.base, where, problems)
             rows = crossed(rows, study.base)
-        study = dataclasses.replace(study, intermediate=rows)
+        study = without(dataclasses.replace(study, intermediate=rows), where, problems)
         _check(study, {*known_tasks, *study.task}, where, problems)
     raise_if_any(map(_with_its_place, problems))
     assert study is not None
@@ -304,6 +307,25 @@ def resolved(path: Path, *, overrides: Sequence[str] = (), variant: str = "") ->
     said = [variant] if variant else []
     said += [text for text in overrides if not text.strip().startswith(_NO_SETTING)]
     return {**mapping, "setting": ", ".join(said)} if said else mapping
+
+
+def without(study: Study, where: str, problems: list[Problem]) -> Study:
+    """The study without what it leaves out; questions that would have nothing to compare are left out as well."""
+    gone = set(study.leave_out)
+    if not gone:
+        return study
+    rows = tuple(row for row in study.intermediate if row.name not in gone and not gone & set(sum(row.phases, ())))
+    targets = tuple(column for column in study.target if column.task not in gone)
+    known = {*study.tasks, *(row.name for row in study.intermediate)}
+    for name in sorted(gone - known):
+        remedy = nearest(name, known) or "name a row or a task of the study"
+        problems.append(Problem(f"{where}: leave_out", f"{name!r} is not there", listed(sorted(known)), remedy))
+    smaller = dataclasses.replace(study, intermediate=rows, target=targets)
+    if not targets or not rows:
+        problems.append(Problem(f"{where}: leave_out", f"leaves no {'row' if targets else 'target'}"))
+        return smaller
+    left = (lacking(one, study.factors, smaller.factors, [column.task for column in targets]) for one in study.question)
+    return dataclasses.replace(smaller, question=tuple(question for question in left if question is not None))
 
 
 def _every_key() -> list[str]:

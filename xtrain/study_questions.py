@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xtrain.config import limits
 from xtrain.errors import Problem, listed, nearest
@@ -94,6 +94,34 @@ def check_questions(
                 problems.append(Problem(f"{here}.targets", what, listed(targets), nearest(target, targets)))
         problems += _of_kind(question, factors, here)
     return problems
+
+
+def lacking(
+    question: Question,
+    before: Mapping[str, Mapping[str, Factor]],
+    after: Mapping[str, Mapping[str, Factor]],
+    targets: Sequence[str],
+) -> Question | None:
+    """A question without the rows and targets that a study leaves out, of which ``after`` are left; None for nothing.
+
+    A name that was wrong ``before`` stays, to be told.
+    """
+    was, now = (_names(question, factors) for factors in (before, after))
+    compare, against = (
+        tuple(name for name in names if name in now or name not in was)
+        for names in (question.compare, question.against)
+    )
+    on = tuple(name for name in question.targets if name in targets)
+    if (question.compare and not compare) or (question.against and not against) or (question.targets and not on):
+        return None
+    return replace(question, compare=compare, against=against, targets=on)
+
+
+def _names(question: Question, factors: Mapping[str, Mapping[str, Factor]]) -> set[str]:
+    """What a question can name: rows, or levels of its factor."""
+    if not question.factor:
+        return set(factors)
+    return {level(of_row[question.factor]) for of_row in factors.values() if question.factor in of_row}
 
 
 def _levels(question: Question, factors: Mapping[str, Mapping[str, Factor]], here: str) -> list[Problem]:

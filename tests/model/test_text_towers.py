@@ -372,13 +372,13 @@ def test_the_tokenizer_of_the_text_only_model(name: str, base: str, tmp_path: Pa
     for part in (str(folder), f"has no tokenizer, and that of FacebookAI/xlm-roberta-{base}", "copy tokenizer.json"):
         assert part in str(caught.value)
     hub_with_tokenizer(tmp_path / "hub", f"FacebookAI/xlm-roberta-{base}")
-    from xtrain.tasks.hub_repository import locate
+    from xtrain.tasks.hub_repository import answer
 
-    locate.cache_clear()
+    answer.cache_clear()
     made = resolve(str(folder))
     assert (made / "tokenizer.json").is_file()
     (tmp_path / "hub").rename(tmp_path / "gone")
-    locate.cache_clear()
+    answer.cache_clear()
     assert resolve(str(folder)) == made
 
 

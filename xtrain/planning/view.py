@@ -183,10 +183,10 @@ def _lacking(plan: StudyPlan) -> Iterator[str]:
     if rows or columns:
         needs = [f"rows {listed(rows)}"] if rows else []
         needs += [f"targets {listed(columns)}"] if columns else []
+        out = ", ".join(f'"{task}"' for task in sorted(lacking))
         yield (
-            f"needed by {' and '.join(needs)}. plan --check-data says what to do about each; to leave some "
-            "out, list the others: --set 'intermediate=[{ name = \"none\" }, ...]', --set 'target=[...]', or a table "
-            "of [variants]"
+            f"needed by {' and '.join(needs)}. plan --check-data says what to do about each; to do without them: "
+            f"--set 'leave_out=[{out}]'"
         )
 
 
