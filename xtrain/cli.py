@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -47,23 +47,13 @@ class StudyOptions:
     variant: str = ""
     """A table of the study's [variants] to lay on it."""
 
-    def open(self, *, complete: bool = True, base: bool = True) -> Job:
+    def open(self, *, complete: bool = True, base: bool = True, may_lack: Collection[str] = ()) -> Job:
         """The study, read and expanded, as :func:`xtrain.runner.open_study` has it."""
         from xtrain.runner import open_study
 
         return open_study(
             self.study, data_root=self.data, out=self.out, overrides=self.settings, variant=self.variant,
-            complete=complete, base=base,
-        )  # fmt: skip
-
-    def open_to_plan(self, *, whole: bool) -> Job:
-        """The same where data may be missing and, unless the ``whole`` is needed, a base whose sizes are known too."""
-        from xtrain.planning.rates import KNOWN_MODELS
-        from xtrain.runner import open_study
-
-        return open_study(
-            self.study, data_root=self.data, out=self.out, overrides=self.settings, variant=self.variant,
-            complete=False, may_lack=() if whole else KNOWN_MODELS,
+            complete=complete, base=base, may_lack=may_lack,
         )  # fmt: skip
 
 
@@ -107,13 +97,13 @@ def plan(
         machine: Print JSON.
     """
     from xtrain.plan_command import run_plan
+    from xtrain.planning.rates import KNOWN_MODELS
     from xtrain.runner import check_only
 
     if check_data:
         return check_only(study.open(complete=False, base=False), new_console())
-    run_plan(
-        study.open_to_plan(whole=write), new_console(), write=write, phases=phases, cluster=cluster, machine=machine
-    )
+    job = study.open(complete=False, may_lack=() if write else KNOWN_MODELS)
+    run_plan(job, new_console(), write=write, phases=phases, cluster=cluster, machine=machine)
 
 
 @app.command(name="report")

@@ -134,11 +134,9 @@ def _levels(question: Question, factors: Mapping[str, Mapping[str, Factor]], her
             what, remedy = f"no row has the factor {name!r}", nearest(name, every)
             remedy = remedy or f'write factors = {{ {name} = "..." }} into the [[intermediate]] rows'
             problems.append(Problem(f"{here}.{key}", what, listed(every), remedy))
-    known = sorted(factors)
-    if question.factor in every:
-        known = sorted({level(of_row[question.factor]) for of_row in factors.values() if question.factor in of_row})
-    elif question.factor:
+    if question.factor and question.factor not in every:
         return problems
+    known = sorted(_names(question, factors))
     for key in ("compare", "against"):
         for name in getattr(question, key):
             if name not in known:

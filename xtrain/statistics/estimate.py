@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
-Floats = npt.NDArray[np.float64]
+from xtrain.statistics.measured import Floats
+
 LEVEL = 0.95
 POWER = 0.8
 TINY = 1e-60  # the smallest tail that is told from none
